@@ -14,7 +14,8 @@ find_python() {
     if [ -n "${PYTHON:-}" ]; then candidates=("$PYTHON"); fi
     for candidate in "${candidates[@]}"; do
         if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-            "$candidate" -c 'import sys; print(sys.executable)'
+            # Not the environment that happens to be active: it may be the one to be replaced.
+            "$candidate" -c 'import sys; print(sys._base_executable)'
             return
         fi
     done
@@ -31,7 +32,7 @@ import pathlib
 import sys
 
 root, extras = pathlib.Path(sys.argv[1]), sys.argv[2]
-digest = hashlib.sha256(repr((str(root), extras, sys.version, sys.prefix)).encode())
+digest = hashlib.sha256(repr((str(root), extras, sys.version, sys.base_prefix)).encode())
 for name in ("pyproject.toml", "constraints.txt"):
     digest.update((root / name).read_bytes())
 print(digest.hexdigest())
@@ -59,7 +60,7 @@ ensure_environment() {
     fi
     (
         cd "$REPOSITORY_ROOT" &&
-            "$ENVIRONMENT_PYTHON" -m pip install --quiet --disable-pip-version-check \
+            "$ENVIRONMENT_PYTHON" -m pip install --disable-pip-version-check \
                 --editable ".[$extras]" --constraint constraints.txt
     ) || return 1
     # Written last: an interrupted installation starts again.
