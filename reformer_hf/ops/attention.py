@@ -1,0 +1,405 @@
+"""Local and LSH attention on one primitive, a band of ranks within segments.
+
+Tokens stand in some order, and each has a segment. A query sees the places within its window that
+share its segment. Local attention: the order of the row, segments are documents. LSH attention:
+one order per round, sorted by (document, bucket, place), segments are the buckets of a document.
+The ``chunk`` scope of LSH attention, where buckets mix, is in :mod:`reformer_hf.ops.chunk_scope`.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from reformer_hf.ops.chunking import look_adjacent, merge_chunks, split_chunks
+from reformer_hf.ops.masking import Scope, rank_distance, window_pattern
+from reformer_hf.ops.sorting import SortOrder, permute, sort_by_bucket, unpermute
+
+ALONE_LOGSUMEXP = -1e5
+"""Log-sum-exp of a round that shows a query only itself, the self mask's score in trax and transformers."""
+
+NO_SEGMENT = -1
+"""Segment of the places beyond either end of a sequence, which no token shares."""
+
+
+class AttentionMap(NamedTuple):
+    """Attention probabilities with the places of the keys that they belong to.
+
+    Attributes:
+        probabilities: weight of each key of the window; sums to 1 over rounds and window.
+        key_places: place in the row of each key, -1 where the window holds none.
+    """
+
+    probabilities: Float[Tensor, "batch heads rounds seq window"]
+    key_places: Int[Tensor, "batch heads rounds seq window"]
+
+    def to_dense(self) -> Float[Tensor, "batch heads seq seq"]:
+        """Scatter the probabilities to a square matrix, query by key.
+
+        Returns:
+            Attention of each query to each place of the row. Quadratic in the length.
+        """
+        batch, heads, _, seq, _ = self.probabilities.shape
+        dense = self.probabilities.new_zeros(batch, heads, seq, seq)
+        weights = self.probabilities.masked_fill(self.key_places < 0, 0).transpose(2, 3).flatten(3)
+        places = self.key_places.clamp(min=0).transpose(2, 3).flatten(3)
+        return dense.scatter_add(-1, places, weights)
+
+
+class Attended(NamedTuple):
+    """What attention yields for each query.
+
+    Attributes:
+        output: weighted sum of the values.
+        logsumexp: of the visible scores, float32 or wider.
+        probabilities: over the query's window, before dropout, float32 or wider.
+    """
+
+    output: Float[Tensor, "*lead seq dim"]
+    logsumexp: Float[Tensor, "*lead seq"]
+    probabilities: Float[Tensor, "*lead seq window"]
+
+
+def normalise_keys(query: Float[Tensor, "*lead dim"]) -> Float[Tensor, "*lead dim"]:
+    """Keys of shared-QK attention: the queries at root-mean-square length one.
+
+    Args:
+        query: queries.
+
+    Returns:
+        ``query / sqrt(mean(query²) + 1e-6)``, computed in float32 or wider.
+
+    Source: paper section 2, "Shared-QK Transformer".
+    """
+    wide = query.to(torch.promote_types(query.dtype, torch.float32))
+    return (wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + 1e-6)).to(query.dtype)
+
+
+def attend_windows(
+    query: Float[Tensor, "*lead chunk_len dim"],
+    key: Float[Tensor, "*lead window dim"],
+    value: Float[Tensor, "*lead window dim"],
+    visible: Bool[Tensor, "*#lead chunk_len window"],
+    own: Bool[Tensor, "*#lead chunk_len window"] | None = None,
+    counts: Int[Tensor, "*#lead chunk_len window"] | None = None,
+    dropout: float = 0.0,
+) -> Attended:
+    """Exact attention of each chunk of queries over its window of keys.
+
+    Args:
+        query: a chunk.
+        key: its window.
+        value: the window's values.
+        visible: which keys a query may see; every query must see its own place.
+        own: given for a self mask: where a query meets itself, which counts only when the window
+            shows no other key.
+        counts: divide each key's weight by this.
+        dropout: of the probabilities.
+
+    Returns:
+        Output, log-sum-exp and probabilities.
+    """
+    scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    if counts is not None:
+        scores = scores - counts.clamp(min=1).to(scores.dtype).log()
+    alone = None
+    if own is not None:
+        others = visible & ~own
+        alone = ~others.any(dim=-1, keepdim=True)
+        visible = others | (own & alone)
+    scores = scores.masked_fill(~visible, -torch.inf)
+    logsumexp = scores.logsumexp(dim=-1, keepdim=True)
+    probabilities = (scores - logsumexp).exp()
+    if alone is not None:
+        logsumexp = logsumexp.masked_fill(alone, ALONE_LOGSUMEXP)
+    weights = torch.nn.functional.dropout(probabilities, dropout) if dropout else probabilities
+    return Attended(weights.to(value.dtype) @ value, logsumexp.squeeze(-1), probabilities)
+
+
+def band_attention(
+    query: Float[Tensor, "*lead seq dim"],
+    key: Float[Tensor, "*lead seq dim"],
+    value: Float[Tensor, "*lead seq dim"],
+    segments: Int[Tensor, "*#lead seq"] | None,
+    *,
+    chunk_length: int,
+    num_chunks_before: int,
+    num_chunks_after: int = 0,
+    scope: Scope = "band",
+    causal: bool = True,
+    self_mask: bool = False,
+    counts: Int[Tensor, "*#lead chunks chunk_len window"] | None = None,
+    dropout: float = 0.0,
+) -> Attended:
+    """The primitive: each query sees the places near its own that share its segment.
+
+    Args:
+        query: in the order that defines the ranks.
+        key: in the same order.
+        value: in the same order.
+        segments: from 0; None for a single segment.
+        chunk_length: tokens computed at a time.
+        num_chunks_before: the window before a query is this many chunk lengths.
+        num_chunks_after: the window after it; causal requires 0.
+        scope: ``band`` for windows that move with the query, ``chunk`` for fixed chunk borders.
+        causal: whether keys behind the query are hidden.
+        self_mask: the own place counts only when the window shows no other key.
+        counts: divide each key's weight by this.
+        dropout: of the probabilities.
+
+    Returns:
+        Output, log-sum-exp and probabilities by rank.
+
+    Raises:
+        ValueError: if ``causal`` meets ``num_chunks_after`` above 0.
+
+    >>> x = torch.eye(3).view(1, 3, 3)
+    >>> band_attention(x, 0 * x, x, None, chunk_length=1, num_chunks_before=1).output[0, 2].tolist()
+    [0.0, 0.5, 0.5]
+    """
+    if causal and num_chunks_after:
+        raise ValueError(
+            f"num_chunks_after={num_chunks_after} with causal attention: set it to 0, "
+            "or make the layer bidirectional"
+        )
+    seq, before, after = query.shape[-2], num_chunks_before, num_chunks_after
+    if segments is None:
+        segments = torch.zeros(1, dtype=torch.int64, device=query.device).expand(seq)
+    distance = rank_distance(chunk_length, before, after, query.device)
+    pattern = window_pattern(distance, chunk_length, before, after, scope, causal)
+    blocks = split_chunks(segments.unsqueeze(-1), chunk_length, fill=NO_SEGMENT)
+    windows = look_adjacent(blocks, before, after, fill=NO_SEGMENT)
+    attended = attend_windows(
+        split_chunks(query, chunk_length),
+        look_adjacent(split_chunks(key, chunk_length), before, after),
+        look_adjacent(split_chunks(value, chunk_length), before, after),
+        pattern & (blocks == windows.transpose(-1, -2)),
+        own=distance == 0 if self_mask else None,
+        counts=counts,
+        dropout=dropout,
+    )
+    return Attended(
+        merge_chunks(attended.output, seq),
+        merge_chunks(attended.logsumexp.unsqueeze(-1), seq).squeeze(-1),
+        merge_chunks(attended.probabilities, seq),
+    )
+
+
+def combine_rounds(
+    outputs: Float[Tensor, "batch heads rounds seq dim"],
+    logsumexps: Float[Tensor, "batch heads rounds seq"],
+) -> Float[Tensor, "batch heads seq dim"]:
+    """Weigh the rounds by the softmax of their log-sum-exps.
+
+    Args:
+        outputs: of each round, in the order of the row.
+        logsumexps: of each round, in the order of the row.
+
+    Returns:
+        The output: one softmax over the union of the rounds' windows.
+
+    Source: paper appendix A, equations 8 and 9.
+    """
+    weights = torch.softmax(logsumexps, dim=2).to(outputs.dtype)
+    return (outputs * weights.unsqueeze(-1)).sum(dim=2)
+
+
+def window_places(
+    order: Int[Tensor, "batch heads rounds seq"],
+    chunk_length: int,
+    num_chunks_before: int,
+    num_chunks_after: int,
+) -> Int[Tensor, "batch heads rounds seq window"]:
+    """Place in the row of each key of each query's window, by the query's rank; -1 for none."""
+    blocks = split_chunks(order.unsqueeze(-1), chunk_length, fill=-1)
+    windows = look_adjacent(blocks, num_chunks_before, num_chunks_after, fill=-1).squeeze(-1)
+    repeated = windows.unsqueeze(-2).expand(*windows.shape[:-1], chunk_length, -1)
+    return merge_chunks(repeated, order.shape[-1])
+
+
+def map_rounds(
+    attended: Attended,
+    places: Int[Tensor, "batch heads rounds seq window"],
+    sort: SortOrder,
+) -> AttentionMap:
+    """Turn window probabilities by rank into an attention map by place.
+
+    Args:
+        attended: of all rounds, by rank.
+        places: from :func:`window_places`.
+        sort: the order that was attended in.
+
+    Returns:
+        Probabilities over rounds and window, round weights included, in the order of the row.
+    """
+    logsumexps = unpermute(attended.logsumexp.unsqueeze(-1), sort)
+    by_place = unpermute(attended.probabilities, sort) * torch.softmax(logsumexps, dim=2)
+    index = sort.inverse.unsqueeze(-1).expand(places.shape)
+    key_places = places.gather(3, index).masked_fill(by_place == 0, -1)
+    return AttentionMap(by_place, key_places)
+
+
+def local_attention(
+    query: Float[Tensor, "batch heads seq dim"],
+    key: Float[Tensor, "batch heads seq dim"],
+    value: Float[Tensor, "batch heads seq dim"],
+    documents: Int[Tensor, "batch seq"] | None = None,
+    *,
+    chunk_length: int,
+    num_chunks_before: int,
+    num_chunks_after: int = 0,
+    scope: Scope = "band",
+    causal: bool = True,
+    dropout: float = 0.0,
+    output_map: bool = False,
+) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
+    """Attention to the places nearby in the same document.
+
+    Args:
+        query: in the order of the row.
+        key: in the order of the row.
+        value: in the order of the row.
+        documents: document of each place, padding last; None for a single document.
+        chunk_length: tokens.
+        num_chunks_before: look-back, in chunks.
+        num_chunks_after: look-ahead, in chunks.
+        scope: ``band`` or ``chunk``.
+        causal: whether later places are hidden.
+        dropout: of the probabilities.
+        output_map: also return the attention map.
+
+    Returns:
+        The output, and the map or None.
+
+    Source: paper section 5 ("local attention"); the band is this project's.
+    """
+    batch, heads, seq, _ = query.shape
+    window = (chunk_length, num_chunks_before, num_chunks_after)
+    one_round = torch.zeros(batch, 1, 1, seq, dtype=torch.int64, device=query.device)
+    if documents is None:
+        places = torch.arange(seq, device=query.device).expand_as(one_round)
+        sort = SortOrder(places, places, one_round)
+        ordered = [vectors.unsqueeze(2) for vectors in (query, key, value)]
+    else:
+        sort = SortOrder(
+            *(x.expand(-1, heads, -1, -1) for x in sort_by_bucket(one_round, documents, 1))
+        )
+        ordered = [permute(vectors, sort) for vectors in (query, key, value)]
+    attended = band_attention(
+        *ordered,
+        None if documents is None else sort.segments,
+        chunk_length=chunk_length,
+        num_chunks_before=num_chunks_before,
+        num_chunks_after=num_chunks_after,
+        scope=scope,
+        causal=causal,
+        dropout=dropout,
+    )
+    output = attended.output if documents is None else unpermute(attended.output, sort)
+    if not output_map:
+        return output.squeeze(2), None
+    sort = SortOrder(*(x.expand(-1, heads, -1, -1) for x in sort))
+    return output.squeeze(2), map_rounds(attended, window_places(sort.order, *window), sort)
+
+
+def lsh_attention(
+    query: Float[Tensor, "batch heads seq dim"],
+    value: Float[Tensor, "batch heads seq dim"],
+    buckets: Int[Tensor, "batch heads rounds seq"],
+    documents: Int[Tensor, "batch seq"] | None = None,
+    *,
+    num_buckets: int,
+    chunk_length: int,
+    num_chunks_before: int,
+    num_chunks_after: int = 0,
+    causal: bool = True,
+    deduplicate_rounds: bool = False,
+    dropout: float = 0.0,
+    output_map: bool = False,
+) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
+    """Attention to the nearest places of the same bucket, over several rounds (``band`` scope).
+
+    Args:
+        query: in the order of the row; the keys are the queries at unit length.
+        value: in the order of the row.
+        buckets: bucket ids below ``num_buckets``.
+        documents: document of each place, padding last; None for a single document.
+        num_buckets: total number of buckets.
+        chunk_length: tokens.
+        num_chunks_before: the window before a query in its bucket, in chunk lengths.
+        num_chunks_after: the window after it; causal requires 0.
+        causal: whether later places are hidden.
+        deduplicate_rounds: count a key that several rounds show once.
+        dropout: of the probabilities.
+        output_map: also return the attention map.
+
+    Returns:
+        The output, and the map or None.
+
+    Source: paper section 2 and appendix A; the band is this project's.
+    """
+    window = (chunk_length, num_chunks_before, num_chunks_after)
+    sort = sort_by_bucket(buckets, documents, num_buckets)
+    sorted_query = permute(query, sort)
+    attended = band_attention(
+        sorted_query,
+        normalise_keys(sorted_query),
+        permute(value, sort),
+        sort.segments,
+        chunk_length=chunk_length,
+        num_chunks_before=num_chunks_before,
+        num_chunks_after=num_chunks_after,
+        causal=causal,
+        self_mask=True,
+        counts=count_appearances(sort, *window) if deduplicate_rounds else None,
+        dropout=dropout,
+    )
+    logsumexps = unpermute(attended.logsumexp.unsqueeze(-1), sort).squeeze(-1)
+    output = combine_rounds(unpermute(attended.output, sort), logsumexps)
+    if not output_map:
+        return output, None
+    return output, map_rounds(attended, window_places(sort.order, *window), sort)
+
+
+def count_appearances(
+    sort: SortOrder, chunk_length: int, num_chunks_before: int, num_chunks_after: int
+) -> Int[Tensor, "batch heads rounds chunks chunk_len window"]:
+    """Count in how many rounds each query's band shows each key of its window.
+
+    Args:
+        sort: the sort order of all rounds.
+        chunk_length: tokens.
+        num_chunks_before: chunks.
+        num_chunks_after: chunks.
+
+    Returns:
+        The counts, at the places of the windows of every round; 0 where no round shows the key.
+
+    Source: paper appendix A, equation 16 (N_ij).
+    """
+    window = (num_chunks_before, num_chunks_after)
+    counts: Tensor | int = 0
+    for round_ in range(sort.order.shape[2]):
+        ranks = sort.inverse[:, :, round_, None].expand_as(sort.order).gather(-1, sort.order)
+        segments = sort.segments[:, :, round_, None].expand_as(ranks).gather(-1, ranks)
+        query_ranks, key_ranks = _chunk_and_window(ranks, chunk_length, *window)
+        query_segments, key_segments = _chunk_and_window(segments, chunk_length, *window)
+        distance = query_ranks - key_ranks
+        counts = counts + (
+            (query_segments == key_segments)
+            & (distance <= chunk_length * num_chunks_before)
+            & (distance >= -chunk_length * num_chunks_after)
+        )
+    assert isinstance(counts, Tensor)
+    return counts
+
+
+def _chunk_and_window(
+    ids: Shaped[Tensor, "*lead seq"], chunk_length: int, before: int, after: int
+) -> tuple[Tensor, Tensor]:
+    """Column of ids of a chunk's queries and row of ids of its window's keys."""
+    blocks = split_chunks(ids.unsqueeze(-1), chunk_length, fill=NO_SEGMENT)
+    return blocks, look_adjacent(blocks, before, after, fill=NO_SEGMENT).transpose(-1, -2)

@@ -1,0 +1,325 @@
+"""LSH attention in the ``chunk`` scope, as the paper's implementation and transformers compute it.
+
+All rounds' tokens are sorted by (round, bucket, place) and cut into chunks of fixed length. A
+query sees its own chunk and its neighbours, with a wrap from the first chunk to the last and from
+each round to the one before. Buckets may mix in a chunk. Chunk borders depend on the whole
+sequence, so a causal model's outputs move when later tokens change: this scope is for published
+checkpoints. Each row is laid out as if it were alone in the batch.
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from reformer_hf.ops.attention import (
+    Attended,
+    AttentionMap,
+    attend_windows,
+    band_attention,
+    combine_rounds,
+    map_rounds,
+    normalise_keys,
+    window_places,
+)
+from reformer_hf.ops.chunking import split_chunks
+from reformer_hf.ops.sorting import SortOrder, invert_order, permute, rearrange, unpermute
+
+
+def layout_length(seq: Tensor | int, chunk_lengths: tuple[int, ...]) -> Tensor | int:
+    """Length of a row with the padding that transformers' Reformer gives it.
+
+    Args:
+        seq: real tokens of the row, or of each row.
+        chunk_lengths: of all chunked layers of the model.
+
+    Returns:
+        ``seq`` up to the shortest chunk length, else the next multiple of the least common
+        multiple of the chunk lengths.
+
+    >>> layout_length(40, (64, 48)), layout_length(50, (64, 48))
+    (40, 192)
+    """
+    multiple = math.lcm(*chunk_lengths)
+    padded = -(-seq // multiple) * multiple
+    if isinstance(seq, Tensor):
+        return torch.where(seq <= min(chunk_lengths), seq, padded)
+    return seq if seq <= min(chunk_lengths) else padded
+
+
+def chunk_attention(
+    query: Float[Tensor, "batch heads seq dim"],
+    value: Float[Tensor, "batch heads seq dim"],
+    buckets: Int[Tensor, "batch heads rounds seq"] | None,
+    documents: Int[Tensor, "batch seq"] | None = None,
+    *,
+    num_buckets: int,
+    chunk_length: int,
+    num_chunks_before: int,
+    num_chunks_after: int = 0,
+    causal: bool = True,
+    deduplicate_rounds: bool = False,
+    dropout: float = 0.0,
+    output_map: bool = False,
+    chunk_lengths: tuple[int, ...] = (),
+) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
+    """LSH attention of the published checkpoints.
+
+    Args:
+        query: in the order of the row; the keys are the queries at unit length.
+        value: in the order of the row.
+        buckets: bucket ids below ``num_buckets``; may be None where the layout fits one chunk.
+        documents: 0 at real tokens, 1 at padding; None when all are real.
+        num_buckets: total number of buckets.
+        chunk_length: tokens.
+        num_chunks_before: look-back, in chunks.
+        num_chunks_after: look-ahead, in chunks.
+        causal: whether later places are hidden.
+        deduplicate_rounds: count a key once however often the windows show it.
+        dropout: of the probabilities.
+        output_map: also return the attention map.
+        chunk_lengths: of all chunked layers of the model, which decide the padding of a row.
+
+    Returns:
+        The output, and the map or None.
+
+    Source: paper section 2; trax ``LSHSelfAttention``; transformers ``LSHSelfAttention``.
+    """
+    seq, lengths = query.shape[-2], (chunk_length, *chunk_lengths)
+    alignment = _left_align(documents, query.shape[1])
+    if alignment is not None:
+        query, value = (permute(x, alignment).squeeze(2) for x in (query, value))
+    real = query.new_full((query.shape[0],), seq, dtype=torch.int64)
+    if documents is not None:
+        real = (documents == 0).sum(dim=-1)
+    padded = int(layout_length(seq, lengths))
+    query, value = (torch.nn.functional.pad(x, (0, 0, 0, padded - seq)) for x in (query, value))
+    dense = min(padded, chunk_length)
+    output, attention_map = _full_attention(
+        query[..., :dense, :], value[..., :dense, :], real, causal, dropout, output_map
+    )
+    if padded > chunk_length:
+        assert buckets is not None, "buckets may be None only where the layout fits one chunk"
+        if alignment is not None:
+            buckets = buckets.gather(-1, alignment.order.expand_as(buckets))
+        laid_out = torch.as_tensor(layout_length(real, lengths))
+        sort = _sort_layout(buckets, real, laid_out, padded, num_buckets)
+        windows = _Windows(sort, real, laid_out, chunk_length, num_chunks_before, num_chunks_after)
+        chunked = windows.attend(query, value, causal, deduplicate_rounds, dropout)
+        one_chunk = (laid_out <= chunk_length).view(-1, 1, 1, 1)
+        if output_map:
+            attention_map = _choose_map(one_chunk, attention_map, windows.to_map(chunked))
+        output = _choose(one_chunk, output, windows.combine(chunked))
+    return _restore(output[..., :seq, :], attention_map, alignment, seq)
+
+
+def _left_align(documents: Tensor | None, heads: int) -> SortOrder | None:
+    """The order that brings each row's real tokens to its left."""
+    if documents is None:
+        return None
+    segments, order = torch.sort(documents, dim=-1, stable=True)
+    return SortOrder(
+        *(x[:, None, None].expand(-1, heads, -1, -1) for x in (order, invert_order(order), segments))
+    )
+
+
+def _full_attention(
+    query: Tensor, value: Tensor, real: Tensor, causal: bool, dropout: float, output_map: bool
+) -> tuple[Tensor, AttentionMap | None]:
+    """Exact shared-QK attention within one chunk."""
+    seq = query.shape[-2]
+    places = torch.arange(seq, device=query.device)
+    segments = (places >= real[:, None]).long()[:, None, None]
+    query, value = query.unsqueeze(2), value.unsqueeze(2)
+    attended = band_attention(
+        query,
+        normalise_keys(query),
+        value,
+        segments,
+        chunk_length=seq,
+        num_chunks_before=0,
+        scope="chunk",
+        causal=causal,
+        self_mask=True,
+        dropout=dropout,
+    )
+    output = attended.output.squeeze(2)
+    if not output_map:
+        return output, None
+    order = places.expand(*query.shape[:3], -1)
+    sort = SortOrder(order, order, order)
+    return output, map_rounds(attended, window_places(order, seq, 0, 0), sort)
+
+
+def _sort_layout(
+    buckets: Tensor, real: Tensor, laid_out: Tensor, padded: int, num_buckets: int
+) -> SortOrder:
+    """Sort each round by (bucket, place), a row's padding behind its tokens, the rest last."""
+    places = torch.arange(padded, device=buckets.device)
+    buckets = torch.nn.functional.pad(buckets, (0, padded - buckets.shape[-1]))
+    behind = (places >= real[:, None]).long() + (places >= laid_out[:, None]).long()
+    behind = behind[:, None, None]
+    keys = torch.where(behind > 0, num_buckets - 1 + behind, buckets)
+    segments, order = torch.sort(keys, dim=-1, stable=True)
+    return SortOrder(order, invert_order(order), segments)
+
+
+class _Windows:
+    """The windows of all rounds' chunks, with each row wrapping to its own last chunk.
+
+    Chunks are numbered over all rounds, ``round * chunks + chunk``; a row uses the first ``used``
+    chunks of each round.
+    """
+
+    def __init__(
+        self,
+        sort: SortOrder,
+        real: Tensor,
+        laid_out: Tensor,
+        chunk_length: int,
+        num_chunks_before: int,
+        num_chunks_after: int,
+    ):
+        self.sort, self.chunk_length = sort, chunk_length
+        self.rounds, seq = sort.order.shape[2:]
+        self.chunks = seq // chunk_length
+        self.used = (laid_out // chunk_length).clamp(min=1)[:, None]
+        self.offsets = range(-num_chunks_before, num_chunks_after + 1)
+        self.query_places = self._split(sort.order.unsqueeze(-1))
+        self.key_places = self._look_adjacent(self.query_places).transpose(-1, -2)
+        self.own = self.query_places == self.key_places
+        self.real = self.key_places < real.view(-1, 1, 1, 1, 1)
+        # A chunk appears once in a window, even if two offsets lead to it.
+        first = torch.stack([self._is_first(offset) for offset in self.offsets], dim=-1)
+        repeated = first.repeat_interleave(chunk_length, dim=-1)
+        self.distinct = repeated.view(repeated.shape[0], 1, 1, 1, -1)
+
+    def attend(
+        self, query: Tensor, value: Tensor, causal: bool, deduplicate: bool, dropout: float
+    ) -> Attended:
+        """Attend all rounds; the result is by round and rank."""
+        query = self._split(permute(query, self.sort))
+        value = self._split(permute(value, self.sort))
+        visible = self.real & self.distinct
+        if causal:
+            visible = visible & (self.query_places >= self.key_places)
+        attended = attend_windows(
+            query,
+            self._look_adjacent(normalise_keys(query)),
+            self._look_adjacent(value),
+            visible | self.own,
+            own=self.own,
+            counts=self._count_appearances() if deduplicate else None,
+            dropout=dropout,
+        )
+        return Attended(*(self._merge(x) for x in attended))
+
+    def combine(self, attended: Attended) -> Tensor:
+        """Combine the rounds in the order of the row."""
+        logsumexps = unpermute(attended.logsumexp.unsqueeze(-1), self.sort).squeeze(-1)
+        return combine_rounds(unpermute(attended.output, self.sort), logsumexps)
+
+    def to_map(self, attended: Attended) -> AttentionMap:
+        """The attention map in the order of the row."""
+        places = self.key_places.expand(-1, -1, -1, self.chunk_length, -1)
+        return map_rounds(attended, self._merge(places), self.sort)
+
+    def _split(self, vectors: Shaped[Tensor, "batch heads rounds seq dim"]) -> Tensor:
+        return split_chunks(vectors, self.chunk_length).flatten(2, 3)
+
+    def _merge(self, tensor: Tensor) -> Tensor:
+        return tensor.unflatten(2, (self.rounds, self.chunks)).flatten(3, 4)
+
+    def _neighbour(self, offset: int) -> Int[Tensor, "batch chunks"]:
+        """Number of the chunk ``offset`` chunks away, among the row's used chunks."""
+        number = torch.arange(self.rounds * self.chunks, device=self.sort.order.device)
+        round_, chunk = number // self.chunks, number % self.chunks
+        moved = (round_ * self.used + chunk + offset) % (self.rounds * self.used)
+        neighbour = moved // self.used * self.chunks + moved % self.used
+        return torch.where(chunk < self.used, neighbour, number)
+
+    def _is_first(self, offset: int) -> Bool[Tensor, " batch"]:
+        """Whether no offset nearer to the own chunk leads to the same chunk."""
+        count = (self.rounds * self.used).squeeze(-1)
+        nearer = [o for o in self.offsets if (abs(o), o) < (abs(offset), offset)]
+        first = torch.ones_like(count, dtype=torch.bool)
+        for other in nearer:
+            first &= (offset - other) % count != 0
+        return first
+
+    def _look_adjacent(self, chunks: Shaped[Tensor, "batch heads chunks chunk_len dim"]) -> Tensor:
+        batch, heads, count, length, dim = chunks.shape
+        flat = chunks.reshape(batch * heads, count, length * dim)
+        parts = []
+        for offset in self.offsets:
+            order, inverse = (
+                self._neighbour(o)[:, None].expand(-1, heads, -1).reshape(-1, 1, count)
+                for o in (offset, -offset)
+            )
+            parts.append(rearrange(flat, order, inverse).view(chunks.shape))
+        return torch.cat(parts, dim=-2)
+
+    def _count_appearances(self) -> Int[Tensor, "batch heads chunks chunk_len window"]:
+        """How often, over all rounds, the windows of a query show each key of this window."""
+        batch, heads, rounds, seq = self.sort.order.shape
+        chunk_of = self.sort.inverse // self.chunk_length
+        chunk_of = chunk_of + torch.arange(rounds, device=chunk_of.device).view(-1, 1) * self.chunks
+        queries, keys = self.query_places.squeeze(-1), self.key_places.squeeze(-2)
+        counts: Tensor | int = 0
+        for round_ in range(rounds):
+            query_chunk = _lookup(chunk_of[:, :, round_], queries)
+            for offset in self.offsets:
+                number = self._neighbour(offset)[:, None].expand(-1, heads, -1)
+                shown = _lookup(number, query_chunk).unsqueeze(-1)
+                once = self._is_first(offset).view(-1, 1, 1, 1, 1)
+                for other in range(rounds):
+                    key_chunk = _lookup(chunk_of[:, :, other], keys).unsqueeze(-2)
+                    counts = counts + ((shown == key_chunk) & once).long()
+        assert isinstance(counts, Tensor)
+        return counts
+
+
+def _lookup(table: Tensor, index: Tensor) -> Tensor:
+    """``table[b, h, index[b, h, ...]]``."""
+    return table.gather(-1, index.flatten(2)).view(index.shape)
+
+
+def _choose(one_chunk: Tensor, short: Tensor, long: Tensor) -> Tensor:
+    """Per row, the one-chunk result (over the first places) or the chunked one."""
+    short = torch.nn.functional.pad(short, (0, 0, 0, long.shape[-2] - short.shape[-2]))
+    return torch.where(one_chunk, short, long)
+
+
+def _choose_map(
+    one_chunk: Tensor, short: AttentionMap | None, long: AttentionMap
+) -> AttentionMap:
+    """Per row, the one-chunk map, brought to the shape of the chunked one, or the latter."""
+    assert short is not None
+    missing = [long.probabilities.shape[i] - short.probabilities.shape[i] for i in (4, 3, 2)]
+    pads = [x for pair in ((0, n) for n in missing) for x in pair]
+    probabilities = torch.nn.functional.pad(short.probabilities, pads)
+    places = torch.nn.functional.pad(short.key_places, pads, value=-1)
+    choose = one_chunk.unsqueeze(-1)
+    return AttentionMap(
+        torch.where(choose, probabilities, long.probabilities),
+        torch.where(choose, places, long.key_places),
+    )
+
+
+def _restore(
+    output: Tensor, attention_map: AttentionMap | None, alignment: SortOrder | None, seq: int
+) -> tuple[Tensor, AttentionMap | None]:
+    """Bring the result back from the aligned layout to the order of the row."""
+    if attention_map is not None:
+        attention_map = AttentionMap(*(x[:, :, :, :seq] for x in attention_map))
+    if alignment is None:
+        return output, attention_map
+    output = unpermute(output.unsqueeze(2), alignment).squeeze(2)
+    if attention_map is not None:
+        probabilities, places = attention_map
+        rows = alignment.inverse.squeeze(2)[:, :, None, :, None].expand(probabilities.shape)
+        to_row = alignment.order[:, :, :, None].expand(*places.shape[:3], seq, -1)
+        placed = to_row.gather(-1, places.clamp(min=0)).masked_fill(places < 0, -1)
+        attention_map = AttentionMap(probabilities.gather(3, rows), placed.gather(3, rows))
+    return output, attention_map

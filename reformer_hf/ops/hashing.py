@@ -1,0 +1,208 @@
+"""Locality-sensitive hashing of vectors into buckets by random rotations."""
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+NumBuckets = int | Sequence[int]
+
+
+def bucket_factors(num_buckets: NumBuckets) -> tuple[int, ...]:
+    """Read a bucket count as its factors, and check that each is even and positive.
+
+    Args:
+        num_buckets: an even int, or a sequence of even factors.
+
+    Returns:
+        The factors.
+
+    Raises:
+        ValueError: if a factor is odd or below 2, or if there is none.
+
+    >>> bucket_factors(64), bucket_factors([16, 32])
+    ((64,), (16, 32))
+    """
+    factors = (num_buckets,) if isinstance(num_buckets, int) else tuple(num_buckets)
+    if not factors or any(factor < 2 or factor % 2 for factor in factors):
+        raise ValueError(
+            f"num_buckets={num_buckets!r}: each factor must be an even number of at least 2, "
+            "because a rotation yields a bucket for each direction and its opposite"
+        )
+    return factors
+
+
+def total_buckets(num_buckets: NumBuckets) -> int:
+    """Number of distinct buckets: the product of the factors.
+
+    >>> total_buckets([16, 32])
+    512
+    """
+    return math.prod(bucket_factors(num_buckets))
+
+
+def default_num_buckets(hash_length: int, window: int) -> int | list[int]:
+    """Choose a bucket count for which an average bucket fills its window at ``hash_length``.
+
+    Args:
+        hash_length: tokens.
+        window: tokens a query may look back in its bucket.
+
+    Returns:
+        An even int; above 128, two even factors of about equal size.
+
+    >>> default_num_buckets(8192, 64), default_num_buckets(65536, 64)
+    (128, [32, 32])
+    """
+    count = max(2, 2 * round(hash_length / window / 2))
+    if count <= 128:
+        return count
+    first = 2 * round(math.sqrt(count) / 2)
+    return [first, max(2, 2 * round(count / first / 2))]
+
+
+def derive_seed(seed: int, *path: int) -> int:
+    """Derive an independent seed from a seed and a path such as (layer, round).
+
+    Args:
+        seed: any int.
+        path: ints that name the use.
+
+    Returns:
+        An int in ``[0, 2**63)``, the same on every machine.
+
+    >>> derive_seed(0, 1) != derive_seed(0, 2)
+    True
+    """
+    digest = hashlib.blake2b(repr((int(seed), *path)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def sample_rotations(
+    seed: int,
+    num_heads: int,
+    head_dim: int,
+    num_hashes: int,
+    num_buckets: NumBuckets,
+    device: torch.device | str = "cpu",
+) -> Float[Tensor, "heads dim rounds columns"]:
+    """Draw one rotation per head and round from private generators.
+
+    Round ``r`` has a seed of its own, so the first rounds do not change with ``num_hashes``. The
+    draw happens on the CPU, so that every device hashes alike; torch's default generators are
+    neither read nor moved.
+
+    Args:
+        seed: seed of the layer.
+        num_heads: heads.
+        head_dim: dimension of a head.
+        num_hashes: rounds.
+        num_buckets: even int or even factors.
+        device: where the result goes.
+
+    Returns:
+        Standard normal float32; ``columns`` is half the sum of the factors.
+
+    >>> sample_rotations(0, 2, 8, 3, [4, 6]).shape
+    torch.Size([2, 8, 3, 5])
+    """
+    columns = sum(bucket_factors(num_buckets)) // 2
+    generator = torch.Generator(device="cpu")
+    rounds = [
+        torch.randn(
+            num_heads,
+            head_dim,
+            columns,
+            generator=generator.manual_seed(derive_seed(seed, round_)),
+            device="cpu",
+            dtype=torch.float32,
+        )
+        for round_ in range(num_hashes)
+    ]
+    return torch.stack(rounds, dim=2).to(device)
+
+
+def sample_shared_rotations(
+    seed: int,
+    num_heads: int,
+    head_dim: int,
+    num_hashes: int,
+    num_buckets: NumBuckets,
+    device: torch.device | str = "cpu",
+) -> Float[Tensor, "heads dim rounds columns"]:
+    """Draw the rotations as transformers' Reformer does with an integer ``hash_seed``.
+
+    It reseeds the global generator before each layer's draw, so all layers get this one tensor.
+
+    Args:
+        seed: ``hash_seed``.
+        num_heads: heads.
+        head_dim: dimension of a head.
+        num_hashes: rounds.
+        num_buckets: even int or even factors.
+        device: where the result goes.
+
+    Returns:
+        Standard normal float32; ``columns`` is half the sum of the factors.
+
+    >>> sample_shared_rotations(0, 2, 8, 3, 4).shape
+    torch.Size([2, 8, 3, 2])
+    """
+    columns = sum(bucket_factors(num_buckets)) // 2
+    generator = torch.Generator(device="cpu").manual_seed(seed)
+    shape = (num_heads, head_dim, num_hashes, columns)
+    drawn = torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32)
+    return drawn.to(device)
+
+
+def hash_vectors(
+    vectors: Float[Tensor, "batch heads seq dim"],
+    rotations: Float[Tensor, "heads dim rounds columns"],
+    num_buckets: NumBuckets,
+) -> Int[Tensor, "batch heads rounds seq"]:
+    """Hash vectors to buckets: ``argmax([xR; -xR])``, factor by factor, mixed radix.
+
+    Computed in float32 or wider and outside autocast, since a coarse product flips near ties. No
+    gradient flows.
+
+    Args:
+        vectors: queries, which are the keys up to length.
+        rotations: from :func:`sample_rotations`.
+        num_buckets: even int or even factors; the first factor is the least significant digit.
+
+    Returns:
+        Bucket ids, int64, from 0 to the product of the factors less one.
+
+    Raises:
+        ValueError: if the rotations do not fit ``num_buckets``.
+
+    Source: paper section 2, "Locality sensitive hashing".
+
+    >>> x = torch.tensor([[[[1.0, 0.0], [0.0, -2.0]]]])
+    >>> hash_vectors(x, torch.eye(2).view(1, 2, 1, 2), 4).tolist()
+    [[[[0, 3]]]]
+    """
+    factors = bucket_factors(num_buckets)
+    if rotations.shape[-1] != sum(factors) // 2:
+        raise ValueError(
+            f"rotations have {rotations.shape[-1]} columns, but num_buckets={num_buckets!r} needs "
+            f"{sum(factors) // 2}: sample them with the same num_buckets"
+        )
+    with torch.no_grad(), torch.autocast(vectors.device.type, enabled=False):
+        vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+        rotated = torch.einsum("bhsd,hdrc->bhrsc", vectors, rotations.to(vectors.dtype))
+        buckets = torch.zeros(rotated.shape[:-1], dtype=torch.int64, device=vectors.device)
+        radix = 1
+        for factor, part in zip(
+            factors, rotated.split([factor // 2 for factor in factors], dim=-1), strict=True
+        ):
+            highest, lowest = part.max(dim=-1), part.min(dim=-1)
+            digit = torch.where(
+                highest.values >= -lowest.values, highest.indices, lowest.indices + factor // 2
+            )
+            buckets += radix * digit
+            radix *= factor
+    return buckets

@@ -1,0 +1,206 @@
+"""The oracle: LSH and local attention for one example and one head, in plain loops and float64.
+
+Read this file first. Every fast path in :mod:`reformer_hf.ops` is tested against it, outputs and
+gradients. It is written to be checked by eye against the paper, not to be fast.
+
+The whole of LSH attention is four steps:
+
+1. hash every vector to a bucket, once per round (:func:`hash_buckets`);
+2. count in how many rounds query ``i`` may see key ``j``, by the rule of a scope
+   (:func:`band_counts` or :func:`chunk_counts`);
+3. one softmax over all keys with a positive count, ``log(count)`` added to each score;
+4. the weighted sum of the values (:func:`attend` does 3 and 4).
+
+Source: Kitaev, Kaiser, Levskaya, "Reformer: The Efficient Transformer", ICLR 2020
+(arXiv 2001.04451), section 2 and appendix A.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def hash_buckets(vectors: Tensor, rotations: Tensor, num_buckets: int | list[int]) -> list[list[int]]:
+    """Hash each vector by the largest of its rotated coordinates and their negatives.
+
+    Args:
+        vectors: shape ``(seq, dim)``.
+        rotations: shape ``(dim, rounds, columns)``; ``columns`` is half the (summed) bucket count.
+        num_buckets: an even number of buckets, or even factors of it (mixed radix, first factor
+            least significant).
+
+    Returns:
+        ``buckets[round][place]``, each from 0 to the product of the factors less one.
+
+    Source: paper section 2, "Locality sensitive hashing": ``h(x) = argmax([xR; -xR])``.
+    """
+    factors = [num_buckets] if isinstance(num_buckets, int) else list(num_buckets)
+    buckets = []
+    for round_ in range(rotations.shape[1]):
+        rotated = vectors.double() @ rotations[:, round_].double()
+        row = []
+        for coordinates in rotated.tolist():
+            bucket, radix, start = 0, 1, 0
+            for factor in factors:
+                part = coordinates[start : start + factor // 2]
+                signed = part + [-x for x in part]
+                bucket += radix * signed.index(max(signed))
+                radix, start = radix * factor, start + factor // 2
+            row.append(bucket)
+        buckets.append(row)
+    return buckets
+
+
+def band_counts(
+    buckets: list[list[int]], documents: list[int], window_before: int, window_after: int
+) -> Tensor:
+    """Count the rounds in which query ``i`` sees key ``j`` in the ``band`` scope.
+
+    In each round the tokens of one bucket of one document keep the order of the row; a query sees
+    the ``window_before`` tokens before it and the ``window_after`` tokens after it, and itself.
+    Local attention is the case of a single bucket.
+
+    Args:
+        buckets: ``buckets[round][place]``.
+        documents: the document of each place; padding is a document of its own.
+        window_before: tokens.
+        window_after: tokens; 0 makes the result causal.
+
+    Returns:
+        Counts of shape ``(seq, seq)``, int64, own place included.
+    """
+    seq = len(documents)
+    counts = torch.zeros(seq, seq, dtype=torch.int64)
+    for row in buckets:
+        for segment in set(zip(documents, row, strict=True)):
+            places = [t for t in range(seq) if (documents[t], row[t]) == segment]
+            for rank, query in enumerate(places):
+                first = max(0, rank - window_before)
+                for key in places[first : rank + window_after + 1]:
+                    counts[query, key] += 1
+    return counts
+
+
+def chunk_counts(
+    buckets: list[list[int]],
+    layout_length: int,
+    chunk_length: int,
+    num_chunks_before: int,
+    num_chunks_after: int,
+    causal: bool,
+) -> Tensor:
+    """Count how often query ``i`` meets key ``j`` in the ``chunk`` scope of LSH attention.
+
+    All rounds' tokens are sorted by (round, bucket, place) and cut into chunks. A query sees its
+    own chunk and its neighbours, with a wrap from the first chunk to the last.
+
+    Args:
+        buckets: ``buckets[round][place]`` of the real tokens of one row.
+        layout_length: tokens of the row with its padding to a multiple of the chunk lengths; the
+            padding sorts behind the real tokens of each round. At or below ``chunk_length`` the
+            attention is full.
+        chunk_length: tokens.
+        num_chunks_before: chunks.
+        num_chunks_after: chunks.
+        causal: whether keys at later places are hidden.
+
+    Returns:
+        Counts of shape ``(seq, seq)``, int64, own place included.
+    """
+    seq = len(buckets[0])
+    counts = torch.zeros(seq, seq, dtype=torch.int64)
+    if layout_length <= chunk_length:
+        counts += 1
+    else:
+        tokens = []
+        for row in buckets:
+            padded = row + [max(row) + 1] * (layout_length - seq)
+            tokens += sorted(range(layout_length), key=lambda t, row=padded: (row[t], t))
+        chunks = [tokens[i : i + chunk_length] for i in range(0, len(tokens), chunk_length)]
+        for index, chunk in enumerate(chunks):
+            offsets = range(-num_chunks_before, num_chunks_after + 1)
+            for neighbour in {(index + offset) % len(chunks) for offset in offsets}:
+                for query in chunk:
+                    for key in chunks[neighbour]:
+                        if query < seq and key < seq:
+                            counts[query, key] += 1
+    return counts.tril() if causal else counts
+
+
+def local_chunk_counts(
+    seq: int, chunk_length: int, num_chunks_before: int, num_chunks_after: int, causal: bool
+) -> Tensor:
+    """Say which keys each query sees in the ``chunk`` scope of local attention (no wrap).
+
+    Args:
+        seq: real tokens of the row.
+        chunk_length: tokens.
+        num_chunks_before: chunks.
+        num_chunks_after: chunks.
+        causal: whether keys at later places are hidden.
+
+    Returns:
+        Counts of shape ``(seq, seq)``, 0 or 1.
+    """
+    counts = torch.zeros(seq, seq, dtype=torch.int64)
+    for query in range(seq):
+        for key in range(seq):
+            distance = query // chunk_length - key // chunk_length
+            if -num_chunks_after <= distance <= num_chunks_before:
+                counts[query, key] = 1
+    return counts.tril() if causal else counts
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    counts: Tensor,
+    *,
+    self_mask: bool,
+    deduplicate: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """One softmax per query over the keys that it sees.
+
+    Args:
+        query: shape ``(seq, dim)``.
+        key: shape ``(seq, dim)``.
+        value: shape ``(seq, dim)``.
+        counts: shape ``(seq, seq)``; how often each query meets each key over all rounds.
+        self_mask: the own place counts only when there is no other key.
+        deduplicate: count each key once instead of ``counts`` times.
+
+    Returns:
+        The output, shape ``(seq, dim)``, and the attention probabilities, shape ``(seq, seq)``,
+        both float64 and differentiable.
+
+    Source: paper section 2 and equations 3 to 5; appendix A, equations 14 to 16, for the counts.
+    """
+    query, key, value = query.double(), key.double(), value.double()
+    outputs, rows = [], []
+    for i in range(query.shape[0]):
+        seen = [j for j in range(key.shape[0]) if counts[i, j] > 0 and not (self_mask and i == j)]
+        if not seen:
+            seen = [i]
+        scores = torch.stack([query[i] @ key[j] / math.sqrt(query.shape[1]) for j in seen])
+        if not deduplicate and seen != [i]:
+            logs = [math.log(int(counts[i, j])) for j in seen]
+            scores = scores + torch.tensor(logs, dtype=torch.float64)
+        probabilities = torch.softmax(scores, dim=0)
+        outputs.append(sum(p * value[j] for p, j in zip(probabilities, seen, strict=True)))
+        rows.append(query.new_zeros(key.shape[0]).index_put((torch.tensor(seen),), probabilities))
+    return torch.stack(outputs), torch.stack(rows)
+
+
+def normalise_keys(query: Tensor) -> Tensor:
+    """Keys of shared-QK attention: the queries at root-mean-square length one.
+
+    Args:
+        query: shape ``(seq, dim)``.
+
+    Returns:
+        ``query / sqrt(mean(query²) + 1e-6)``, shape ``(seq, dim)``, float64.
+    """
+    query = query.double()
+    return query / torch.sqrt((query**2).mean(dim=-1, keepdim=True) + 1e-6)

@@ -1,0 +1,131 @@
+"""Sorting tokens by bucket, and moving rows of vectors into that order and back."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class SortOrder(NamedTuple):
+    """The order of one or more rounds, its inverse, and the segments along it.
+
+    Attributes:
+        order: ``order[..., rank]`` is the place in the row of the token with that rank.
+        inverse: ``inverse[..., place]`` is the rank of the token at that place.
+        segments: ``segments[..., rank]`` numbers the (document, bucket) of that token, from 0.
+    """
+
+    order: Int[Tensor, "batch heads rounds seq"]
+    inverse: Int[Tensor, "batch heads rounds seq"]
+    segments: Int[Tensor, "batch heads rounds seq"]
+
+
+def sort_by_bucket(
+    buckets: Int[Tensor, "batch heads rounds seq"],
+    documents: Int[Tensor, "batch seq"] | None,
+    num_buckets: int,
+) -> SortOrder:
+    """Sort each round by (document, bucket, place in the row).
+
+    Args:
+        buckets: bucket ids below ``num_buckets``.
+        documents: document of each place, from 0, padding last; None for a single document.
+        num_buckets: total number of buckets.
+
+    Returns:
+        The sort order of every batch row, head and round.
+
+    >>> sort_by_bucket(torch.tensor([[[[1, 0, 1, 0]]]]), None, 2).order.tolist()
+    [[[[1, 3, 0, 2]]]]
+    """
+    keys = buckets
+    if documents is not None:
+        keys = documents[:, None, None, :] * num_buckets + buckets
+    segments, order = torch.sort(keys, dim=-1, stable=True)
+    return SortOrder(order, invert_order(order), segments)
+
+
+def invert_order(order: Int[Tensor, "*lead seq"]) -> Int[Tensor, "*lead seq"]:
+    """Invert permutations along the last axis.
+
+    >>> invert_order(torch.tensor([2, 0, 1])).tolist()
+    [1, 2, 0]
+    """
+    ranks = torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter_(-1, order, ranks)
+
+
+class _Rearrange(torch.autograd.Function):
+    """Take rows in an order; the gradient comes back in the inverse order, never by scattering."""
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(order, inverse)
+        return _take_rows(rows, order)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor, None, None]:
+        order, inverse = ctx.saved_tensors
+        lead, rounds, seq = order.shape
+        grad = grads[0].reshape(lead * rounds, seq, -1)
+        back = _take_rows(grad, inverse.reshape(lead * rounds, 1, seq))
+        return back.view(lead, rounds, seq, -1).sum(dim=1), None, None
+
+
+def _take_rows(rows: Tensor, index: Tensor) -> Tensor:
+    """Gather ``(lead, seq, dim)`` rows by an index ``(lead, rounds, seq)``."""
+    lead, rounds, seq = index.shape
+    base = torch.arange(lead, device=rows.device).view(-1, 1, 1) * rows.shape[1]
+    flat = rows.reshape(lead * rows.shape[1], -1).index_select(0, (index + base).flatten())
+    return flat.view(lead, rounds, seq, -1)
+
+
+def rearrange(
+    rows: Float[Tensor, "lead seq dim"],
+    order: Int[Tensor, "lead rounds seq"],
+    inverse: Int[Tensor, "lead rounds seq"],
+) -> Float[Tensor, "lead rounds seq dim"]:
+    """Take rows in one or more orders, differentiably.
+
+    Args:
+        rows: vectors.
+        order: permutations.
+        inverse: their inverses.
+
+    Returns:
+        ``rows[lead, order[lead, round, rank]]``.
+    """
+    return _Rearrange.apply(rows, order, inverse)  # type: ignore[return-value]
+
+
+def permute(
+    vectors: Float[Tensor, "batch heads seq dim"], sort: SortOrder
+) -> Float[Tensor, "batch heads rounds seq dim"]:
+    """Bring vectors from the order of the row into the sort order of every round.
+
+    Args:
+        vectors: in the order of the row.
+        sort: the sort order.
+
+    Returns:
+        Vectors by rank.
+    """
+    order, inverse = (index.flatten(0, 1) for index in (sort.order, sort.inverse))
+    return rearrange(vectors.flatten(0, 1), order, inverse).unflatten(0, vectors.shape[:2])
+
+
+def unpermute(
+    vectors: Float[Tensor, "batch heads rounds seq dim"], sort: SortOrder
+) -> Float[Tensor, "batch heads rounds seq dim"]:
+    """Bring vectors from the sort order of every round back into the order of the row.
+
+    Args:
+        vectors: by rank.
+        sort: the sort order.
+
+    Returns:
+        Vectors by place.
+    """
+    order, inverse = (index.flatten(0, 2).unsqueeze(1) for index in (sort.order, sort.inverse))
+    return rearrange(vectors.flatten(0, 2), inverse, order).view(vectors.shape)
