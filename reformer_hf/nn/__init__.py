@@ -1,0 +1,1 @@
+"""Torch modules with flat keyword arguments; torch only, no configuration objects."""

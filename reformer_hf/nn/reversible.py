@@ -1,0 +1,287 @@
+"""Reversible coupling of two residual streams: activations are rebuilt, not stored.
+
+A step adds to one stream, the target, a function of the other, the source; then the roles swap:
+
+    output = target + sublayer(source)        next step: target' = source, source' = output
+
+A step is undone by a subtraction, `target = output - sublayer(source)`, so the streams of every
+step follow from those of the last. `ReversibleCoupling` uses this to run a stack of any number of
+steps in the memory of one. It builds the ordinary autograd graph, so parameters, hooks, DDP and
+FSDP2 see nothing unusual, but a tensor that a sub-layer saves for backward is dropped: the graph
+keeps an empty `_Slot` in its place. When backward asks for a slot, its step is inverted: the
+sub-layer is replayed on the source, which fills the slots again, and the target is the output
+minus the result of the replay.
+
+What holds between the parts:
+
+- References run one way: graph -> slot -> step -> next step. Nothing points back strongly, so all
+  memory is freed by reference counting, with or without a backward.
+- Between forward and backward only the last step holds streams (its two outputs). Every earlier
+  step gets its outputs from the next step, which rebuilds them as its own inputs when it is
+  inverted and hands them over once.
+- A replay repeats its forward: same random numbers, autocast state, gradient flags and discrete
+  decisions (`Decision`). It must save the same tensors in the same order, which is checked.
+- Replayed tensors live as long as plain autograd would keep them, and at most until the step
+  before is inverted. After that (`retain_graph`), they are rebuilt once more on demand.
+"""
+
+import threading
+import weakref
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Generic, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from reformer_hf.nn.surroundings import Surroundings
+
+SubLayer = Callable[[Tensor], Tensor]
+T = TypeVar("T")
+
+
+class Decision(Generic[T]):
+    """A discrete choice of one sub-layer call (bucket ids), made in forward, repeated in replay.
+
+    A replay sees its source with another rounding error, so a nearly tied choice could fall
+    differently the second time. One cell belongs to one sub-layer call: the caller creates it and
+    the sub-layer's callable closes over it.
+    """
+
+    def __init__(self) -> None:
+        self._choice: list[T] = []
+
+    def recall(self, decide: Callable[[], T]) -> T:
+        """Returns the choice, making it the first time.
+
+        Args:
+            decide: makes the choice. It is not called in a replay, so it must not draw from the
+                default random generators: the numbers drawn after it would differ.
+
+        Returns:
+            What `decide` returned when it was first called.
+        """
+        if not self._choice:
+            self._choice.append(decide())
+        return self._choice[0]
+
+
+class PlainCoupling:
+    """Couples the streams with ordinary autograd: every activation is stored."""
+
+    def couple(
+        self,
+        target: Float[Tensor, "*batch seq dim"],
+        sublayer: SubLayer,
+        source: Float[Tensor, "*batch seq dim"],
+    ) -> Float[Tensor, "*batch seq dim"]:
+        """Adds to the target stream a function of the source stream.
+
+        Args:
+            target: stream to add to, (batch, seq, dim).
+            sublayer: maps the source to an addend of the target's shape.
+            source: stream to read, (batch, seq, dim).
+
+        Returns:
+            `target + sublayer(source)`, (batch, seq, dim).
+        """
+        return target + sublayer(source)
+
+
+class ReversibleCoupling(PlainCoupling):
+    """Couples the streams of one forward pass; backward rebuilds what the sub-layers saved.
+
+    Make one object for each pass through a stack. Side inputs of a sub-layer (encoder output,
+    masks) are what its callable closes over; they get their gradients as usual and stay alive
+    until backward. The callable must not close over the streams, nor over a variable that is
+    assigned a stream later: it would keep its own graph alive.
+
+    Source: Gomez et al. 2017, "The Reversible Residual Network" (arXiv 1707.04585); Kitaev et al.
+    2020, "Reformer" (arXiv 2001.04451), section 3.
+    """
+
+    def __init__(self) -> None:
+        self._last: _Step | None = None
+        self._ends: _Ends | None = None
+        # Backward may ask from several threads at once (one per device, or several backwards).
+        self._lock = threading.RLock()
+
+    def couple(
+        self,
+        target: Float[Tensor, "*batch seq dim"],
+        sublayer: SubLayer,
+        source: Float[Tensor, "*batch seq dim"],
+    ) -> Float[Tensor, "*batch seq dim"]:
+        """Adds to the target stream a function of the source stream, and remembers how.
+
+        Args:
+            target: stream to add to, (batch, seq, dim); after the first call, the last `source`.
+            sublayer: maps the source to an addend of the target's shape. It is called again in
+                backward and must then compute the same (see the module's docstring).
+            source: stream to read, (batch, seq, dim); after the first call, the last output.
+
+        Returns:
+            `target + sublayer(source)`, (batch, seq, dim).
+
+        Raises:
+            ValueError: a stream is narrower than float32, or is not what the last call left.
+        """
+        if not torch.is_grad_enabled():
+            return super().couple(target, sublayer, source)
+        for name, stream in (("target", target), ("source", source)):
+            if torch.finfo(stream.dtype).bits < 32:
+                raise ValueError(
+                    f"{name}.dtype is {stream.dtype}, too narrow to rebuild activations from: keep "
+                    "the streams in float32 (under FSDP2 mixed precision with "
+                    "cast_forward_inputs=False) or use PlainCoupling (config.reversible=False)"
+                )
+        if self._ends is not None:
+            self._ends.check_continued_by(target, source)
+        step = _Step(sublayer, source, self._lock)
+        output = target + step.run(source)
+        step.outputs = self._ends = _Ends(source, output)
+        if self._last is not None:
+            self._last.outputs = step
+        self._last = step
+        return output
+
+
+class _Ends:
+    """The two outputs of the last step, held for backward or until a step follows."""
+
+    def __init__(self, source: Tensor, output: Tensor) -> None:
+        self.streams = (source.detach(), output.detach())
+        self.versions = (source._version, output._version)
+
+    def check_continued_by(self, target: Tensor, source: Tensor) -> None:
+        """Raises ValueError unless the next step starts from these streams."""
+        for stream, held, version in zip(
+            (target, source), self.streams, self.versions, strict=True
+        ):
+            # FSDP2 passes the streams on as views; a stream moved to another device is a copy.
+            same = stream.untyped_storage() is held.untyped_storage()
+            if stream._version != version or (stream.device == held.device and not same):
+                raise ValueError(
+                    "target and source must be the source and the output of the last couple(), "
+                    "and not changed in between (by a forward hook?); or use PlainCoupling"
+                )
+
+    def take_inputs(self) -> tuple[Tensor, Tensor]:
+        """Returns what a following step would: its target and its source."""
+        if tuple(stream._version for stream in self.streams) != self.versions:
+            raise RuntimeError("a final stream was modified in place between forward and backward")
+        return self.streams
+
+
+class _Slot:
+    """What the graph keeps in place of a saved tensor; a replay of the step fills it."""
+
+    __slots__ = ("__weakref__", "step", "tensor")
+
+    def __init__(self, step: "_Step") -> None:
+        self.step = step
+        self.tensor: Tensor | None = None
+
+
+class _Step:
+    """One call of `couple`: what is needed to run it again and to undo it."""
+
+    def __init__(
+        self, sublayer: SubLayer, source: Tensor, lock: AbstractContextManager[object]
+    ) -> None:
+        self.sublayer = sublayer
+        self.name = getattr(sublayer, "__qualname__", type(sublayer).__name__)
+        self.lock = lock
+        self.surroundings = Surroundings(source.device)
+        self.source_requires_grad = source.requires_grad
+        self.source_version = source._version
+        self.slots: list[weakref.ref[_Slot]] = []
+        self.saved: list[tuple] = []  # shape, dtype and version of each saved tensor
+        self.outputs: _Step | _Ends | None = None  # who gives them: the next step, or the ends
+        self.inputs: tuple[Tensor, Tensor] | None = None  # rebuilt, until the step before takes it
+
+    def run(self, source: Tensor) -> Tensor:
+        """Runs the sub-layer in forward; the graph gets a slot for each tensor it saves."""
+
+        # Autograd keeps `pack` as long as the slot: it must not close over the source.
+        def pack(tensor: Tensor) -> _Slot:
+            slot = _Slot(self)
+            self.slots.append(weakref.ref(slot))
+            self.saved.append((tensor.shape, tensor.dtype, tensor._version))
+            return slot
+
+        with saved_tensors_hooks(pack, _unpack):
+            return self.sublayer(source)
+
+    def replay(self, source: Tensor) -> Tensor:
+        """Runs the sub-layer again as in forward, without history, and fills the slots."""
+        slots = iter(self.slots)
+        saved = []
+
+        def pack(tensor: Tensor) -> Tensor:
+            saved.append((tensor.shape, tensor.dtype, tensor._version))
+            reference = next(slots, None)
+            slot = reference and reference()
+            tensor = tensor.detach()
+            if slot is not None:
+                slot.tensor = tensor
+            return tensor
+
+        source = source.detach().requires_grad_(self.source_requires_grad)
+        hooks = saved_tensors_hooks(pack, lambda tensor: tensor)
+        with self.surroundings.restored(), torch.enable_grad(), hooks:
+            addend = self.sublayer(source).detach()
+        self.check_repeated(saved)
+        return addend
+
+    def invert(self) -> tuple[Tensor, Tensor]:
+        """Fills the slots and rebuilds the two inputs from the two outputs."""
+        if self.outputs is None:
+            raise RuntimeError(f"{self.name} was differentiated within its own forward")
+        device = self.surroundings.device
+        source, output = (stream.to(device) for stream in self.outputs.take_inputs())
+        self.inputs = (output - self.replay(source), source)
+        return self.inputs
+
+    def take_inputs(self) -> tuple[Tensor, Tensor]:
+        """Hands target and source to the step before; what the replay rebuilt has been used."""
+        inputs, self.inputs = self.inputs or self.invert(), None
+        self.forget()
+        return inputs
+
+    def forget(self) -> None:
+        """Empties the slots that a retained graph still holds."""
+        for reference in self.slots:
+            if (slot := reference()) is not None:
+                slot.tensor = None
+
+    def check_repeated(self, saved: list[tuple]) -> None:
+        """Raises RuntimeError unless the replay saved what the forward did."""
+        if [kind[:2] for kind in saved] != [kind[:2] for kind in self.saved]:
+            fault = (
+                "saved other tensors in its replay than in forward: it is not deterministic, or "
+                "requires_grad, train/eval mode or a setting changed between forward and backward"
+            )
+        # Views of the source share its version, which only in a replay is sure to be 0.
+        elif self.source_version == 0 and saved != self.saved:
+            fault = "uses a tensor that was modified in place between forward and backward"
+        else:
+            return
+        self.forget()
+        raise RuntimeError(f"{self.name} {fault}")
+
+
+def _unpack(slot: _Slot) -> Tensor:
+    """Gives backward a saved tensor, rebuilding it if need be."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "create_graph=True needs derivatives of the replay, which ReversibleCoupling does not "
+            "keep: use PlainCoupling (config.reversible=False)"
+        )
+    with slot.step.lock:
+        if slot.tensor is None:
+            slot.step.invert()
+        assert slot.tensor is not None  # a replay fills every slot or raises
+        return slot.tensor
