@@ -1,0 +1,24 @@
+"""The Reformer for Hugging Face transformers.
+
+Importing this package registers its configuration, models and tokenizers with the Auto classes.
+"""
+
+from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
+from reformer_hf.models.modeling_reformer_hf import (
+    ReformerHFForCausalLM,
+    ReformerHFModel,
+    ReformerHFPreTrainedModel,
+)
+from reformer_hf.models.registration import register
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ReformerHFConfig",
+    "ReformerHFForCausalLM",
+    "ReformerHFModel",
+    "ReformerHFPreTrainedModel",
+    "register",
+]
+
+register()

@@ -1,0 +1,198 @@
+"""Reading a model's inputs: what is accepted, where documents begin, which positions they have."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers.utils import is_tracing
+from transformers.utils.generic import TransformersKwargs
+
+from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
+from reformer_hf.ops.masking import number_documents, places_in_document
+
+
+class RowLayout(NamedTuple):
+    """How the rows of a batch are laid out.
+
+    Attributes:
+        documents: document of each place, padding last, (batch, seq); None for whole rows.
+        position_ids: position of each place, (batch, seq).
+    """
+
+    documents: Tensor | None
+    position_ids: Tensor
+
+
+def reject_unknown_arguments(model: str, arguments: dict[str, Any]) -> None:
+    """Refuse keyword arguments that nobody reads.
+
+    Args:
+        model: name of the model class, for the message.
+        arguments: keyword arguments that the forward has no parameter for.
+
+    Raises:
+        TypeError: if one is not among transformers' `TransformersKwargs`.
+    """
+    unknown = [name for name in arguments if name not in TransformersKwargs.__annotations__]
+    if unknown:
+        raise TypeError(
+            f"{model}.forward() got an unexpected keyword argument {unknown[0]!r}; "
+            "check its spelling, or leave it out"
+        )
+
+
+def check_inputs(
+    config: ReformerHFConfig,
+    input_ids: Tensor | None,
+    inputs_embeds: Tensor | None,
+    attention_mask: Tensor | None,
+    past_key_values: Any,
+) -> None:
+    """Check shapes and ranges of a forward's inputs.
+
+    Values are looked at on the CPU only: elsewhere that would make the host wait for the device.
+
+    Raises:
+        ValueError: naming the argument, its value and the fix.
+    """
+    if (input_ids is None) == (inputs_embeds is None):
+        raise ValueError("give exactly one of input_ids and inputs_embeds")
+    if past_key_values is not None:
+        raise ValueError(
+            "past_key_values is given, but this model has no cache yet: leave it out, and the "
+            "whole prefix is computed"
+        )
+    if input_ids is not None:
+        if input_ids.ndim != 2 or 0 in input_ids.shape:
+            raise ValueError(
+                f"input_ids has shape {tuple(input_ids.shape)}: it must be (batch, seq) with at "
+                "least one row and one token"
+            )
+        if _can_look(input_ids) and not 0 <= input_ids.min() <= input_ids.max() < config.vocab_size:
+            raise ValueError(
+                f"input_ids has ids from {int(input_ids.min())} to {int(input_ids.max())}, but "
+                f"vocab_size={config.vocab_size}: use the tokenizer of this model, or "
+                "resize_token_embeddings"
+            )
+        shape = input_ids.shape
+    else:
+        assert inputs_embeds is not None
+        if inputs_embeds.ndim != 3 or 0 in inputs_embeds.shape:
+            raise ValueError(
+                f"inputs_embeds has shape {tuple(inputs_embeds.shape)}: it must be "
+                "(batch, seq, hidden_size) with at least one row and one token"
+            )
+        shape = inputs_embeds.shape[:2]
+    if attention_mask is None:
+        return
+    if attention_mask.shape != shape:
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)}, the input has "
+            f"{tuple(shape)}: give one 0 or 1 per token"
+        )
+    if _can_look(attention_mask) and not ((attention_mask == 0) | (attention_mask == 1)).all():
+        raise ValueError("attention_mask has values other than 0 (padding) and 1 (real token)")
+
+
+def lay_out_rows(
+    config: ReformerHFConfig,
+    inputs_embeds: Tensor,
+    attention_mask: Tensor | None,
+    position_ids: Tensor | None,
+    seq_idx: Tensor | None,
+) -> RowLayout:
+    """Find the documents and positions of each row.
+
+    Raises:
+        ValueError: if packed rows meet the `chunk` scope, or a position is beyond the limit.
+    """
+    batch, seq = inputs_embeds.shape[:2]
+    for name, ids in (("position_ids", position_ids), ("seq_idx", seq_idx)):
+        if ids is not None and ids.expand(batch, -1).shape != (batch, seq):
+            raise ValueError(f"{name} has shape {tuple(ids.shape)}: it must be {(batch, seq)}")
+    if position_ids is not None:
+        position_ids = position_ids.expand(batch, -1)
+    documents = _documents(batch, attention_mask, position_ids, seq_idx)
+    if config.attention_scope == "chunk" and _is_packed(documents, attention_mask):
+        raise ValueError(
+            "packed rows (seq_idx, or position_ids that restart) with attention_scope='chunk': its "
+            "chunks mix documents; give each document a row, or use the band scope"
+        )
+    if position_ids is None:
+        if documents is None:
+            position_ids = torch.arange(seq, device=inputs_embeds.device).expand(batch, -1)
+        else:
+            position_ids = places_in_document(documents)
+    _check_positions(config.position_limit, position_ids)
+    return RowLayout(documents, position_ids)
+
+
+def first_token_labels(
+    labels: Tensor,
+    attention_mask: Tensor | None,
+    position_ids: Tensor | None,
+    seq_idx: Tensor | None,
+) -> Tensor:
+    """Take the loss from the first token of each document, which no place of its own predicts.
+
+    Args:
+        labels: (batch, seq).
+        attention_mask: as given to the model.
+        position_ids: as given to the model.
+        seq_idx: as given to the model.
+
+    Returns:
+        Labels with -100 there.
+    """
+    if position_ids is not None:
+        position_ids = position_ids.expand(labels.shape[0], -1)
+    documents = _documents(labels.shape[0], attention_mask, position_ids, seq_idx)
+    if documents is None:
+        return labels
+    documents = documents.to(labels.device)
+    begins = torch.ones_like(labels, dtype=torch.bool)
+    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    return labels.masked_fill(begins, -100)
+
+
+def _documents(
+    batch: int, attention_mask: Tensor | None, position_ids: Tensor | None, seq_idx: Tensor | None
+) -> Tensor | None:
+    """Document numbers, or None for whole rows."""
+    if seq_idx is None and attention_mask is None and position_ids is not None:
+        # As in transformers' masking, a step other than 1 begins a document.
+        steps = torch.diff(position_ids, dim=-1, prepend=position_ids[:, :1] - 1)
+        seq_idx = (steps != 1).long().cumsum(dim=-1)
+        if not is_tracing(seq_idx) and not seq_idx.any():
+            seq_idx = None
+    if attention_mask is not None:
+        attention_mask = attention_mask.bool()
+        if not is_tracing(attention_mask) and attention_mask.all():
+            attention_mask = None
+    if seq_idx is not None:
+        seq_idx = seq_idx.expand(batch, -1)
+    return number_documents(attention_mask, seq_idx)
+
+
+def _is_packed(documents: Tensor | None, attention_mask: Tensor | None) -> bool:
+    """Whether a row holds more than one document besides padding."""
+    if documents is None or is_tracing(documents):
+        return False
+    most = int(documents.max())
+    return most > (0 if attention_mask is None or attention_mask.all() else 1)
+
+
+def _check_positions(limit: int | None, position_ids: Tensor) -> None:
+    if limit is None or not _can_look(position_ids):
+        return
+    low, high = int(position_ids.min()), int(position_ids.max())
+    if low < 0 or high >= limit:
+        raise ValueError(
+            f"position {high if high >= limit else low} is outside the {limit} positions of this "
+            "model: shorten the input, raise axial_pos_shape or max_position_embeddings before "
+            "training, or use position_embedding_type='none'"
+        )
+
+
+def _can_look(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and not is_tracing(tensor)

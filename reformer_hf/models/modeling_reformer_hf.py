@@ -1,0 +1,507 @@
+"""The Reformer as transformers knows it: embeddings, reversible encoder, language-model head.
+
+No algorithm lives here. Attention is in :mod:`reformer_hf.nn.attention`, the reversible replay in
+:mod:`reformer_hf.nn.reversible`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.generation import GenerationMixin
+from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
+from transformers.modeling_utils import slice_logits_to_keep
+from transformers.utils.generic import can_return_tuple
+
+from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
+from reformer_hf.models.inputs import (
+    RowLayout,
+    check_inputs,
+    first_token_labels,
+    lay_out_rows,
+    reject_unknown_arguments,
+)
+from reformer_hf.nn.attention import FullSelfAttention, LocalSelfAttention, LSHSelfAttention
+from reformer_hf.nn.embeddings import AxialPositionEmbeddings, LearnedPositionEmbeddings
+from reformer_hf.nn.feed_forward import ChunkedFeedForward, OutputProjection
+from reformer_hf.nn.layer_norm import StreamLayerNorm
+from reformer_hf.nn.reversible import Decision, PlainCoupling, ReversibleCoupling
+from reformer_hf.ops.attention import AttentionMap
+from reformer_hf.ops.losses import chunked_cross_entropy
+
+IGNORE_INDEX = -100
+
+
+def build_self_attention(config: ReformerHFConfig, layer_index: int) -> nn.Module:
+    """Build the self-attention module of a layer.
+
+    Args:
+        config: the configuration.
+        layer_index: which layer.
+
+    Returns:
+        A module of :mod:`reformer_hf.nn.attention`.
+    """
+    kind = config.attn_layers[layer_index]
+    causal = bool(config.is_decoder)
+    shared_qk = kind in ("lsh", "full_shared_qk")
+    dropout_field = "lsh" if shared_qk else "local"
+    common: dict[str, Any] = {
+        "hidden_size": config.hidden_size,
+        "num_heads": config.num_attention_heads,
+        "head_dim": config.attention_head_size,
+        "causal": causal,
+        "dropout": getattr(config, f"{dropout_field}_attention_probs_dropout_prob") or 0.0,
+    }
+    if kind in ("full", "full_shared_qk"):
+        return FullSelfAttention(shared_query_key=shared_qk, **common)
+    window = config.attention_window(kind, causal)._asdict()
+    if kind == "local":
+        return LocalSelfAttention(scope=config.attention_scope, **window, **common)
+    return LSHSelfAttention(
+        scope=config.attention_scope,
+        num_buckets=config.num_buckets,
+        num_hashes=config.num_hashes,
+        deduplicate_rounds=config.deduplicate_rounds,
+        layer_index=layer_index,
+        share_rotations=config.share_rotations,
+        chunk_lengths=config.chunk_lengths(),
+        **window,
+        **common,
+    )
+
+
+class ReformerHFEmbeddings(nn.Module):
+    """Word embeddings plus position embeddings, in the precision of the streams."""
+
+    def __init__(self, config: ReformerHFConfig):
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.position_embeddings = None
+        if config.position_embedding_type == "axial":
+            self.position_embeddings = AxialPositionEmbeddings(
+                shape=config.axial_pos_shape,
+                dims=config.axial_pos_embds_dim,
+                dropout=config.hidden_dropout_prob,
+            )
+        elif config.position_embedding_type == "learned":
+            self.position_embeddings = LearnedPositionEmbeddings(
+                max_positions=config.max_position_embeddings,
+                hidden_size=config.hidden_size,
+                dropout=config.hidden_dropout_prob,
+            )
+
+    def forward(self, inputs_embeds: Tensor, position_ids: Tensor) -> Tensor:
+        """Add positions to embedded tokens; the result is float32 or wider."""
+        stream_dtype = torch.promote_types(inputs_embeds.dtype, torch.float32)
+        hidden_states = self.dropout(inputs_embeds).to(stream_dtype)
+        if self.position_embeddings is not None:
+            hidden_states = hidden_states + self.position_embeddings(position_ids)
+        return hidden_states
+
+
+class ReformerHFAttention(nn.Module):
+    """LayerNorm, self-attention, output projection: sub-layer f of a reversible block."""
+
+    def __init__(self, config: ReformerHFConfig, layer_index: int):
+        super().__init__()
+        self.layer_norm = StreamLayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.self_attention = build_self_attention(config, layer_index)
+        width = config.num_attention_heads * config.attention_head_size
+        self.output = OutputProjection(width, config.hidden_size, config.hidden_dropout_prob)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        documents: Tensor | None,
+        hashing: dict[str, Any],
+        output_map: bool,
+    ) -> tuple[Tensor, AttentionMap | None]:
+        """Return what is added to the other stream, and the attention map or None."""
+        options = hashing if isinstance(self.self_attention, LSHSelfAttention) else {}
+        heads, attention_map = self.self_attention(
+            self.layer_norm(hidden_states), documents, output_map=output_map, **options
+        )
+        return self.output(heads), attention_map
+
+
+class ReformerHFLayer(nn.Module):
+    """A reversible block: ``y1 = x1 + attention(x2)``, ``y2 = x2 + feed_forward(y1)``."""
+
+    def __init__(self, config: ReformerHFConfig, layer_index: int):
+        super().__init__()
+        self.attention = ReformerHFAttention(config, layer_index)
+        self.feed_forward = ChunkedFeedForward(
+            hidden_size=config.hidden_size,
+            feed_forward_size=config.feed_forward_size,
+            activation=ACT2FN[config.hidden_act],
+            dropout=config.hidden_dropout_prob,
+            chunk_size=config.chunk_size_feed_forward,
+            layer_norm_eps=config.layer_norm_eps,
+        )
+
+    def forward(
+        self,
+        x1: Tensor,
+        x2: Tensor,
+        coupling: PlainCoupling | ReversibleCoupling,
+        documents: Tensor | None = None,
+        hashing: dict[str, Any] | None = None,
+        output_map: bool = False,
+    ) -> tuple[Tensor, Tensor, AttentionMap | None]:
+        """Advance both streams.
+
+        Args:
+            x1: stream of shape (batch, seq, hidden) that attention adds to.
+            x2: stream of the same shape that the feed-forward sub-layer adds to.
+            coupling: adds a sub-layer's output to a stream, plainly or for replay.
+            documents: document of each place, (batch, seq), or None.
+            hashing: keyword arguments of `LSHSelfAttention.forward`.
+            output_map: also return the attention map.
+
+        Returns:
+            Both streams, and the map or None.
+        """
+        maps = []
+
+        def attend(stream: Tensor) -> Tensor:
+            output, attention_map = self.attention(stream, documents, hashing or {}, output_map)
+            maps.append(attention_map)
+            return output
+
+        x1 = coupling.couple(x1, attend, x2)
+        x2 = coupling.couple(x2, self.feed_forward, x1)
+        return x1, x2, maps[0]
+
+
+class ReformerHFEncoder(nn.Module):
+    """The reversible layers and the layer norm over both streams."""
+
+    def __init__(self, config: ReformerHFConfig):
+        super().__init__()
+        self.reversible = config.reversible
+        self.gradient_checkpointing = False
+        self.layers = nn.ModuleList(
+            ReformerHFLayer(config, index) for index in range(config.num_hidden_layers)
+        )
+        self.layer_norm = StreamLayerNorm(2 * config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        documents: Tensor | None,
+        hash_seed: int,
+        num_hashes: int | None,
+        decisions: list[Decision],
+        output_hidden_states: bool,
+        output_attentions: bool,
+    ) -> BaseModelOutput:
+        """Run all layers; returns the normalised streams side by side."""
+        replay = self.reversible and not output_attentions and torch.is_grad_enabled()
+        coupling = ReversibleCoupling() if replay else PlainCoupling()
+        checkpointing = self.gradient_checkpointing and self.training and not replay
+        x1 = x2 = hidden_states
+        streams, maps = [], []
+        for layer, decision in zip(self.layers, decisions, strict=True):
+            if output_hidden_states:
+                streams.append(torch.cat([x1, x2], dim=-1))
+            hashing = {"hash_seed": hash_seed, "num_hashes": num_hashes, "decision": decision}
+            arguments = (x1, x2, coupling, documents, hashing, output_attentions)
+            if checkpointing:
+                x1, x2, attention_map = self._gradient_checkpointing_func(
+                    layer.__call__, *arguments
+                )
+            else:
+                x1, x2, attention_map = layer(*arguments)
+            maps.append(attention_map)
+        last = self.dropout(self.layer_norm(torch.cat([x1, x2], dim=-1)))
+        return BaseModelOutput(
+            last_hidden_state=last,
+            hidden_states=(*streams, last) if output_hidden_states else None,  # type: ignore[arg-type]
+            attentions=tuple(maps) if output_attentions else None,  # type: ignore[arg-type]
+        )
+
+
+class ReformerHFPreTrainedModel(PreTrainedModel):
+    """What all Reformer models share: configuration, initial weights, loading and saving."""
+
+    config: ReformerHFConfig
+    config_class = ReformerHFConfig
+    base_model_prefix = "reformer"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["ReformerHFLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+
+    def __init__(self, config: ReformerHFConfig, *inputs: Any, **kwargs: Any):
+        config.check_fields()
+        super().__init__(config, *inputs, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, AxialPositionEmbeddings):
+            for weight in module.weights:
+                init.normal_(weight, std=self.config.axial_norm_std)
+        elif isinstance(module, ReformerHFLMHead):
+            init.zeros_(module.bias)
+
+
+class ReformerHFModel(ReformerHFPreTrainedModel):
+    """The bare Reformer: hidden states of shape (batch, seq, 2 * hidden_size).
+
+    Both streams, normalised together, are the last hidden state.
+    """
+
+    def __init__(self, config: ReformerHFConfig):
+        super().__init__(config)
+        self.embeddings = ReformerHFEmbeddings(config)
+        self.encoder = ReformerHFEncoder(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The word embeddings."""
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the word embeddings."""
+        self.embeddings.word_embeddings = value
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        seq_idx: Tensor | None = None,
+        num_hashes: int | None = None,
+        hash_decisions: list[Decision] | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutput:
+        """Encode a batch of rows of any length up to the position limit.
+
+        Args:
+            input_ids: token ids, (batch, seq); or give `inputs_embeds`.
+            attention_mask: 1 at real tokens, 0 at padding, (batch, seq). Padding may be on either
+                side; it never changes the real tokens' outputs.
+            position_ids: positions, (batch, seq); by default each token's place in its document.
+                If they restart while `attention_mask` is None, the row is a packed one.
+            inputs_embeds: embedded tokens, (batch, seq, hidden_size).
+            seq_idx: document of each token of a packed row, (batch, seq). `band` scope only.
+            num_hashes: rounds, if other than the configuration's.
+            hash_decisions: one `Decision` per layer; keeps this pass's bucket ids, or brings those
+                of an earlier pass.
+            output_hidden_states: also return both streams before each layer, side by side, and
+                the last hidden state.
+            output_attentions: also return an `AttentionMap` per layer.
+            past_key_values: must be None; there is no cache yet.
+            use_cache: accepted and without effect; there is no cache yet.
+            **kwargs: others of transformers' `TransformersKwargs`.
+
+        Returns:
+            `BaseModelOutput`.
+
+        Raises:
+            ValueError: if inputs are empty, of the wrong shape, out of range or too long.
+            TypeError: if an argument is unknown.
+        """
+        reject_unknown_arguments(type(self).__name__, kwargs)
+        check_inputs(self.config, input_ids, inputs_embeds, attention_mask, past_key_values)
+        if inputs_embeds is None:
+            inputs_embeds = self.embeddings.word_embeddings(input_ids)
+        assert inputs_embeds is not None
+        layout: RowLayout = lay_out_rows(
+            self.config, inputs_embeds, attention_mask, position_ids, seq_idx
+        )
+        if hash_decisions is None:
+            hash_decisions = [Decision() for _ in self.encoder.layers]
+        return self.encoder(
+            self.embeddings(inputs_embeds, layout.position_ids),
+            layout.documents,
+            self._draw_hash_seed(),
+            num_hashes,
+            hash_decisions,
+            _default(output_hidden_states, self.config.output_hidden_states),
+            _default(output_attentions, self.config.output_attentions),
+        )
+
+    def _draw_hash_seed(self) -> int:
+        """The seed of this pass's rotations: fixed outside training, else drawn."""
+        if self.training and self.config.redraw_rotations and "lsh" in self.config.attn_layers:
+            # From the CPU's default generator, so that `set_seed` reproduces a run.
+            return int(torch.randint(2**63 - 1, (), device="cpu"))
+        return self.config.hash_seed or 0
+
+
+class ReformerHFLMHead(nn.Module):
+    """Projection of the last hidden state to the vocabulary."""
+
+    def __init__(self, config: ReformerHFConfig):
+        super().__init__()
+        self.decoder = nn.Linear(2 * config.hidden_size, config.vocab_size, bias=False)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Logits of hidden states."""
+        return self.decoder(hidden_states) + self.bias
+
+
+@dataclass
+class ReformerHFCausalLMOutput(CausalLMOutput):
+    """Loss, logits (None where a chunked loss left them out), hidden states and attentions."""
+
+
+class ReformerHFForCausalLM(ReformerHFPreTrainedModel, GenerationMixin):
+    """A Reformer that predicts the next token."""
+
+    def __init__(self, config: ReformerHFConfig):
+        if config.is_decoder is False:
+            raise ValueError(
+                "is_decoder=False: ReformerHFForCausalLM is causal; set is_decoder to True or "
+                "leave it out"
+            )
+        config.is_decoder = True
+        super().__init__(config)
+        self.reformer = ReformerHFModel(config)
+        self.lm_head = ReformerHFLMHead(config)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The output projection."""
+        return self.lm_head.decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace the output projection."""
+        self.lm_head.decoder = new_embeddings
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Resize embeddings, output projection and its bias; see `PreTrainedModel`."""
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        missing = self.lm_head.decoder.weight.shape[0] - self.lm_head.bias.shape[0]
+        bias = nn.functional.pad(self.lm_head.bias.detach(), (0, missing))
+        self.lm_head.bias = nn.Parameter(bias, requires_grad=self.lm_head.bias.requires_grad)
+        return embeddings
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        num_items_in_batch: Tensor | int | None = None,
+        seq_idx: Tensor | None = None,
+        **kwargs: Any,
+    ) -> ReformerHFCausalLMOutput:
+        """Predict the next token at each place.
+
+        Args:
+            input_ids: token ids, (batch, seq); or give `inputs_embeds`.
+            attention_mask: 1 at real tokens, 0 at padding, (batch, seq).
+            position_ids: positions, (batch, seq).
+            inputs_embeds: embedded tokens, (batch, seq, hidden_size).
+            labels: token ids, (batch, seq), -100 without a loss; shifted inside. The first token
+                of each document has no loss, since nothing predicts it.
+            logits_to_keep: how many last places' logits to return, or which; 0 for all.
+            num_items_in_batch: what the summed loss is divided by; None for the mean.
+            seq_idx: document of each token of a packed row, (batch, seq).
+            **kwargs: others of `ReformerHFModel.forward`.
+
+        Returns:
+            `ReformerHFCausalLMOutput`. With `chunk_size_lm_head` above 0 and labels, `logits` is
+            None in training.
+
+        Raises:
+            ValueError: if inputs are empty, of the wrong shape, out of range or too long.
+            TypeError: if an argument is unknown.
+        """
+        outputs = self.reformer(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            seq_idx=seq_idx,
+            return_dict=True,
+            **kwargs,
+        )
+        hidden_states = outputs.last_hidden_state
+        chunked = labels is not None and self.config.chunk_size_lm_head > 0
+        logits, loss = None, None
+        if not (chunked and self.training):
+            keep = 0 if labels is not None and not chunked else logits_to_keep
+            logits = self.lm_head(slice_logits_to_keep(hidden_states, keep))
+        if labels is not None:
+            labels = first_token_labels(labels, attention_mask, position_ids, seq_idx)
+            loss = self._loss(hidden_states, logits, labels, num_items_in_batch, chunked)
+            if logits is not None and not chunked:
+                logits = slice_logits_to_keep(logits, logits_to_keep)
+        return ReformerHFCausalLMOutput(
+            loss=loss,  # type: ignore[arg-type]
+            logits=logits,  # type: ignore[arg-type]
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _loss(
+        self,
+        hidden_states: Tensor,
+        logits: Tensor | None,
+        labels: Tensor,
+        num_items: Tensor | int | None,
+        chunked: bool,
+    ) -> Tensor:
+        """Next-token loss, from the logits or in chunks from the hidden states."""
+        if not chunked:
+            return self.loss_function(
+                logits, labels, vocab_size=self.config.vocab_size, num_items_in_batch=num_items
+            )
+        shifted = nn.functional.pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:]
+        if isinstance(num_items, Tensor):
+            num_items = num_items.to(hidden_states.device)
+        return chunked_cross_entropy(
+            hidden_states,
+            shifted.to(hidden_states.device),
+            self.lm_head,
+            self.config.chunk_size_lm_head,
+            num_items,
+        )
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        next_sequence_length: int | None = None,
+        inputs_embeds: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Give the model the whole prefix at every step; there is no cache yet."""
+        if inputs_embeds is not None:
+            new = 0 if is_first_iteration else kwargs["position_ids"].shape[-1]
+            new -= 0 if is_first_iteration else inputs_embeds.shape[1]
+            generated = self.get_input_embeddings()(input_ids[:, input_ids.shape[1] - new :])
+            inputs_embeds = torch.cat([inputs_embeds, generated], dim=1)
+        return super().prepare_inputs_for_generation(
+            input_ids,
+            next_sequence_length=None,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            is_first_iteration=inputs_embeds is not None,
+            **kwargs,
+        )
+
+
+def _default(value: bool | None, default: bool | None) -> bool:
+    return bool(default if value is None else value)

@@ -1,0 +1,336 @@
+"""Self-attention modules: projections around the functions of :mod:`reformer_hf.ops`."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from reformer_hf.nn.reversible import Decision
+from reformer_hf.ops.attention import AttentionMap, local_attention, lsh_attention, normalise_keys
+from reformer_hf.ops.chunk_scope import chunk_attention, layout_length
+from reformer_hf.ops.full_attention import full_attention
+from reformer_hf.ops.hashing import (
+    NumBuckets,
+    derive_seed,
+    hash_vectors,
+    sample_rotations,
+    sample_shared_rotations,
+    total_buckets,
+)
+from reformer_hf.ops.masking import Scope
+
+Attention = tuple[Float[Tensor, "batch seq dim"], AttentionMap | None]
+
+
+def split_heads(
+    hidden_states: Float[Tensor, "batch seq dim"], num_heads: int
+) -> Float[Tensor, "batch heads seq head_dim"]:
+    """Split the last axis into heads.
+
+    Args:
+        hidden_states: heads side by side.
+        num_heads: heads.
+
+    Returns:
+        One sequence per head.
+    """
+    return hidden_states.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def merge_heads(
+    heads: Float[Tensor, "batch heads seq head_dim"],
+) -> Float[Tensor, "batch seq dim"]:
+    """Undo :func:`split_heads`.
+
+    Args:
+        heads: one sequence per head.
+
+    Returns:
+        Heads side by side.
+    """
+    return heads.transpose(1, 2).flatten(2)
+
+
+class LSHSelfAttention(nn.Module):
+    """Shared-QK attention to the tokens that hash to the same bucket.
+
+    Args:
+        hidden_size: width of the input.
+        num_heads: heads.
+        head_dim: dimension of a head.
+        num_buckets: even int or even factors.
+        num_hashes: rounds.
+        chunk_length: tokens.
+        num_chunks_before: look-back, in chunks.
+        num_chunks_after: look-ahead, in chunks.
+        causal: whether later places are hidden.
+        scope: ``band`` or ``chunk``.
+        deduplicate_rounds: count a key that several rounds show once.
+        dropout: of the attention probabilities, in training.
+        layer_index: makes the rotations of layers differ.
+        share_rotations: one draw for all layers, as transformers does with an integer seed.
+        chunk_lengths: of all chunked layers of the model (``chunk`` scope).
+
+    Source: paper section 2.
+    """
+
+    def __init__(
+        self,
+        *,
+        hidden_size: int,
+        num_heads: int,
+        head_dim: int,
+        num_buckets: NumBuckets,
+        num_hashes: int,
+        chunk_length: int,
+        num_chunks_before: int,
+        num_chunks_after: int = 0,
+        causal: bool = True,
+        scope: Scope = "band",
+        deduplicate_rounds: bool = False,
+        dropout: float = 0.0,
+        layer_index: int = 0,
+        share_rotations: bool = False,
+        chunk_lengths: tuple[int, ...] = (),
+    ):
+        super().__init__()
+        self.num_heads, self.head_dim = num_heads, head_dim
+        self.num_buckets, self.num_hashes = num_buckets, num_hashes
+        self.scope, self.dropout = scope, dropout
+        self.layer_index, self.share_rotations = layer_index, share_rotations
+        self.chunk_lengths = (chunk_length, *chunk_lengths)
+        self.window = {
+            "num_buckets": total_buckets(num_buckets),
+            "chunk_length": chunk_length,
+            "num_chunks_before": num_chunks_before,
+            "num_chunks_after": num_chunks_after,
+            "causal": causal,
+            "deduplicate_rounds": deduplicate_rounds,
+        }
+        self.query_key = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
+        self.value = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "batch seq dim"],
+        documents: Int[Tensor, "batch seq"] | None = None,
+        *,
+        hash_seed: int = 0,
+        num_hashes: int | None = None,
+        decision: Decision | None = None,
+        output_map: bool = False,
+    ) -> Attention:
+        """Attend.
+
+        Args:
+            hidden_states: normalised stream.
+            documents: document of each place, padding last; None for a single document.
+            hash_seed: seed of the model's rotations in this pass.
+            num_hashes: rounds, if other than the module's.
+            decision: remembers the bucket ids for replay, or brings those of another pass.
+            output_map: also return the attention map.
+
+        Returns:
+            Heads side by side, and the map or None.
+        """
+        query = split_heads(self.query_key(hidden_states), self.num_heads)
+        value = split_heads(self.value(hidden_states), self.num_heads)
+        dropout = self.dropout if self.training else 0.0
+        if self.scope == "chunk" and self._fits_one_chunk(hidden_states.shape[1]):
+            buckets = None
+        else:
+            decision = Decision() if decision is None else decision
+            buckets = decision.recall(lambda: self.hash(query, hash_seed, num_hashes))
+        options = {"dropout": dropout, "output_map": output_map, **self.window}
+        if self.scope == "band":
+            assert buckets is not None
+            output, attention_map = lsh_attention(query, value, buckets, documents, **options)
+        else:
+            output, attention_map = chunk_attention(
+                query, value, buckets, documents, chunk_lengths=self.chunk_lengths, **options
+            )
+        return merge_heads(output), attention_map
+
+    def hash(
+        self,
+        query: Float[Tensor, "batch heads seq dim"],
+        hash_seed: int,
+        num_hashes: int | None = None,
+    ) -> Int[Tensor, "batch heads rounds seq"]:
+        """Bucket ids of queries under the rotations of a seed.
+
+        Args:
+            query: queries.
+            hash_seed: seed of the model's rotations.
+            num_hashes: rounds, if other than the module's.
+
+        Returns:
+            Bucket ids.
+        """
+        rotations = self.rotations(hash_seed, num_hashes or self.num_hashes, query.device)
+        return hash_vectors(query, rotations, self.num_buckets)
+
+    def rotations(
+        self, hash_seed: int, num_hashes: int, device: torch.device | str = "cpu"
+    ) -> Float[Tensor, "heads dim rounds columns"]:
+        """This layer's rotations.
+
+        Args:
+            hash_seed: seed of the model's rotations.
+            num_hashes: rounds.
+            device: where they go.
+
+        Returns:
+            Standard normal float32.
+        """
+        shape = (self.num_heads, self.head_dim, num_hashes, self.num_buckets, device)
+        if self.share_rotations:
+            return sample_shared_rotations(hash_seed, *shape)
+        return sample_rotations(derive_seed(hash_seed, self.layer_index), *shape)
+
+    def _fits_one_chunk(self, seq: int) -> bool:
+        return int(layout_length(seq, self.chunk_lengths)) <= self.chunk_lengths[0]
+
+
+class LocalSelfAttention(nn.Module):
+    """Attention to the tokens nearby, with separate queries and keys.
+
+    Args:
+        hidden_size: width of the input.
+        num_heads: heads.
+        head_dim: dimension of a head.
+        chunk_length: tokens.
+        num_chunks_before: look-back, in chunks.
+        num_chunks_after: look-ahead, in chunks.
+        causal: whether later places are hidden.
+        scope: ``band`` or ``chunk``.
+        dropout: of the attention probabilities, in training.
+    """
+
+    def __init__(
+        self,
+        *,
+        hidden_size: int,
+        num_heads: int,
+        head_dim: int,
+        chunk_length: int,
+        num_chunks_before: int,
+        num_chunks_after: int = 0,
+        causal: bool = True,
+        scope: Scope = "band",
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.num_heads, self.dropout, self.scope = num_heads, dropout, scope
+        self.causal = causal
+        self.window = {
+            "chunk_length": chunk_length,
+            "num_chunks_before": num_chunks_before,
+            "num_chunks_after": num_chunks_after,
+        }
+        self.query = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
+        self.key = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
+        self.value = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "batch seq dim"],
+        documents: Int[Tensor, "batch seq"] | None = None,
+        *,
+        output_map: bool = False,
+    ) -> Attention:
+        """Attend.
+
+        Args:
+            hidden_states: normalised stream.
+            documents: document of each place, padding last; None for a single document.
+            output_map: also return the attention map.
+
+        Returns:
+            Heads side by side, and the map or None.
+        """
+        query, key, value = (
+            split_heads(projection(hidden_states), self.num_heads)
+            for projection in (self.query, self.key, self.value)
+        )
+        output, attention_map = local_attention(
+            query,
+            key,
+            value,
+            documents,
+            scope=self.scope,
+            causal=self.causal,
+            dropout=self.dropout if self.training else 0.0,
+            output_map=output_map,
+            **self.window,
+        )
+        return merge_heads(output), attention_map
+
+
+class FullSelfAttention(nn.Module):
+    """Exact attention to the whole document: what the other kinds approximate.
+
+    With ``shared_query_key`` it takes the weights of an LSH layer, otherwise those of a local one.
+
+    Args:
+        hidden_size: width of the input.
+        num_heads: heads.
+        head_dim: dimension of a head.
+        shared_query_key: keys are the queries at unit length, with the self mask.
+        causal: whether later places are hidden.
+        dropout: of the attention probabilities, in training.
+    """
+
+    def __init__(
+        self,
+        *,
+        hidden_size: int,
+        num_heads: int,
+        head_dim: int,
+        shared_query_key: bool = False,
+        causal: bool = True,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.num_heads, self.dropout, self.causal = num_heads, dropout, causal
+        self.shared_query_key = shared_query_key
+        if shared_query_key:
+            self.query_key = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
+        else:
+            self.query = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
+            self.key = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
+        self.value = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "batch seq dim"],
+        documents: Int[Tensor, "batch seq"] | None = None,
+        *,
+        output_map: bool = False,
+    ) -> Attention:
+        """Attend.
+
+        Args:
+            hidden_states: normalised stream.
+            documents: document of each place, padding last; None for a single document.
+            output_map: also return the attention map.
+
+        Returns:
+            Heads side by side, and the map or None.
+        """
+        if self.shared_query_key:
+            query = split_heads(self.query_key(hidden_states), self.num_heads)
+            key = normalise_keys(query)
+        else:
+            query = split_heads(self.query(hidden_states), self.num_heads)
+            key = split_heads(self.key(hidden_states), self.num_heads)
+        output, attention_map = full_attention(
+            query,
+            key,
+            split_heads(self.value(hidden_states), self.num_heads),
+            documents,
+            causal=self.causal,
+            self_mask=self.shared_query_key,
+            dropout=self.dropout if self.training else 0.0,
+            output_map=output_map,
+        )
+        return merge_heads(output), attention_map

@@ -1,0 +1,78 @@
+"""Position embeddings, looked up by position id."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+
+
+class AxialPositionEmbeddings(nn.Module):
+    """A position's embedding is the concatenation of one small embedding per axis.
+
+    Position ``p`` has the coordinates of cell ``p`` of a grid of ``shape``, last axis fastest.
+    The tables need the sum of the axes' lengths in rows, where a learned table needs the product.
+
+    Args:
+        shape: lengths of two or more axes; their product bounds the position.
+        dims: embedding dimensions of the axes; their sum is the hidden size.
+        dropout: probability.
+
+    Source: paper section 5 ("axial positional embeddings"); weights as in transformers' Reformer.
+    """
+
+    def __init__(self, *, shape: Sequence[int], dims: Sequence[int], dropout: float = 0.0):
+        super().__init__()
+        self.shape = tuple(shape)
+        self.dropout = nn.Dropout(dropout)
+        self.weights = nn.ParameterList()
+        for axis, dim in enumerate(dims):
+            size = [1] * len(self.shape) + [dim]
+            size[axis] = self.shape[axis]
+            self.weights.append(nn.Parameter(torch.ones(size)))
+
+    def forward(self, position_ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq dim"]:
+        """Look positions up.
+
+        Args:
+            position_ids: from 0 to the product of the axes less one, in any order.
+
+        Returns:
+            Their embeddings.
+        """
+        parts = []
+        for axis, weight in enumerate(self.weights):
+            # The first axis is not reduced, so that a position beyond the grid is an index error.
+            coordinate = position_ids // math.prod(self.shape[axis + 1 :])
+            if axis:
+                coordinate = coordinate % self.shape[axis]
+            parts.append(embedding(coordinate, weight.flatten(0, -2)))
+        return self.dropout(torch.cat(parts, dim=-1))
+
+
+class LearnedPositionEmbeddings(nn.Module):
+    """One learned embedding per position.
+
+    Args:
+        max_positions: rows of the table.
+        hidden_size: dimension of an embedding.
+        dropout: probability.
+    """
+
+    def __init__(self, *, max_positions: int, hidden_size: int, dropout: float = 0.0):
+        super().__init__()
+        self.embedding = nn.Embedding(max_positions, hidden_size)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, position_ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq dim"]:
+        """Look positions up.
+
+        Args:
+            position_ids: from 0 to ``max_positions`` less one.
+
+        Returns:
+            Their embeddings.
+        """
+        return self.dropout(self.embedding(position_ids))

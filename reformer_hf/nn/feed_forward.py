@@ -1,0 +1,79 @@
+"""The feed-forward sub-layer, computed a chunk of the sequence at a time."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from reformer_hf.nn.layer_norm import StreamLayerNorm
+
+
+class _Dropped(nn.Module):
+    """A linear layer and dropout, named as in the published checkpoints."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool, dropout: float):
+        super().__init__()
+        self.dense = nn.Linear(in_features, out_features, bias=bias)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return self.dropout(self.dense(hidden_states))
+
+
+class OutputProjection(_Dropped):
+    """Projection of the heads' outputs back to the stream, without a bias."""
+
+    def __init__(self, in_features: int, out_features: int, dropout: float = 0.0):
+        super().__init__(in_features, out_features, bias=False, dropout=dropout)
+
+
+class ChunkedFeedForward(nn.Module):
+    """LayerNorm, linear, dropout, activation, linear, dropout: sub-layer g of a reversible block.
+
+    Args:
+        hidden_size: width of the stream.
+        feed_forward_size: width inside.
+        activation: elementwise function.
+        dropout: probability, before the activation and at the end.
+        chunk_size: tokens of each row computed at a time; 0 for all. Any length is accepted.
+        layer_norm_eps: epsilon of the layer norm.
+
+    Source: paper section 3, "Chunking".
+    """
+
+    def __init__(
+        self,
+        *,
+        hidden_size: int,
+        feed_forward_size: int,
+        activation: Callable[[Tensor], Tensor],
+        dropout: float = 0.0,
+        chunk_size: int = 0,
+        layer_norm_eps: float = 1e-12,
+    ):
+        super().__init__()
+        self.chunk_size = chunk_size
+        self.layer_norm = StreamLayerNorm(hidden_size, eps=layer_norm_eps)
+        self.dense = _Dropped(hidden_size, feed_forward_size, bias=True, dropout=dropout)
+        self.activation = activation
+        self.output = _Dropped(feed_forward_size, hidden_size, bias=True, dropout=dropout)
+
+    def forward(
+        self, hidden_states: Float[Tensor, "batch seq dim"]
+    ) -> Float[Tensor, "batch seq dim"]:
+        """Apply the sub-layer to each token.
+
+        Args:
+            hidden_states: a stream.
+
+        Returns:
+            What is added to the other stream.
+        """
+        if not 0 < self.chunk_size < hidden_states.shape[1]:
+            return self._forward_chunk(hidden_states)
+        chunks = hidden_states.split(self.chunk_size, dim=1)
+        return torch.cat([self._forward_chunk(chunk) for chunk in chunks], dim=1)
+
+    def _forward_chunk(self, chunk: Tensor) -> Tensor:
+        return self.output(self.activation(self.dense(self.layer_norm(chunk))))
