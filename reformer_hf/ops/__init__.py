@@ -1,0 +1,1 @@
+"""Pure functions on tensors: the algorithm, without modules, configuration or state."""

@@ -1,7 +1,6 @@
 """Local and LSH attention on one primitive, a band of ranks within segments.
 
-Tokens stand in some order, and each has a segment. A query sees the places within its window that
-share its segment. Local attention: the order of the row, segments are documents. LSH attention:
+Tokens stand in some order; a query sees the places within its window that share its segment. Local attention: the order of the row, segments are documents. LSH attention:
 one order per round, sorted by (document, bucket, place), segments are the buckets of a document.
 The ``chunk`` scope of LSH attention, where buckets mix, is in :mod:`reformer_hf.ops.chunk_scope`.
 """
@@ -10,42 +9,16 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from reformer_hf.ops.chunking import look_adjacent, merge_chunks, split_chunks
-from reformer_hf.ops.masking import Scope, rank_distance, window_pattern
+from reformer_hf.ops.attention_map import AttentionMap, map_rounds, window_places
+from reformer_hf.ops.chunking import look_adjacent, merge_chunks, pair_ids, split_chunks
+from reformer_hf.ops.masking import Scope, count_appearances, rank_distance, window_pattern
 from reformer_hf.ops.sorting import SortOrder, permute, sort_by_bucket, unpermute
 
 ALONE_LOGSUMEXP = -1e5
-"""Log-sum-exp of a round that shows a query only itself, the self mask's score in trax and transformers."""
-
-NO_SEGMENT = -1
-"""Segment of the places beyond either end of a sequence, which no token shares."""
-
-
-class AttentionMap(NamedTuple):
-    """Attention probabilities with the places of the keys that they belong to.
-
-    Attributes:
-        probabilities: weight of each key of the window; sums to 1 over rounds and window.
-        key_places: place in the row of each key, -1 where the window holds none.
-    """
-
-    probabilities: Float[Tensor, "batch heads rounds seq window"]
-    key_places: Int[Tensor, "batch heads rounds seq window"]
-
-    def to_dense(self) -> Float[Tensor, "batch heads seq seq"]:
-        """Scatter the probabilities to a square matrix, query by key.
-
-        Returns:
-            Attention of each query to each place of the row. Quadratic in the length.
-        """
-        batch, heads, _, seq, _ = self.probabilities.shape
-        dense = self.probabilities.new_zeros(batch, heads, seq, seq)
-        weights = self.probabilities.masked_fill(self.key_places < 0, 0).transpose(2, 3).flatten(3)
-        places = self.key_places.clamp(min=0).transpose(2, 3).flatten(3)
-        return dense.scatter_add(-1, places, weights)
+"""Log-sum-exp of a round that shows a query only itself: trax's and transformers' self mask."""
 
 
 class Attended(NamedTuple):
@@ -162,21 +135,19 @@ def band_attention(
     """
     if causal and num_chunks_after:
         raise ValueError(
-            f"num_chunks_after={num_chunks_after} with causal attention: set it to 0, "
-            "or make the layer bidirectional"
+            f"num_chunks_after={num_chunks_after} with causal attention: set it to 0, or causal=False"
         )
     seq, before, after = query.shape[-2], num_chunks_before, num_chunks_after
     if segments is None:
         segments = torch.zeros(1, dtype=torch.int64, device=query.device).expand(seq)
     distance = rank_distance(chunk_length, before, after, query.device)
     pattern = window_pattern(distance, chunk_length, before, after, scope, causal)
-    blocks = split_chunks(segments.unsqueeze(-1), chunk_length, fill=NO_SEGMENT)
-    windows = look_adjacent(blocks, before, after, fill=NO_SEGMENT)
+    query_segments, key_segments = pair_ids(segments, chunk_length, before, after)
     attended = attend_windows(
         split_chunks(query, chunk_length),
         look_adjacent(split_chunks(key, chunk_length), before, after),
         look_adjacent(split_chunks(value, chunk_length), before, after),
-        pattern & (blocks == windows.transpose(-1, -2)),
+        pattern & (query_segments == key_segments),
         own=distance == 0 if self_mask else None,
         counts=counts,
         dropout=dropout,
@@ -205,41 +176,6 @@ def combine_rounds(
     """
     weights = torch.softmax(logsumexps, dim=2).to(outputs.dtype)
     return (outputs * weights.unsqueeze(-1)).sum(dim=2)
-
-
-def window_places(
-    order: Int[Tensor, "batch heads rounds seq"],
-    chunk_length: int,
-    num_chunks_before: int,
-    num_chunks_after: int,
-) -> Int[Tensor, "batch heads rounds seq window"]:
-    """Place in the row of each key of each query's window, by the query's rank; -1 for none."""
-    blocks = split_chunks(order.unsqueeze(-1), chunk_length, fill=-1)
-    windows = look_adjacent(blocks, num_chunks_before, num_chunks_after, fill=-1).squeeze(-1)
-    repeated = windows.unsqueeze(-2).expand(*windows.shape[:-1], chunk_length, -1)
-    return merge_chunks(repeated, order.shape[-1])
-
-
-def map_rounds(
-    attended: Attended,
-    places: Int[Tensor, "batch heads rounds seq window"],
-    sort: SortOrder,
-) -> AttentionMap:
-    """Turn window probabilities by rank into an attention map by place.
-
-    Args:
-        attended: of all rounds, by rank.
-        places: from :func:`window_places`.
-        sort: the order that was attended in.
-
-    Returns:
-        Probabilities over rounds and window, round weights included, in the order of the row.
-    """
-    logsumexps = unpermute(attended.logsumexp.unsqueeze(-1), sort)
-    by_place = unpermute(attended.probabilities, sort) * torch.softmax(logsumexps, dim=2)
-    index = sort.inverse.unsqueeze(-1).expand(places.shape)
-    key_places = places.gather(3, index).masked_fill(by_place == 0, -1)
-    return AttentionMap(by_place, key_places)
 
 
 def local_attention(
@@ -277,19 +213,18 @@ def local_attention(
     Source: paper section 5 ("local attention"); the band is this project's.
     """
     batch, heads, seq, _ = query.shape
-    window = (chunk_length, num_chunks_before, num_chunks_after)
-    one_round = torch.zeros(batch, 1, 1, seq, dtype=torch.int64, device=query.device)
     if documents is None:
-        places = torch.arange(seq, device=query.device).expand_as(one_round)
-        sort = SortOrder(places, places, one_round)
-        ordered = [vectors.unsqueeze(2) for vectors in (query, key, value)]
+        places = torch.arange(seq, device=query.device).expand(batch, heads, 1, seq)
+        sort = SortOrder(places, places, torch.zeros_like(places))
+        query, key, value = (vectors.unsqueeze(2) for vectors in (query, key, value))
     else:
-        sort = SortOrder(
-            *(x.expand(-1, heads, -1, -1) for x in sort_by_bucket(one_round, documents, 1))
-        )
-        ordered = [permute(vectors, sort) for vectors in (query, key, value)]
+        one_bucket = torch.zeros_like(documents)[:, None, None]
+        sort = sort_by_bucket(one_bucket, documents, 1).expand_heads(heads)
+        query, key, value = (permute(vectors, sort) for vectors in (query, key, value))
     attended = band_attention(
-        *ordered,
+        query,
+        key,
+        value,
         None if documents is None else sort.segments,
         chunk_length=chunk_length,
         num_chunks_before=num_chunks_before,
@@ -301,8 +236,8 @@ def local_attention(
     output = attended.output if documents is None else unpermute(attended.output, sort)
     if not output_map:
         return output.squeeze(2), None
-    sort = SortOrder(*(x.expand(-1, heads, -1, -1) for x in sort))
-    return output.squeeze(2), map_rounds(attended, window_places(sort.order, *window), sort)
+    places = window_places(sort.order, chunk_length, num_chunks_before, num_chunks_after)
+    return output.squeeze(2), map_rounds(attended.probabilities, attended.logsumexp, places, sort)
 
 
 def lsh_attention(
@@ -361,45 +296,5 @@ def lsh_attention(
     output = combine_rounds(unpermute(attended.output, sort), logsumexps)
     if not output_map:
         return output, None
-    return output, map_rounds(attended, window_places(sort.order, *window), sort)
-
-
-def count_appearances(
-    sort: SortOrder, chunk_length: int, num_chunks_before: int, num_chunks_after: int
-) -> Int[Tensor, "batch heads rounds chunks chunk_len window"]:
-    """Count in how many rounds each query's band shows each key of its window.
-
-    Args:
-        sort: the sort order of all rounds.
-        chunk_length: tokens.
-        num_chunks_before: chunks.
-        num_chunks_after: chunks.
-
-    Returns:
-        The counts, at the places of the windows of every round; 0 where no round shows the key.
-
-    Source: paper appendix A, equation 16 (N_ij).
-    """
-    window = (num_chunks_before, num_chunks_after)
-    counts: Tensor | int = 0
-    for round_ in range(sort.order.shape[2]):
-        ranks = sort.inverse[:, :, round_, None].expand_as(sort.order).gather(-1, sort.order)
-        segments = sort.segments[:, :, round_, None].expand_as(ranks).gather(-1, ranks)
-        query_ranks, key_ranks = _chunk_and_window(ranks, chunk_length, *window)
-        query_segments, key_segments = _chunk_and_window(segments, chunk_length, *window)
-        distance = query_ranks - key_ranks
-        counts = counts + (
-            (query_segments == key_segments)
-            & (distance <= chunk_length * num_chunks_before)
-            & (distance >= -chunk_length * num_chunks_after)
-        )
-    assert isinstance(counts, Tensor)
-    return counts
-
-
-def _chunk_and_window(
-    ids: Shaped[Tensor, "*lead seq"], chunk_length: int, before: int, after: int
-) -> tuple[Tensor, Tensor]:
-    """Column of ids of a chunk's queries and row of ids of its window's keys."""
-    blocks = split_chunks(ids.unsqueeze(-1), chunk_length, fill=NO_SEGMENT)
-    return blocks, look_adjacent(blocks, before, after, fill=NO_SEGMENT).transpose(-1, -2)
+    places = window_places(sort.order, *window)
+    return output, map_rounds(attended.probabilities, attended.logsumexp, places, sort)

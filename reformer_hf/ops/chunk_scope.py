@@ -15,16 +15,27 @@ from torch import Tensor
 
 from reformer_hf.ops.attention import (
     Attended,
-    AttentionMap,
     attend_windows,
     band_attention,
     combine_rounds,
-    map_rounds,
     normalise_keys,
+)
+from reformer_hf.ops.attention_map import (
+    AttentionMap,
+    choose_map,
+    map_rounds,
+    unalign_map,
     window_places,
 )
 from reformer_hf.ops.chunking import split_chunks
-from reformer_hf.ops.sorting import SortOrder, invert_order, permute, rearrange, unpermute
+from reformer_hf.ops.sorting import (
+    SortOrder,
+    invert_order,
+    permute,
+    rearrange,
+    sort_by_bucket,
+    unpermute,
+)
 
 
 def layout_length(seq: Tensor | int, chunk_lengths: tuple[int, ...]) -> Tensor | int:
@@ -107,9 +118,9 @@ def chunk_attention(
         sort = _sort_layout(buckets, real, laid_out, padded, num_buckets)
         windows = _Windows(sort, real, laid_out, chunk_length, num_chunks_before, num_chunks_after)
         chunked = windows.attend(query, value, causal, deduplicate_rounds, dropout)
-        one_chunk = (laid_out <= chunk_length).view(-1, 1, 1, 1)
-        if output_map:
-            attention_map = _choose_map(one_chunk, attention_map, windows.to_map(chunked))
+        one_chunk = laid_out <= chunk_length
+        if attention_map is not None:
+            attention_map = choose_map(one_chunk, attention_map, windows.to_map(chunked))
         output = _choose(one_chunk, output, windows.combine(chunked))
     return _restore(output[..., :seq, :], attention_map, alignment, seq)
 
@@ -118,10 +129,8 @@ def _left_align(documents: Tensor | None, heads: int) -> SortOrder | None:
     """The order that brings each row's real tokens to its left."""
     if documents is None:
         return None
-    segments, order = torch.sort(documents, dim=-1, stable=True)
-    return SortOrder(
-        *(x[:, None, None].expand(-1, heads, -1, -1) for x in (order, invert_order(order), segments))
-    )
+    one_bucket = torch.zeros_like(documents)[:, None, None]
+    return sort_by_bucket(one_bucket, documents, 1).expand_heads(heads)
 
 
 def _full_attention(
@@ -149,7 +158,8 @@ def _full_attention(
         return output, None
     order = places.expand(*query.shape[:3], -1)
     sort = SortOrder(order, order, order)
-    return output, map_rounds(attended, window_places(order, seq, 0, 0), sort)
+    places = window_places(order, seq, 0, 0)
+    return output, map_rounds(attended.probabilities, attended.logsumexp, places, sort)
 
 
 def _sort_layout(
@@ -223,7 +233,8 @@ class _Windows:
     def to_map(self, attended: Attended) -> AttentionMap:
         """The attention map in the order of the row."""
         places = self.key_places.expand(-1, -1, -1, self.chunk_length, -1)
-        return map_rounds(attended, self._merge(places), self.sort)
+        places = self._merge(places)
+        return map_rounds(attended.probabilities, attended.logsumexp, places, self.sort)
 
     def _split(self, vectors: Shaped[Tensor, "batch heads rounds seq dim"]) -> Tensor:
         return split_chunks(vectors, self.chunk_length).flatten(2, 3)
@@ -288,23 +299,7 @@ def _lookup(table: Tensor, index: Tensor) -> Tensor:
 def _choose(one_chunk: Tensor, short: Tensor, long: Tensor) -> Tensor:
     """Per row, the one-chunk result (over the first places) or the chunked one."""
     short = torch.nn.functional.pad(short, (0, 0, 0, long.shape[-2] - short.shape[-2]))
-    return torch.where(one_chunk, short, long)
-
-
-def _choose_map(
-    one_chunk: Tensor, short: AttentionMap | None, long: AttentionMap
-) -> AttentionMap:
-    """Per row, the one-chunk map, brought to the shape of the chunked one, or the latter."""
-    assert short is not None
-    missing = [long.probabilities.shape[i] - short.probabilities.shape[i] for i in (4, 3, 2)]
-    pads = [x for pair in ((0, n) for n in missing) for x in pair]
-    probabilities = torch.nn.functional.pad(short.probabilities, pads)
-    places = torch.nn.functional.pad(short.key_places, pads, value=-1)
-    choose = one_chunk.unsqueeze(-1)
-    return AttentionMap(
-        torch.where(choose, probabilities, long.probabilities),
-        torch.where(choose, places, long.key_places),
-    )
+    return torch.where(one_chunk.view(-1, 1, 1, 1), short, long)
 
 
 def _restore(
@@ -312,14 +307,9 @@ def _restore(
 ) -> tuple[Tensor, AttentionMap | None]:
     """Bring the result back from the aligned layout to the order of the row."""
     if attention_map is not None:
-        attention_map = AttentionMap(*(x[:, :, :, :seq] for x in attention_map))
+        probabilities, places = (x[:, :, :, :seq] for x in attention_map)
+        attention_map = AttentionMap(probabilities, places.masked_fill(places >= seq, -1))
     if alignment is None:
         return output, attention_map
     output = unpermute(output.unsqueeze(2), alignment).squeeze(2)
-    if attention_map is not None:
-        probabilities, places = attention_map
-        rows = alignment.inverse.squeeze(2)[:, :, None, :, None].expand(probabilities.shape)
-        to_row = alignment.order[:, :, :, None].expand(*places.shape[:3], seq, -1)
-        placed = to_row.gather(-1, places.clamp(min=0)).masked_fill(places < 0, -1)
-        attention_map = AttentionMap(probabilities.gather(3, rows), placed.gather(3, rows))
-    return output, attention_map
+    return output, None if attention_map is None else unalign_map(attention_map, alignment)

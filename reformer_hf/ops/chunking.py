@@ -1,7 +1,7 @@
 """Cutting a sequence into chunks and looking at the chunks beside each."""
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 
@@ -69,3 +69,26 @@ def look_adjacent(
     padded = torch.nn.functional.pad(chunks, ends, value=fill)
     width = num_chunks_before + 1 + num_chunks_after
     return torch.cat([padded[..., i : i + count, :, :] for i in range(width)], dim=-2)
+
+
+def pair_ids(
+    ids: Int[Tensor, "*lead seq"], chunk_length: int, num_chunks_before: int, num_chunks_after: int
+) -> tuple[Int[Tensor, "*lead chunks chunk_len 1"], Int[Tensor, "*lead chunks 1 window"]]:
+    """Lay out a number of each place for comparing each query of a chunk with each key it may see.
+
+    Args:
+        ids: from 0, such as segments, ranks or places.
+        chunk_length: tokens.
+        num_chunks_before: look-back, in chunks.
+        num_chunks_after: look-ahead, in chunks.
+
+    Returns:
+        The numbers of the queries as columns and of the keys of their windows as rows; -1 beyond
+        either end.
+
+    >>> [x.tolist() for x in pair_ids(torch.tensor([5, 6]), 1, 1, 0)]
+    [[[[5]], [[6]]], [[[-1, 5]], [[5, 6]]]]
+    """
+    queries = split_chunks(ids.unsqueeze(-1), chunk_length, fill=-1)
+    keys = look_adjacent(queries, num_chunks_before, num_chunks_after, fill=-1)
+    return queries, keys.transpose(-1, -2)

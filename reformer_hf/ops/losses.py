@@ -46,9 +46,7 @@ def chunked_cross_entropy(
     def chunk_loss(hidden: Tensor, targets: Tensor) -> Tensor:
         logits = project(hidden).flatten(0, 1)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return cross_entropy(
-            logits, targets.flatten(), ignore_index=ignore_index, reduction="sum"
-        )
+        return cross_entropy(logits, targets.flatten(), ignore_index=ignore_index, reduction="sum")
 
     parts = [
         checkpoint(chunk_loss, hidden, targets, use_reentrant=False)

@@ -6,6 +6,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from reformer_hf.ops.chunking import pair_ids
+from reformer_hf.ops.sorting import SortOrder
+
 Scope = Literal["band", "chunk"]
 
 
@@ -31,7 +34,7 @@ def number_documents(
         return (~attention_mask).long()
     documents = seq_idx.long() - seq_idx.min()
     if attention_mask is not None:
-        documents = documents.masked_fill(~attention_mask, int(documents.max()) + 1)
+        documents = torch.where(attention_mask, documents, documents.max() + 1)
     return documents
 
 
@@ -107,3 +110,36 @@ def window_pattern(
             distance >= -chunk_length * num_chunks_after
         )
     return pattern & (distance >= 0) if causal else pattern
+
+
+def count_appearances(
+    sort: SortOrder, chunk_length: int, num_chunks_before: int, num_chunks_after: int
+) -> Int[Tensor, "batch heads rounds chunks chunk_len window"]:
+    """Count in how many rounds each query's band shows each key of its window.
+
+    Args:
+        sort: the sort order of all rounds.
+        chunk_length: tokens.
+        num_chunks_before: chunks.
+        num_chunks_after: chunks.
+
+    Returns:
+        The counts, at the places of the windows of every round; 0 where no round shows the key.
+
+    Source: paper appendix A, equation 16 (N_ij).
+    """
+    window = (num_chunks_before, num_chunks_after)
+    counts: Tensor | int = 0
+    for round_ in range(sort.order.shape[2]):
+        ranks = sort.inverse[:, :, round_, None].expand_as(sort.order).gather(-1, sort.order)
+        segments = sort.segments[:, :, round_, None].expand_as(ranks).gather(-1, ranks)
+        query_ranks, key_ranks = pair_ids(ranks, chunk_length, *window)
+        query_segments, key_segments = pair_ids(segments, chunk_length, *window)
+        distance = query_ranks - key_ranks
+        counts = counts + (
+            (query_segments == key_segments)
+            & (distance <= chunk_length * num_chunks_before)
+            & (distance >= -chunk_length * num_chunks_after)
+        )
+    assert isinstance(counts, Tensor)
+    return counts

@@ -21,7 +21,9 @@ import torch
 from torch import Tensor
 
 
-def hash_buckets(vectors: Tensor, rotations: Tensor, num_buckets: int | list[int]) -> list[list[int]]:
+def hash_buckets(
+    vectors: Tensor, rotations: Tensor, num_buckets: int | list[int]
+) -> list[list[int]]:
     """Hash each vector by the largest of its rotated coordinates and their negatives.
 
     Args:

@@ -20,6 +20,19 @@ class SortOrder(NamedTuple):
     inverse: Int[Tensor, "batch heads rounds seq"]
     segments: Int[Tensor, "batch heads rounds seq"]
 
+    def expand_heads(self, heads: int) -> "SortOrder":
+        """Repeat the order of a single head for all heads, without a copy.
+
+        Args:
+            heads: heads.
+
+        Returns:
+            The same order for each head.
+        """
+        shape = (-1, heads, -1, -1)
+        order, inverse, segments = self
+        return SortOrder(order.expand(shape), inverse.expand(shape), segments.expand(shape))
+
 
 def sort_by_bucket(
     buckets: Int[Tensor, "batch heads rounds seq"],

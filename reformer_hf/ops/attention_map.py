@@ -1,0 +1,123 @@
+"""Attention maps: the probabilities of sorted, chunked attention, told by place in the row."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from reformer_hf.ops.chunking import merge_chunks, pair_ids
+from reformer_hf.ops.sorting import SortOrder, unpermute
+
+
+class AttentionMap(NamedTuple):
+    """Attention probabilities with the places of the keys that they belong to.
+
+    Attributes:
+        probabilities: weight of each key of the window; sums to 1 over rounds and window.
+        key_places: place in the row of each key, -1 where the window holds none.
+    """
+
+    probabilities: Float[Tensor, "batch heads rounds seq window"]
+    key_places: Int[Tensor, "batch heads rounds seq window"]
+
+    def to_dense(self) -> Float[Tensor, "batch heads seq seq"]:
+        """Scatter the probabilities to a square matrix, query by key.
+
+        Returns:
+            Attention of each query to each place of the row. Quadratic in the length.
+        """
+        batch, heads, _, seq, _ = self.probabilities.shape
+        dense = self.probabilities.new_zeros(batch, heads, seq, seq)
+        weights = self.probabilities.masked_fill(self.key_places < 0, 0).transpose(2, 3).flatten(3)
+        places = self.key_places.clamp(min=0).transpose(2, 3).flatten(3)
+        return dense.scatter_add(-1, places, weights)
+
+
+def window_places(
+    order: Int[Tensor, "batch heads rounds seq"],
+    chunk_length: int,
+    num_chunks_before: int,
+    num_chunks_after: int,
+) -> Int[Tensor, "batch heads rounds seq window"]:
+    """Find the place in the row of each key of each query's window.
+
+    Args:
+        order: the sort order of every round.
+        chunk_length: tokens.
+        num_chunks_before: chunks.
+        num_chunks_after: chunks.
+
+    Returns:
+        Places by the query's rank, -1 where the window holds no key.
+
+    >>> window_places(torch.tensor([[[[2, 0, 1]]]]), 1, 1, 0).tolist()
+    [[[[[-1, 2], [2, 0], [0, 1]]]]]
+    """
+    _, keys = pair_ids(order, chunk_length, num_chunks_before, num_chunks_after)
+    return merge_chunks(keys.expand(*keys.shape[:-2], chunk_length, -1), order.shape[-1])
+
+
+def map_rounds(
+    probabilities: Float[Tensor, "batch heads rounds seq window"],
+    logsumexps: Float[Tensor, "batch heads rounds seq"],
+    places: Int[Tensor, "batch heads rounds seq window"],
+    sort: SortOrder,
+) -> AttentionMap:
+    """Turn window probabilities by rank into an attention map by place.
+
+    Args:
+        probabilities: of each round over its window, by rank.
+        logsumexps: of each round, by rank.
+        places: from :func:`window_places`.
+        sort: the order that was attended in.
+
+    Returns:
+        Probabilities over rounds and window, round weights included, in the order of the row.
+    """
+    weights = torch.softmax(unpermute(logsumexps.unsqueeze(-1), sort), dim=2)
+    by_place = unpermute(probabilities, sort) * weights
+    index = sort.inverse.unsqueeze(-1).expand(places.shape)
+    return AttentionMap(by_place, places.gather(3, index).masked_fill(by_place == 0, -1))
+
+
+def choose_map(
+    use_short: Bool[Tensor, " batch"], short: AttentionMap, long: AttentionMap
+) -> AttentionMap:
+    """Choose a map for each row of the batch.
+
+    Args:
+        use_short: which rows take ``short``.
+        short: a map of no more rounds, places and window than ``long``.
+        long: the other map.
+
+    Returns:
+        A map in the shape of ``long``.
+    """
+    missing = [
+        long.probabilities.shape[axis] - short.probabilities.shape[axis] for axis in (4, 3, 2)
+    ]
+    ends = [end for count in missing for end in (0, count)]
+    pad = torch.nn.functional.pad
+    choose = use_short.view(-1, 1, 1, 1, 1)
+    return AttentionMap(
+        torch.where(choose, pad(short.probabilities, ends), long.probabilities),
+        torch.where(choose, pad(short.key_places, ends, value=-1), long.key_places),
+    )
+
+
+def unalign_map(aligned: AttentionMap, alignment: SortOrder) -> AttentionMap:
+    """Bring a map of rearranged rows back to the order of the row, queries and keys.
+
+    Args:
+        aligned: places count along the alignment.
+        alignment: one round; its order tells the place in the row.
+
+    Returns:
+        The map with places in the row.
+    """
+    probabilities, places = aligned
+    queries = alignment.inverse.squeeze(2)[:, :, None, :, None].expand(places.shape)
+    in_row = alignment.order.unsqueeze(3).expand(*places.shape[:-1], -1)
+    in_row = in_row.gather(-1, places.clamp(min=0)).masked_fill(places < 0, -1)
+    return AttentionMap(probabilities.gather(3, queries), in_row.gather(3, queries))
