@@ -1,8 +1,9 @@
 """Local and LSH attention on one primitive, a band of ranks within segments.
 
-Tokens stand in some order; a query sees the places within its window that share its segment. Local attention: the order of the row, segments are documents. LSH attention:
-one order per round, sorted by (document, bucket, place), segments are the buckets of a document.
-The ``chunk`` scope of LSH attention, where buckets mix, is in :mod:`reformer_hf.ops.chunk_scope`.
+Tokens stand in some order; a query sees the places within its window that share its segment.
+Local attention: the order of the row, segments are documents. LSH attention: one order per round,
+sorted by (document, bucket, place), segments are the buckets of a document. The ``chunk`` scope of
+LSH attention, where buckets mix, is in :mod:`reformer_hf.ops.chunk_scope`.
 """
 
 import math
@@ -135,11 +136,11 @@ def band_attention(
     """
     if causal and num_chunks_after:
         raise ValueError(
-            f"num_chunks_after={num_chunks_after} with causal attention: set it to 0, or causal=False"
+            f"num_chunks_after={num_chunks_after} with causal=True: set it to 0, or causal=False"
         )
     seq, before, after = query.shape[-2], num_chunks_before, num_chunks_after
     if segments is None:
-        segments = torch.zeros(1, dtype=torch.int64, device=query.device).expand(seq)
+        segments = torch.zeros(seq, dtype=torch.int64, device=query.device)
     distance = rank_distance(chunk_length, before, after, query.device)
     pattern = window_pattern(distance, chunk_length, before, after, scope, causal)
     query_segments, key_segments = pair_ids(segments, chunk_length, before, after)

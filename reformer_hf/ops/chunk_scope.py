@@ -13,21 +13,10 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from reformer_hf.ops.attention import (
-    Attended,
-    attend_windows,
-    band_attention,
-    combine_rounds,
-    normalise_keys,
-)
-from reformer_hf.ops.attention_map import (
-    AttentionMap,
-    choose_map,
-    map_rounds,
-    unalign_map,
-    window_places,
-)
+from reformer_hf.ops.attention import Attended, attend_windows, combine_rounds, normalise_keys
+from reformer_hf.ops.attention_map import AttentionMap, choose_map, map_rounds, unalign_map
 from reformer_hf.ops.chunking import split_chunks
+from reformer_hf.ops.full_attention import full_attention
 from reformer_hf.ops.sorting import (
     SortOrder,
     invert_order,
@@ -98,22 +87,29 @@ def chunk_attention(
     Source: paper section 2; trax ``LSHSelfAttention``; transformers ``LSHSelfAttention``.
     """
     seq, lengths = query.shape[-2], (chunk_length, *chunk_lengths)
-    alignment = _left_align(documents, query.shape[1])
-    if alignment is not None:
-        query, value = (permute(x, alignment).squeeze(2) for x in (query, value))
     real = query.new_full((query.shape[0],), seq, dtype=torch.int64)
+    alignment = None
     if documents is not None:
         real = (documents == 0).sum(dim=-1)
-    padded = int(layout_length(seq, lengths))
-    query, value = (torch.nn.functional.pad(x, (0, 0, 0, padded - seq)) for x in (query, value))
-    dense = min(padded, chunk_length)
-    output, attention_map = _full_attention(
-        query[..., :dense, :], value[..., :dense, :], real, causal, dropout, output_map
+        alignment = _left_align(documents, query.shape[1])
+        query, value = (permute(x, alignment).squeeze(2) for x in (query, value))
+        documents = alignment.segments[:, 0, 0, :chunk_length]
+    output, attention_map = full_attention(
+        query[..., :chunk_length, :],
+        normalise_keys(query[..., :chunk_length, :]),
+        value[..., :chunk_length, :],
+        documents,
+        causal=causal,
+        self_mask=True,
+        dropout=dropout,
+        output_map=output_map,
     )
+    padded = int(layout_length(seq, lengths))
     if padded > chunk_length:
         assert buckets is not None, "buckets may be None only where the layout fits one chunk"
         if alignment is not None:
             buckets = buckets.gather(-1, alignment.order.expand_as(buckets))
+        query, value = (torch.nn.functional.pad(x, (0, 0, 0, padded - seq)) for x in (query, value))
         laid_out = torch.as_tensor(layout_length(real, lengths))
         sort = _sort_layout(buckets, real, laid_out, padded, num_buckets)
         windows = _Windows(sort, real, laid_out, chunk_length, num_chunks_before, num_chunks_after)
@@ -122,44 +118,13 @@ def chunk_attention(
         if attention_map is not None:
             attention_map = choose_map(one_chunk, attention_map, windows.to_map(chunked))
         output = _choose(one_chunk, output, windows.combine(chunked))
-    return _restore(output[..., :seq, :], attention_map, alignment, seq)
+    return _restore(output, attention_map, alignment, seq)
 
 
-def _left_align(documents: Tensor | None, heads: int) -> SortOrder | None:
+def _left_align(documents: Tensor, heads: int) -> SortOrder:
     """The order that brings each row's real tokens to its left."""
-    if documents is None:
-        return None
     one_bucket = torch.zeros_like(documents)[:, None, None]
     return sort_by_bucket(one_bucket, documents, 1).expand_heads(heads)
-
-
-def _full_attention(
-    query: Tensor, value: Tensor, real: Tensor, causal: bool, dropout: float, output_map: bool
-) -> tuple[Tensor, AttentionMap | None]:
-    """Exact shared-QK attention within one chunk."""
-    seq = query.shape[-2]
-    places = torch.arange(seq, device=query.device)
-    segments = (places >= real[:, None]).long()[:, None, None]
-    query, value = query.unsqueeze(2), value.unsqueeze(2)
-    attended = band_attention(
-        query,
-        normalise_keys(query),
-        value,
-        segments,
-        chunk_length=seq,
-        num_chunks_before=0,
-        scope="chunk",
-        causal=causal,
-        self_mask=True,
-        dropout=dropout,
-    )
-    output = attended.output.squeeze(2)
-    if not output_map:
-        return output, None
-    order = places.expand(*query.shape[:3], -1)
-    sort = SortOrder(order, order, order)
-    places = window_places(order, seq, 0, 0)
-    return output, map_rounds(attended.probabilities, attended.logsumexp, places, sort)
 
 
 def _sort_layout(
@@ -305,10 +270,10 @@ def _choose(one_chunk: Tensor, short: Tensor, long: Tensor) -> Tensor:
 def _restore(
     output: Tensor, attention_map: AttentionMap | None, alignment: SortOrder | None, seq: int
 ) -> tuple[Tensor, AttentionMap | None]:
-    """Bring the result back from the aligned layout to the order of the row."""
+    """Drop what stands behind the row and bring the rest back to the order of the row."""
+    output = output[..., :seq, :]
     if attention_map is not None:
-        probabilities, places = (x[:, :, :, :seq] for x in attention_map)
-        attention_map = AttentionMap(probabilities, places.masked_fill(places >= seq, -1))
+        attention_map = AttentionMap(*(x[:, :, :, :seq] for x in attention_map))
     if alignment is None:
         return output, attention_map
     output = unpermute(output.unsqueeze(2), alignment).squeeze(2)
