@@ -38,14 +38,9 @@ class _PortableTokenizer(PreTrainedTokenizerFast):
     """What both tokenizers share: their settings, and files that need no code of this package."""
 
     def __init__(self, **kwargs: Any) -> None:
-        # As arguments, not as class attributes: only arguments are saved.
-        super().__init__(
-            model_input_names=kwargs.pop("model_input_names", ["input_ids", "attention_mask"]),
-            # generate() continues a row at its right end.
-            padding_side=kwargs.pop("padding_side", "left"),
-            clean_up_tokenization_spaces=kwargs.pop("clean_up_tokenization_spaces", False),
-            **kwargs,
-        )
+        # generate() continues a row at its right end. An argument, since class attributes are not
+        # saved.
+        super().__init__(padding_side=kwargs.pop("padding_side", "left"), **kwargs)
 
     def _save_pretrained(
         self,

@@ -187,9 +187,9 @@ def test_pad_token_is_the_unknown_piece_where_there_is_no_other(sentencepiece_fo
 
 
 def test_pad_token_of_the_vocabulary_comes_first(tmp_path):
-    train_sentencepiece(tmp_path, pad_id=3)
+    train_sentencepiece(tmp_path, pad_id=3, pad_piece="[PAD]")
     tokenizer = ReformerHFTokenizer.from_pretrained(tmp_path)
-    assert (tokenizer.pad_token, tokenizer.pad_token_id) == ("<pad>", 3)
+    assert (tokenizer.pad_token, tokenizer.pad_token_id) == ("[PAD]", 3)
 
 
 def test_user_defined_symbol_is_one_id(tmp_path):
@@ -293,6 +293,7 @@ TEXTS = ["</s> def f(x):\n", "two  words 日"]
 
 def description(tokenizer) -> list:
     batch = tokenizer(TEXTS, padding=True)
+    assert set(batch) == {"input_ids", "attention_mask"}
     texts = [tokenizer.decode(ids) for ids in batch["input_ids"]]
     special = [tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.model_max_length]
     return [dict(batch), texts, *special]
@@ -300,6 +301,8 @@ def description(tokenizer) -> list:
 
 def test_saved_tokenizer_loads_without_this_package(saved):
     tokenizer, folder = saved
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    assert config["tokenizer_class"] == "TokenizersBackend"
     output = subprocess.run(
         [sys.executable, "-c", FOREIGN_PROCESS, str(folder), json.dumps(TEXTS)],
         check=True,
