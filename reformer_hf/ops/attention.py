@@ -6,91 +6,15 @@ sorted by (document, bucket, place), segments are the buckets of a document. The
 LSH attention, where buckets mix, is in :mod:`reformer_hf.ops.chunk_scope`.
 """
 
-import math
-from typing import NamedTuple
-
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from reformer_hf.ops.attention_map import AttentionMap, map_rounds, window_places
 from reformer_hf.ops.chunking import look_adjacent, merge_chunks, pair_ids, split_chunks
 from reformer_hf.ops.masking import Scope, count_appearances, rank_distance, window_pattern
 from reformer_hf.ops.sorting import SortOrder, permute, sort_by_bucket, unpermute
-
-ALONE_LOGSUMEXP = -1e5
-"""Log-sum-exp of a round that shows a query only itself: trax's and transformers' self mask."""
-
-
-class Attended(NamedTuple):
-    """What attention yields for each query.
-
-    Attributes:
-        output: weighted sum of the values.
-        logsumexp: of the visible scores, float32 or wider.
-        probabilities: over the query's window, before dropout, float32 or wider.
-    """
-
-    output: Float[Tensor, "*lead seq dim"]
-    logsumexp: Float[Tensor, "*lead seq"]
-    probabilities: Float[Tensor, "*lead seq window"]
-
-
-def normalise_keys(query: Float[Tensor, "*lead dim"]) -> Float[Tensor, "*lead dim"]:
-    """Keys of shared-QK attention: the queries at root-mean-square length one.
-
-    Args:
-        query: queries.
-
-    Returns:
-        ``query / sqrt(mean(query²) + 1e-6)``, computed in float32 or wider.
-
-    Source: paper section 2, "Shared-QK Transformer".
-    """
-    wide = query.to(torch.promote_types(query.dtype, torch.float32))
-    return (wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + 1e-6)).to(query.dtype)
-
-
-def attend_windows(
-    query: Float[Tensor, "*lead chunk_len dim"],
-    key: Float[Tensor, "*lead window dim"],
-    value: Float[Tensor, "*lead window dim"],
-    visible: Bool[Tensor, "*#lead chunk_len window"],
-    own: Bool[Tensor, "*#lead chunk_len window"] | None = None,
-    counts: Int[Tensor, "*#lead chunk_len window"] | None = None,
-    dropout: float = 0.0,
-) -> Attended:
-    """Exact attention of each chunk of queries over its window of keys.
-
-    Args:
-        query: a chunk.
-        key: its window.
-        value: the window's values.
-        visible: which keys a query may see; every query must see its own place.
-        own: given for a self mask: where a query meets itself, which counts only when the window
-            shows no other key.
-        counts: divide each key's weight by this.
-        dropout: of the probabilities.
-
-    Returns:
-        Output, log-sum-exp and probabilities.
-    """
-    scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    if counts is not None:
-        scores = scores - counts.clamp(min=1).to(scores.dtype).log()
-    alone = None
-    if own is not None:
-        others = visible & ~own
-        alone = ~others.any(dim=-1, keepdim=True)
-        visible = others | (own & alone)
-    scores = scores.masked_fill(~visible, -torch.inf)
-    logsumexp = scores.logsumexp(dim=-1, keepdim=True)
-    probabilities = (scores - logsumexp).exp()
-    if alone is not None:
-        logsumexp = logsumexp.masked_fill(alone, ALONE_LOGSUMEXP)
-    weights = torch.nn.functional.dropout(probabilities, dropout) if dropout else probabilities
-    return Attended(weights.to(value.dtype) @ value, logsumexp.squeeze(-1), probabilities)
+from reformer_hf.ops.window_attention import Attended, attend_windows, normalise_keys
 
 
 def band_attention(
@@ -174,6 +98,10 @@ def combine_rounds(
         The output: one softmax over the union of the rounds' windows.
 
     Source: paper appendix A, equations 8 and 9.
+
+    >>> outputs, logsumexps = torch.tensor([6.0, 8.0]), torch.tensor([0.0, 0.0])
+    >>> combine_rounds(outputs.view(1, 1, 2, 1, 1), logsumexps.view(1, 1, 2, 1)).item()
+    7.0
     """
     weights = torch.softmax(logsumexps, dim=2).to(outputs.dtype)
     return (outputs * weights.unsqueeze(-1)).sum(dim=2)
@@ -212,6 +140,10 @@ def local_attention(
         The output, and the map or None.
 
     Source: paper section 5 ("local attention"); the band is this project's.
+
+    >>> x = torch.eye(3).view(1, 1, 3, 3)
+    >>> local_attention(x, 0 * x, x, chunk_length=1, num_chunks_before=1)[0][0, 0, 2].tolist()
+    [0.0, 0.5, 0.5]
     """
     batch, heads, seq, _ = query.shape
     if documents is None:
@@ -276,6 +208,11 @@ def lsh_attention(
         The output, and the map or None.
 
     Source: paper section 2 and appendix A; the band is this project's.
+
+    >>> x, buckets = torch.eye(3).view(1, 1, 3, 3), torch.tensor([[[[0, 1, 0]]]])
+    >>> window = {"num_buckets": 2, "chunk_length": 1, "num_chunks_before": 1}
+    >>> lsh_attention(x, x, buckets, **window)[0][0, 0].tolist()
+    [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
     """
     window = (chunk_length, num_chunks_before, num_chunks_after)
     sort = sort_by_bucket(buckets, documents, num_buckets)

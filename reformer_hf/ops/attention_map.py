@@ -74,6 +74,13 @@ def map_rounds(
 
     Returns:
         Probabilities over rounds and window, round weights included, in the order of the row.
+
+    >>> swap = torch.tensor([[[[1, 0]]]])
+    >>> probabilities = torch.tensor([0.25, 0.5]).view(1, 1, 1, 2, 1)
+    >>> places = window_places(swap, 1, 0, 0)
+    >>> sort = SortOrder(swap, swap, swap)
+    >>> map_rounds(probabilities, torch.zeros(1, 1, 1, 2), places, sort).to_dense().tolist()
+    [[[[0.5, 0.0], [0.0, 0.25]]]]
     """
     weights = torch.softmax(unpermute(logsumexps.unsqueeze(-1), sort), dim=2)
     by_place = unpermute(probabilities, sort) * weights
@@ -93,6 +100,10 @@ def choose_map(
 
     Returns:
         A map in the shape of ``long``.
+
+    >>> row = AttentionMap(torch.ones(1, 1, 1, 1, 1), torch.zeros(1, 1, 1, 1, 1, dtype=torch.int64))
+    >>> choose_map(torch.tensor([True]), row, row) == row
+    True
     """
     missing = [
         long.probabilities.shape[axis] - short.probabilities.shape[axis] for axis in (4, 3, 2)
@@ -115,6 +126,11 @@ def unalign_map(aligned: AttentionMap, alignment: SortOrder) -> AttentionMap:
 
     Returns:
         The map with places in the row.
+
+    >>> swap, places = torch.tensor([[[[1, 0]]]]), torch.tensor([[[[[0], [0]]]]])
+    >>> aligned = AttentionMap(torch.ones(places.shape), places)
+    >>> unalign_map(aligned, SortOrder(swap, swap, swap)).key_places.flatten().tolist()
+    [1, 1]
     """
     probabilities, places = aligned
     queries = alignment.inverse.squeeze(2)[:, :, None, :, None].expand(places.shape)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from reformer_hf.ops.attention import Attended, attend_windows, combine_rounds, normalise_keys
+from reformer_hf.ops.attention import combine_rounds
 from reformer_hf.ops.attention_map import AttentionMap, choose_map, map_rounds, unalign_map
 from reformer_hf.ops.chunking import split_chunks
 from reformer_hf.ops.full_attention import full_attention
@@ -25,6 +25,7 @@ from reformer_hf.ops.sorting import (
     sort_by_bucket,
     unpermute,
 )
+from reformer_hf.ops.window_attention import Attended, attend_windows, normalise_keys
 
 
 def layout_length(seq: Tensor | int, chunk_lengths: tuple[int, ...]) -> Tensor | int:
@@ -85,6 +86,11 @@ def chunk_attention(
         The output, and the map or None.
 
     Source: paper section 2; trax ``LSHSelfAttention``; transformers ``LSHSelfAttention``.
+
+    >>> x, buckets = torch.eye(3).view(1, 1, 3, 3), torch.tensor([[[[0, 1, 0]]]])
+    >>> window = {"num_buckets": 2, "chunk_length": 1, "num_chunks_before": 1}
+    >>> chunk_attention(x, x, buckets, **window)[0][0, 0].tolist()
+    [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
     """
     seq, lengths = query.shape[-2], (chunk_length, *chunk_lengths)
     real = query.new_full((query.shape[0],), seq, dtype=torch.int64)

@@ -38,6 +38,9 @@ def merge_chunks(
 
     Returns:
         The sequence.
+
+    >>> merge_chunks(torch.tensor([[[0], [1]], [[2], [-1]]]), 3).flatten().tolist()
+    [0, 1, 2]
     """
     return chunks.flatten(-3, -2)[..., :seq, :]
 

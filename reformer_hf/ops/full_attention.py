@@ -5,7 +5,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from reformer_hf.ops.attention import AttentionMap, attend_windows
+from reformer_hf.ops.attention_map import AttentionMap
+from reformer_hf.ops.window_attention import attend_windows
 
 
 def full_attention(
@@ -36,6 +37,10 @@ def full_attention(
 
     Returns:
         The output, and the map or None.
+
+    >>> x = torch.eye(3).view(1, 1, 3, 3)
+    >>> full_attention(x, 0 * x, x, self_mask=True)[0][0, 0].tolist()
+    [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0]]
     """
     if output_map:
         return _with_map(query, key, value, documents, causal, self_mask, dropout)

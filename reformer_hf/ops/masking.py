@@ -103,6 +103,9 @@ def window_pattern(
 
     Returns:
         True where the key is visible; the own place always is.
+
+    >>> window_pattern(rank_distance(2, 1, 0, "cpu"), 2, 1, 0, "band", causal=True).long().tolist()
+    [[1, 1, 1, 0], [0, 1, 1, 1]]
     """
     pattern = torch.ones_like(distance, dtype=torch.bool)
     if scope == "band":
@@ -127,6 +130,12 @@ def count_appearances(
         The counts, at the places of the windows of every round; 0 where no round shows the key.
 
     Source: paper appendix A, equation 16 (N_ij).
+
+    >>> in_order = torch.tensor([[[[0, 1], [0, 1]]]])
+    >>> segments = torch.tensor([[[[0, 0], [0, 1]]]])
+    >>> counts = count_appearances(SortOrder(in_order, in_order, segments), 1, 1, 0)
+    >>> counts.flatten(0, 4).tolist()
+    [[0, 2], [1, 2], [0, 2], [1, 2]]
     """
     window = (num_chunks_before, num_chunks_after)
     counts: Tensor | int = 0

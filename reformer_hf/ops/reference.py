@@ -36,6 +36,9 @@ def hash_buckets(
         ``buckets[round][place]``, each from 0 to the product of the factors less one.
 
     Source: paper section 2, "Locality sensitive hashing": ``h(x) = argmax([xR; -xR])``.
+
+    >>> hash_buckets(torch.tensor([[1.0, 0.0], [0.0, -2.0]]), torch.eye(2).view(2, 1, 2), 4)
+    [[0, 3]]
     """
     factors = [num_buckets] if isinstance(num_buckets, int) else list(num_buckets)
     buckets = []
@@ -71,6 +74,9 @@ def band_counts(
 
     Returns:
         Counts of shape ``(seq, seq)``, int64, own place included.
+
+    >>> band_counts([[0, 1, 0]], documents=[0, 0, 0], window_before=1, window_after=0).tolist()
+    [[1, 0, 0], [0, 1, 0], [1, 0, 1]]
     """
     seq = len(documents)
     counts = torch.zeros(seq, seq, dtype=torch.int64)
@@ -109,6 +115,10 @@ def chunk_counts(
 
     Returns:
         Counts of shape ``(seq, seq)``, int64, own place included.
+
+    >>> window = {"num_chunks_before": 1, "num_chunks_after": 0}
+    >>> chunk_counts([[0, 1, 0]], 3, 1, **window, causal=False).tolist()
+    [[1, 1, 0], [0, 1, 1], [1, 0, 1]]
     """
     seq = len(buckets[0])
     counts = torch.zeros(seq, seq, dtype=torch.int64)
@@ -144,6 +154,9 @@ def local_chunk_counts(
 
     Returns:
         Counts of shape ``(seq, seq)``, 0 or 1.
+
+    >>> local_chunk_counts(3, 2, num_chunks_before=0, num_chunks_after=0, causal=False).tolist()
+    [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
     """
     counts = torch.zeros(seq, seq, dtype=torch.int64)
     for query in range(seq):
@@ -178,6 +191,10 @@ def attend(
         both float64 and differentiable.
 
     Source: paper section 2 and equations 3 to 5; appendix A, equations 14 to 16, for the counts.
+
+    >>> x, counts = torch.zeros(2, 1), torch.tensor([[1, 0], [3, 1]])
+    >>> attend(x, x, torch.tensor([[4.0], [8.0]]), counts, self_mask=False)[0].tolist()
+    [[4.0], [5.0]]
     """
     query, key, value = query.double(), key.double(), value.double()
     outputs, rows = [], []
@@ -203,6 +220,9 @@ def normalise_keys(query: Tensor) -> Tensor:
 
     Returns:
         ``query / sqrt(mean(query²) + 1e-6)``, shape ``(seq, dim)``, float64.
+
+    >>> [round(x, 3) for x in normalise_keys(torch.tensor([3.0, -3.0])).tolist()]
+    [1.0, -1.0]
     """
     query = query.double()
     return query / torch.sqrt((query**2).mean(dim=-1, keepdim=True) + 1e-6)

@@ -108,6 +108,10 @@ def rearrange(
 
     Returns:
         ``rows[lead, order[lead, round, rank]]``.
+
+    >>> rows, order = torch.tensor([[[5.0], [6.0], [7.0]]]), torch.tensor([[[2, 0, 1]]])
+    >>> rearrange(rows, order, invert_order(order)).flatten().tolist()
+    [7.0, 5.0, 6.0]
     """
     return _Rearrange.apply(rows, order, inverse)  # type: ignore[return-value]
 
@@ -123,6 +127,10 @@ def permute(
 
     Returns:
         Vectors by rank.
+
+    >>> sort = sort_by_bucket(torch.tensor([[[[1, 0]]]]), None, 2)
+    >>> permute(torch.tensor([[[[5.0], [6.0]]]]), sort).flatten().tolist()
+    [6.0, 5.0]
     """
     order, inverse = (index.flatten(0, 1) for index in (sort.order, sort.inverse))
     return rearrange(vectors.flatten(0, 1), order, inverse).unflatten(0, vectors.shape[:2])
@@ -139,6 +147,10 @@ def unpermute(
 
     Returns:
         Vectors by place.
+
+    >>> sort = sort_by_bucket(torch.tensor([[[[1, 0]]]]), None, 2)
+    >>> unpermute(torch.tensor([[[[[6.0], [5.0]]]]]), sort).flatten().tolist()
+    [5.0, 6.0]
     """
     order, inverse = (index.flatten(0, 2).unsqueeze(1) for index in (sort.order, sort.inverse))
     return rearrange(vectors.flatten(0, 2), inverse, order).view(vectors.shape)

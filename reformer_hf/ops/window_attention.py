@@ -1,0 +1,89 @@
+"""Exact attention of queries over given windows of keys."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+ALONE_LOGSUMEXP = -1e5
+"""Log-sum-exp of a round that shows a query only itself: trax's and transformers' self mask."""
+
+
+class Attended(NamedTuple):
+    """What attention yields for each query.
+
+    Attributes:
+        output: weighted sum of the values.
+        logsumexp: of the visible scores, float32 or wider.
+        probabilities: over the query's window, before dropout, float32 or wider.
+    """
+
+    output: Float[Tensor, "*lead seq dim"]
+    logsumexp: Float[Tensor, "*lead seq"]
+    probabilities: Float[Tensor, "*lead seq window"]
+
+
+def normalise_keys(query: Float[Tensor, "*lead dim"]) -> Float[Tensor, "*lead dim"]:
+    """Keys of shared-QK attention: the queries at root-mean-square length one.
+
+    Args:
+        query: queries.
+
+    Returns:
+        ``query / sqrt(mean(query²) + 1e-6)``, computed in float32 or wider.
+
+    Source: paper section 2, "Shared-QK Transformer".
+
+    >>> [round(x, 3) for x in normalise_keys(torch.tensor([3.0, -3.0])).tolist()]
+    [1.0, -1.0]
+    """
+    wide = query.to(torch.promote_types(query.dtype, torch.float32))
+    return (wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + 1e-6)).to(query.dtype)
+
+
+def attend_windows(
+    query: Float[Tensor, "*lead chunk_len dim"],
+    key: Float[Tensor, "*lead window dim"],
+    value: Float[Tensor, "*lead window dim"],
+    visible: Bool[Tensor, "*#lead chunk_len window"],
+    own: Bool[Tensor, "*#lead chunk_len window"] | None = None,
+    counts: Int[Tensor, "*#lead chunk_len window"] | None = None,
+    dropout: float = 0.0,
+) -> Attended:
+    """Exact attention of each chunk of queries over its window of keys.
+
+    Args:
+        query: a chunk.
+        key: its window.
+        value: the window's values.
+        visible: which keys a query may see; every query must see its own place.
+        own: given for a self mask: where a query meets itself, which counts only when the window
+            shows no other key.
+        counts: divide each key's weight by this.
+        dropout: of the probabilities.
+
+    Returns:
+        Output, log-sum-exp and probabilities.
+
+    >>> one, zero = torch.ones(1, 2), torch.zeros(1, 2)
+    >>> attend_windows(zero, zero, one, torch.ones(1, 1, dtype=torch.bool)).output.tolist()
+    [[1.0, 1.0]]
+    """
+    scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    if counts is not None:
+        scores = scores - counts.clamp(min=1).to(scores.dtype).log()
+    alone = None
+    if own is not None:
+        others = visible & ~own
+        alone = ~others.any(dim=-1, keepdim=True)
+        visible = others | (own & alone)
+    scores = scores.masked_fill(~visible, -torch.inf)
+    logsumexp = scores.logsumexp(dim=-1, keepdim=True)
+    probabilities = (scores - logsumexp).exp()
+    if alone is not None:
+        logsumexp = logsumexp.masked_fill(alone, ALONE_LOGSUMEXP)
+    weights = torch.nn.functional.dropout(probabilities, dropout) if dropout else probabilities
+    return Attended(weights.to(value.dtype) @ value, logsumexp.squeeze(-1), probabilities)
