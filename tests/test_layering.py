@@ -1,0 +1,111 @@
+"""Imports run downwards only: scripts → {training, hub} → models → nn → ops."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "reformer_hf"
+
+LAYERS = {
+    "ops": {"ops"},
+    "nn": {"nn", "ops"},
+    "models": {"models", "nn", "ops"},
+    "training": {"training", "models", "nn", "ops"},
+    "hub": {"hub", "models", "nn", "ops"},
+    "": {"training", "hub", "models", "nn", "ops"},  # reformer_hf/__init__.py
+}
+"""Layer to the layers that it may import from."""
+
+TENSORS_ONLY = {"ops", "nn"}
+"""Layers that import nothing but torch, jaxtyping and the standard library."""
+
+
+def imported_modules(source: str) -> list[str]:
+    """Absolute names of all modules that a source imports, at whatever depth of the code."""
+    modules = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            name = "." * node.level + (node.module or "")
+            # `from reformer_hf import nn` names the layer last.
+            modules += [
+                f"{name}.{alias.name}" if name == "reformer_hf" else name for alias in node.names
+            ]
+    return modules
+
+
+def violations(source: str, layer: str) -> list[str]:
+    """The imports of a source of `layer` that the layer rule forbids."""
+    forbidden = []
+    for module in imported_modules(source):
+        root, _, rest = module.partition(".")
+        if root == "reformer_hf":
+            allowed = rest.partition(".")[0] in LAYERS[layer]
+        elif layer in TENSORS_ONLY:
+            allowed = root in {"torch", "jaxtyping"} or root in sys.stdlib_module_names
+        else:
+            allowed = root not in {"", "scripts", "tests"}
+        if not allowed:
+            forbidden.append(module)
+    return forbidden
+
+
+def layer_of(file: Path) -> str:
+    parts = file.relative_to(PACKAGE).parts
+    return parts[0] if len(parts) > 1 else ""
+
+
+def test_every_folder_of_the_package_is_a_layer():
+    files = list(PACKAGE.rglob("*.py"))
+    assert {"ops", "nn", "models", ""} <= {layer_of(file) for file in files} <= set(LAYERS)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_imports_run_downwards(layer):
+    found = {
+        str(file.relative_to(PACKAGE)): wrong
+        for file in PACKAGE.rglob("*.py")
+        if layer_of(file) == layer
+        and (wrong := violations(file.read_text(encoding="utf-8"), layer))
+    }
+    assert found == {}
+
+
+@pytest.mark.parametrize(
+    ("layer", "line"),
+    [
+        ("ops", "import transformers"),
+        ("ops", "import numpy as np"),
+        ("ops", "from reformer_hf.nn.attention import LSHSelfAttention"),
+        ("nn", "from accelerate.utils import set_seed"),
+        ("nn", "from reformer_hf import ReformerHFConfig"),
+        ("nn", "from reformer_hf import models"),
+        ("models", "from reformer_hf.training import data"),
+        ("models", "import reformer_hf"),
+        ("training", "from reformer_hf.hub.model_card import fill"),
+        ("hub", "def f():\n    import reformer_hf.training.data"),
+        ("training", "import scripts.quickstart"),
+        ("models", "from . import conversion"),
+        ("", "from tests.helpers import tiny"),
+    ],
+)
+def test_forbidden_imports_are_found(layer, line):
+    assert len(violations(line, layer)) == 1
+
+
+@pytest.mark.parametrize(
+    ("layer", "line"),
+    [
+        ("ops", "import math, torch.nn.functional as F\nfrom jaxtyping import Float"),
+        ("nn", "from reformer_hf.ops.attention import band_attention"),
+        ("nn", "from reformer_hf import ops"),
+        ("models", "from transformers import PreTrainedModel"),
+        ("training", "import datasets\nfrom reformer_hf.models.x import y"),
+        ("", "from reformer_hf.hub.model_card import fill"),
+    ],
+)
+def test_downward_imports_pass(layer, line):
+    assert violations(line, layer) == []
