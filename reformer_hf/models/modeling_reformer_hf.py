@@ -245,8 +245,10 @@ class ReformerHFPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, AxialPositionEmbeddings):
-            for weight in module.weights:
+        if isinstance(module, nn.ParameterList):
+            # Of AxialPositionEmbeddings. Not asked of the owner: loading skips modules that have
+            # no parameters of their own.
+            for weight in module:
                 init.normal_(weight, std=self.config.axial_norm_std)
         elif isinstance(module, ReformerHFLMHead):
             init.zeros_(module.bias)
