@@ -63,6 +63,7 @@ def check_inputs(
             "whole prefix is computed"
         )
     if input_ids is not None:
+        _require_integers("input_ids", input_ids)
         if input_ids.ndim != 2 or 0 in input_ids.shape:
             raise ValueError(
                 f"input_ids has shape {tuple(input_ids.shape)}: it must be (batch, seq) with at "
@@ -77,10 +78,11 @@ def check_inputs(
         shape = input_ids.shape
     else:
         assert inputs_embeds is not None
-        if inputs_embeds.ndim != 3 or 0 in inputs_embeds.shape:
+        embedded = inputs_embeds.shape
+        if len(embedded) != 3 or 0 in embedded or embedded[-1] != config.hidden_size:
             raise ValueError(
-                f"inputs_embeds has shape {tuple(inputs_embeds.shape)}: it must be "
-                "(batch, seq, hidden_size) with at least one row and one token"
+                f"inputs_embeds has shape {tuple(embedded)}: it must be (batch, seq, hidden_size="
+                f"{config.hidden_size}) with at least one row and one token"
             )
         shape = inputs_embeds.shape[:2]
     if attention_mask is None:
@@ -108,8 +110,13 @@ def lay_out_rows(
     """
     batch, seq = inputs_embeds.shape[:2]
     for name, ids in (("position_ids", position_ids), ("seq_idx", seq_idx)):
-        if ids is not None and ids.expand(batch, -1).shape != (batch, seq):
-            raise ValueError(f"{name} has shape {tuple(ids.shape)}: it must be {(batch, seq)}")
+        if ids is None:
+            continue
+        _require_integers(name, ids)
+        if ids.shape not in ((seq,), (1, seq), (batch, seq)):
+            raise ValueError(
+                f"{name} has shape {tuple(ids.shape)}: give one number per token, {(batch, seq)}"
+            )
     if position_ids is not None:
         position_ids = position_ids.expand(batch, -1)
     documents = _documents(batch, attention_mask, position_ids, seq_idx)
@@ -123,8 +130,38 @@ def lay_out_rows(
             position_ids = torch.arange(seq, device=inputs_embeds.device).expand(batch, -1)
         else:
             position_ids = places_in_document(documents)
+    if attention_mask is not None:
+        # Padding needs no position of its own: there may be more of it than there are positions.
+        position_ids = position_ids.masked_fill(attention_mask == 0, 0)
     _check_positions(config.position_limit, position_ids)
     return RowLayout(documents, position_ids)
+
+
+def check_labels(config: ReformerHFConfig, labels: Tensor, shape: torch.Size) -> None:
+    """Check the shape and range of labels, the latter on the CPU only.
+
+    Args:
+        config: the configuration.
+        labels: token ids, or -100.
+        shape: (batch, seq) of the input.
+
+    Raises:
+        ValueError: naming the value and the fix.
+    """
+    _require_integers("labels", labels)
+    if labels.shape != shape:
+        raise ValueError(
+            f"labels has shape {tuple(labels.shape)}, the input has {tuple(shape)}: give one label "
+            "per token, -100 where there is no loss; they are shifted inside"
+        )
+    if not _can_look(labels):
+        return
+    wrong = labels[((labels < 0) & (labels != -100)) | (labels >= config.vocab_size)]
+    if wrong.numel():
+        raise ValueError(
+            f"labels has {int(wrong[0])}, but vocab_size={config.vocab_size}: give token ids, or "
+            "-100 where there is no loss"
+        )
 
 
 def first_token_labels(
@@ -192,6 +229,11 @@ def _check_positions(limit: int | None, position_ids: Tensor) -> None:
             "model: shorten the input, raise axial_pos_shape or max_position_embeddings before "
             "training, or use position_embedding_type='none'"
         )
+
+
+def _require_integers(name: str, tensor: Tensor) -> None:
+    if tensor.is_floating_point() or tensor.is_complex():
+        raise ValueError(f"{name} has dtype {tensor.dtype}: give integers, such as torch.long")
 
 
 def _can_look(tensor: Tensor) -> bool:

@@ -21,6 +21,7 @@ from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.inputs import (
     RowLayout,
     check_inputs,
+    check_labels,
     first_token_labels,
     lay_out_rows,
     reject_unknown_arguments,
@@ -429,6 +430,9 @@ class ReformerHFForCausalLM(ReformerHFPreTrainedModel, GenerationMixin):
             ValueError: if inputs are empty, of the wrong shape, out of range or too long.
             TypeError: if an argument is unknown.
         """
+        inputs = inputs_embeds if input_ids is None else input_ids
+        if labels is not None and inputs is not None:
+            check_labels(self.config, labels, inputs.shape[:2])
         outputs = self.reformer(
             input_ids=input_ids,
             attention_mask=attention_mask,
