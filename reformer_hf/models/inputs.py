@@ -1,5 +1,6 @@
 """Reading a model's inputs: what is accepted, where documents begin, which positions they have."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -135,6 +136,26 @@ def lay_out_rows(
         position_ids = position_ids.masked_fill(attention_mask == 0, 0)
     _check_positions(config.position_limit, position_ids)
     return RowLayout(documents, position_ids)
+
+
+def check_hashing(
+    config: ReformerHFConfig, num_hashes: int | None, hash_decisions: Sequence[Any] | None
+) -> None:
+    """Check the arguments of a forward that say how to hash.
+
+    Raises:
+        ValueError: naming the argument, its value and the fix.
+    """
+    if num_hashes is not None and num_hashes < 1:
+        raise ValueError(
+            f"num_hashes={num_hashes} must be at least 1; leave it out for the configuration's "
+            f"{config.num_hashes}"
+        )
+    if hash_decisions is not None and len(hash_decisions) != config.num_hidden_layers:
+        raise ValueError(
+            f"hash_decisions has {len(hash_decisions)} entries: give one Decision for each of the "
+            f"{config.num_hidden_layers} layers"
+        )
 
 
 def check_labels(config: ReformerHFConfig, labels: Tensor, shape: torch.Size) -> None:

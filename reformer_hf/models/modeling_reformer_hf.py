@@ -16,10 +16,12 @@ from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
+from transformers.utils.import_utils import is_fake_tensor
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.inputs import (
     RowLayout,
+    check_hashing,
     check_inputs,
     check_labels,
     first_token_labels,
@@ -320,6 +322,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         """
         reject_unknown_arguments(type(self).__name__, kwargs)
         check_inputs(self.config, input_ids, inputs_embeds, attention_mask, past_key_values)
+        check_hashing(self.config, num_hashes, hash_decisions)
         if inputs_embeds is None:
             inputs_embeds = self.embeddings.word_embeddings(input_ids)
         assert inputs_embeds is not None
@@ -342,7 +345,9 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         """The seed of this pass's rotations: fixed outside training, else drawn."""
         if self.training and self.config.redraw_rotations and "lsh" in self.config.attn_layers:
             # From the CPU's default generator, so that `set_seed` reproduces a run.
-            return int(torch.randint(2**63 - 1, (), device="cpu"))
+            drawn = torch.randint(2**63 - 1, (), device="cpu")
+            if not is_fake_tensor(drawn):  # a fake pass has no numbers to draw
+                return int(drawn)
         return self.config.hash_seed or 0
 
 
@@ -406,6 +411,7 @@ class ReformerHFForCausalLM(ReformerHFPreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         num_items_in_batch: Tensor | int | None = None,
         seq_idx: Tensor | None = None,
+        num_hashes: int | None = None,
         **kwargs: Any,
     ) -> ReformerHFCausalLMOutput:
         """Predict the next token at each place.
@@ -420,6 +426,7 @@ class ReformerHFForCausalLM(ReformerHFPreTrainedModel, GenerationMixin):
             logits_to_keep: how many last places' logits to return, or which; 0 for all.
             num_items_in_batch: what the summed loss is divided by; None for the mean.
             seq_idx: document of each token of a packed row, (batch, seq).
+            num_hashes: rounds, if other than the configuration's; `generate` takes it too.
             **kwargs: others of `ReformerHFModel.forward`.
 
         Returns:
@@ -439,6 +446,7 @@ class ReformerHFForCausalLM(ReformerHFPreTrainedModel, GenerationMixin):
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
             seq_idx=seq_idx,
+            num_hashes=num_hashes,
             return_dict=True,
             **kwargs,
         )
