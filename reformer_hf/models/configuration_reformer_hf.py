@@ -151,6 +151,16 @@ class ReformerHFConfig(PreTrainedConfig):
         self.check_fields()
         super().__post_init__(**kwargs)
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Read a dictionary; keyword arguments replace its fields. See `PreTrainedConfig`.
+
+        They do so before anything is derived from the fields or checked.
+        """
+        names = ReformerHFConfig.__annotations__.keys() & kwargs.keys()
+        replaced = {name: kwargs.pop(name) for name in names}
+        return super().from_dict({**config_dict, **replaced}, **kwargs)
+
     @property
     def num_hidden_layers(self) -> int:
         """Number of layers, which is the length of `attn_layers`."""
@@ -265,8 +275,15 @@ class ReformerHFConfig(PreTrainedConfig):
             )
 
     def _validate_positions(self) -> None:
-        if self.position_embedding_type != "axial":
-            return
+        if self.position_embedding_type == "axial":
+            self._validate_axes()
+        limit = self.position_limit
+        if limit is not None and limit < 1:
+            raise ValueError(
+                f"max_position_embeddings={self.max_position_embeddings!r} must be at least 1"
+            )
+
+    def _validate_axes(self) -> None:
         shape, dims = self.axial_pos_shape, self.axial_pos_embds_dim
         if len(shape) < 2 or len(shape) != len(dims):
             raise ValueError(
@@ -328,12 +345,15 @@ class ReformerHFConfig(PreTrainedConfig):
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} must be 0 (no chunks) or a number of tokens"
                 )
-        limit = self.position_limit
-        if limit is not None and limit < 1:
-            raise ValueError(
-                f"max_position_embeddings={self.max_position_embeddings!r} must be at least 1"
-            )
-        for name in ("hidden", "local_attention_probs", "lsh_attention_probs"):
-            value = getattr(self, f"{name}_dropout_prob")
+        for name in ("initializer_range", "axial_norm_std", "layer_norm_eps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be at least 0")
+        for name in (
+            "hidden_dropout_prob",
+            "local_attention_probs_dropout_prob",
+            "lsh_attention_probs_dropout_prob",
+            "classifier_dropout",
+        ):
+            value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
-                raise ValueError(f"{name}_dropout_prob={value!r} must be in [0, 1)")
+                raise ValueError(f"{name}={value!r} must be in [0, 1)")
