@@ -1,0 +1,1 @@
+"""Training: corpora, windows, the Trainer set up for resumable runs, evaluation and reports."""

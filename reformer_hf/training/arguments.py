@@ -1,0 +1,94 @@
+"""The arguments of a training run, as dataclasses for `transformers.HfArgumentParser`.
+
+Names are those of transformers' `TrainingArguments` and example scripts wherever the meaning is
+the same. What decides the trained weights is in `CorpusArguments`, `ModelArguments` and
+`OptimizationArguments`; `RunArguments` may change when a run is continued.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+
+def _argument(default, help: str):
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class CorpusArguments:
+    corpus: str | None = _argument(
+        None,
+        "A text file, a folder of text files, or the name of a dataset on the Hub. "
+        "Default: the source of this Python's standard library.",
+    )
+    dataset_config_name: str | None = _argument(None, "Configuration of the Hub dataset.")
+    text_column_name: str = _argument("text", "Column of the Hub dataset that holds the text.")
+    validation_split_percentage: int = _argument(5, "Share of the corpus that is held out.")
+
+    def __post_init__(self):
+        if not 0 < self.validation_split_percentage < 100:
+            raise ValueError(
+                f"validation_split_percentage={self.validation_split_percentage}: "
+                "choose a whole number from 1 to 99"
+            )
+
+
+@dataclass
+class ModelArguments:
+    hidden_size: int = _argument(256, "Width of each of the two reversible streams.")
+    num_hidden_layers: int = _argument(4, "Layers; local and LSH attention alternate.")
+    num_attention_heads: int = _argument(4, "Heads; they divide hidden_size.")
+    feed_forward_size: int = _argument(512, "Width inside the feed-forward layers.")
+    attn_chunk_length: int = _argument(64, "Bytes in a chunk of attention.")
+    num_hashes: int = _argument(2, "Rounds of hashing in an LSH layer.")
+    block_size: int = _argument(8192, "Context: bytes in a training window, and the longest input.")
+
+    def __post_init__(self):
+        _require_positive(self)
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} is not a multiple of "
+                f"num_attention_heads={self.num_attention_heads}: change one of them"
+            )
+
+
+@dataclass
+class OptimizationArguments:
+    max_steps: int = _argument(100, "Optimiser steps.")
+    per_device_train_batch_size: int = _argument(1, "Windows in a step.")
+    learning_rate: float = _argument(1e-3, "Highest learning rate of AdamW.")
+    warmup_steps: int = _argument(10, "Steps in which the learning rate rises.")
+    weight_decay: float = _argument(0.01, "Weight decay of AdamW.")
+    seed: int = _argument(0, "Seed of the weights, the order of the windows and the hashing.")
+
+    def __post_init__(self):
+        _require_positive(self, "max_steps", "per_device_train_batch_size", "learning_rate")
+
+
+@dataclass
+class RunArguments:
+    output_dir: str = _argument("outputs/quickstart", "Folder for all that the run writes.")
+    max_minutes: float = _argument(
+        6.0, "Stop training after so many minutes, resumed ones included, even before max_steps."
+    )
+    logging_steps: int = _argument(5, "Log the training loss every so many steps.")
+    eval_steps: int = _argument(25, "Evaluate on a few held-out windows every so many steps.")
+    save_steps: int = _argument(25, "Save a checkpoint every so many steps.")
+    max_eval_samples: int = _argument(32, "Held-out windows in the evaluation at the end.")
+    max_new_tokens: int = _argument(120, "Bytes of the sample at the end.")
+
+    def __post_init__(self):
+        _require_positive(self)
+        if self.save_steps % self.logging_steps:
+            raise ValueError(
+                f"save_steps={self.save_steps} is not a multiple of "
+                f"logging_steps={self.logging_steps}: a resumed run would log a wrong mean loss"
+            )
+
+
+def _require_positive(arguments, *names: str) -> None:
+    """Check that the named fields, or all that are numbers, are above 0."""
+    for name in names or [each.name for each in fields(arguments)]:
+        value = getattr(arguments, name)
+        if isinstance(value, int | float) and value <= 0:
+            raise ValueError(f"{name}={value}: must be above 0")

@@ -1,0 +1,70 @@
+"""Callbacks of the Trainer: the clock, and the check that the loss is a number."""
+
+import math
+import time
+
+from transformers import TrainerCallback, TrainerState
+
+
+class Clock(TrainerCallback):
+    """Measures training, resumed runs included, and stops it when its time is up.
+
+    Each entry of the log gets `seconds` (all of training, with evaluations and checkpoints) and
+    `step_seconds` (forward, backward and optimiser alone), so both are in the checkpoints.
+
+    Args:
+        max_minutes: limit on `seconds`.
+    """
+
+    def __init__(self, max_minutes: float):
+        self.max_seconds = 60 * max_minutes
+        self.seconds = self.step_seconds = 0.0
+        self._last = self._step_start = 0.0
+
+    def is_up(self, state: TrainerState) -> bool:
+        """Say whether a run in this state has used its time."""
+        return recorded_seconds(state)["seconds"] >= self.max_seconds
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        recorded = recorded_seconds(state)
+        self.seconds, self.step_seconds = recorded["seconds"], recorded["step_seconds"]
+        self._last = time.perf_counter()
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self._step_start = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.step_seconds += time.perf_counter() - self._step_start
+        self._tick()
+        if self.seconds >= self.max_seconds and state.global_step < state.max_steps:
+            control.should_log = control.should_evaluate = control.should_save = True
+            control.should_training_stop = True
+
+    def on_log(self, args, state, control, **kwargs):
+        self._tick()
+        state.log_history[-1].update(
+            seconds=round(self.seconds, 3), step_seconds=round(self.step_seconds, 3)
+        )
+
+    def _tick(self) -> None:
+        now = time.perf_counter()
+        self.seconds, self._last = self.seconds + now - self._last, now
+
+
+def recorded_seconds(state: TrainerState) -> dict[str, float]:
+    """Read the clock of a state, 0 for a run that has logged nothing."""
+    entries = [entry for entry in state.log_history if "step_seconds" in entry]
+    last = entries[-1] if entries else {}
+    return {name: last.get(name, 0.0) for name in ("seconds", "step_seconds")}
+
+
+class StopOnDivergence(TrainerCallback):
+    """Ends a run whose loss is no longer a finite number."""
+
+    def on_log(self, args, state, control, logs, **kwargs):
+        for name in ("loss", "eval_loss"):
+            if name in logs and not math.isfinite(logs[name]):
+                raise FloatingPointError(
+                    f"{name} is {logs[name]} at step {state.global_step}: training diverged. "
+                    f"Start anew with a lower learning_rate (now {args.learning_rate})"
+                )

@@ -1,0 +1,73 @@
+"""Which of the Trainer's checkpoints are whole: each is sealed with the hashes of its files.
+
+The Trainer writes a checkpoint file by file into its final folder, so a kill or a full disk may
+leave one that looks like a checkpoint. The seal is written last; a checkpoint without a seal that
+fits is not used.
+"""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+from transformers import TrainerCallback, TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
+
+from reformer_hf.training.storage import sync_directory, write_json
+
+SEAL = "seal.json"
+
+
+def seal(checkpoint: Path) -> None:
+    """Mark a checkpoint as whole."""
+    sync_directory(checkpoint)
+    write_json(checkpoint / SEAL, _hashes(checkpoint))
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Say whether every file of a checkpoint is as it was when it was sealed."""
+    try:
+        return json.loads((checkpoint / SEAL).read_text()) == _hashes(checkpoint)
+    except (OSError, ValueError):
+        return False
+
+
+def last_whole_checkpoint(directory: Path) -> tuple[Path | None, list[Path]]:
+    """Find the checkpoint to resume from.
+
+    Args:
+        directory: the Trainer's output folder; need not exist.
+
+    Returns:
+        The whole checkpoint of the highest step, None if there is none, and the broken ones.
+    """
+    if not directory.is_dir():
+        return None, []
+    checkpoints = [Path(path) for path in sort_checkpoints(str(directory))]
+    whole = [path for path in checkpoints if is_whole(path)]
+    broken = [path for path in checkpoints if path not in whole]
+    return (whole[-1] if whole else None), broken
+
+
+def discard(checkpoints: list[Path]) -> None:
+    """Delete broken checkpoints: the Trainer would count them among those it keeps."""
+    for checkpoint in checkpoints:
+        shutil.rmtree(checkpoint)
+
+
+class SealCheckpoints(TrainerCallback):
+    """Seals each checkpoint as soon as the Trainer has written it."""
+
+    def on_save(self, args, state: TrainerState, control, **kwargs):
+        if state.is_world_process_zero:
+            seal(Path(str(args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"))
+
+
+def _hashes(checkpoint: Path) -> dict[str, str]:
+    hashes = {}
+    for file in sorted(checkpoint.rglob("*")):
+        if file.is_file() and file.name != SEAL:
+            with file.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256")
+            hashes[file.relative_to(checkpoint).as_posix()] = digest.hexdigest()
+    return hashes

@@ -1,0 +1,226 @@
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "scripts" / "quickstart.py"
+
+
+def load_script():
+    spec = importlib.util.spec_from_file_location("quickstart", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["quickstart"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+quickstart = load_script()
+
+
+@pytest.fixture
+def texts(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for index in range(30):
+        text = "".join(f"file {index} says line {line}: é\n" for line in range(100))
+        (folder / f"{index}.txt").write_text(text, encoding="utf-8")
+    return folder
+
+
+def arguments(texts, output, **changes):
+    values = {
+        "corpus": texts,
+        "output_dir": output,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "feed_forward_size": 16,
+        "attn_chunk_length": 16,
+        "block_size": 512,
+        "max_steps": 8,
+        "warmup_steps": 2,
+        "logging_steps": 1,
+        "eval_steps": 4,
+        "save_steps": 2,
+        "max_eval_samples": 4,
+        "max_new_tokens": 8,
+    } | changes
+    return [part for name, value in values.items() for part in (f"--{name}", str(value))]
+
+
+@pytest.fixture
+def finished(texts, tmp_path, capsys):
+    """A finished run: its model folder and what it printed."""
+    assert quickstart.main(arguments(texts, tmp_path / "run")) == 0
+    return tmp_path / "run" / "model", capsys.readouterr().out
+
+
+def test_a_run_ends_with_a_model_a_card_a_curve_and_a_sample(finished, texts, tmp_path, capsys):
+    folder, printed = finished
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {
+        "model.safetensors",
+        "config.json",
+        "tokenizer.json",
+        "README.md",
+        "metrics.json",
+        "loss_curve.csv",
+        "loss_curve.png",
+    }
+    metrics = json.loads((folder / "metrics.json").read_text())
+    held_out = metrics["held_out"]
+    for name, key in (
+        ("this model", "bits_per_byte"),
+        ("gzip -9", "gzip_9_bits_per_byte"),
+        ("bz2 -9", "bz2_9_bits_per_byte"),
+        ("uniform", "uniform_bits_per_byte"),
+    ):
+        assert re.search(rf"{name} +{held_out[key]:.3f}\n", printed)
+    assert held_out["windows"] == 4 and held_out["context"] == 512
+    assert 0 < held_out["bits_per_byte"] < 10
+    assert metrics["training"]["steps"] == 8
+    assert metrics["training"]["tokens"] == 8 * 512
+    assert f"sha256 {metrics['corpus']['sha256'][:16]}" in printed
+    prompt, sample = re.search(
+        r"--- prompt \(held-out text\) ---\n(.*)\n--- the model goes on ---\n(.*)\n---\n",
+        printed,
+        re.DOTALL,
+    ).groups()
+    assert prompt.startswith("file ") and sample
+
+    # Once more: it is finished, and says how to start anew.
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert quickstart.main(arguments(texts, tmp_path / "run")) == 0
+    printed = capsys.readouterr().out
+    assert "This run is finished" in printed and "choose another --output_dir" in printed
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+    # With other settings it is another run, which must not pass for this one.
+    assert quickstart.main(arguments(texts, tmp_path / "run", learning_rate=0.5)) == 1
+    assert "optimization.learning_rate was 0.001, now 0.5" in capsys.readouterr().err
+
+
+def test_the_card_is_valid_and_its_snippet_runs(finished):
+    folder, _ = finished
+    card = ModelCard.load(folder / "README.md")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert card.data.eval_results[0].metric_value == round(metrics["held_out"]["bits_per_byte"], 4)
+    (snippet,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+    assert snippet.startswith("import reformer_hf")
+    done = subprocess.run(
+        [sys.executable, "-c", snippet],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("def main():\n")
+
+
+def start_process(texts, output, **changes):
+    return subprocess.Popen(
+        [sys.executable, SCRIPT, *arguments(texts, output, **changes)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for(path, process):
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_goes_on_and_ends_like_another(texts, tmp_path, capsys, signal_number):
+    run = tmp_path / "run"
+    # Many small steps, so that the signal comes long before the end.
+    options = {"max_steps": 24, "save_steps": 2, "eval_steps": 100, "block_size": 256}
+    process = start_process(texts, run, **options)
+    wait_for(run / "checkpoints" / "checkpoint-4" / "seal.json", process)
+    process.send_signal(signal_number)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == (130 if signal_number == signal.SIGINT else -signal.SIGKILL)
+    assert ("goes on from the last checkpoint" in printed) == (signal_number == signal.SIGINT)
+    assert not (run / "model").exists()
+
+    # A checkpoint that the kill cut short, as a power failure might leave it.
+    steps = [int(p.name.split("-")[1]) for p in (run / "checkpoints").glob("checkpoint-*")]
+    cut = run / "checkpoints" / f"checkpoint-{max(steps)}"
+    weights = cut / "model.safetensors"
+    if weights.exists():
+        weights.write_bytes(weights.read_bytes()[:-10])
+    assert quickstart.main(arguments(texts, run, **options)) == 0
+    printed = capsys.readouterr().out
+    assert f"Skipping {cut.name}: it was cut while it was saved" in printed
+    assert re.search(r"Resuming from checkpoint-\d+ of 24 steps", printed)
+
+    assert quickstart.main(arguments(texts, tmp_path / "straight", **options)) == 0
+    ours, other = (folder / "model" / "model.safetensors" for folder in (run, tmp_path / "straight"))
+    assert ours.read_bytes() == other.read_bytes()
+
+
+def test_a_changed_corpus_is_refused(texts, tmp_path, capsys):
+    options = {"max_minutes": 1e-6}
+    assert quickstart.main(arguments(texts, tmp_path / "run", **options)) == 0
+    assert "Stopped at step 1 of 8" in capsys.readouterr().out
+    (texts / "0.txt").write_text("changed")
+    assert quickstart.main(arguments(texts, tmp_path / "run", **options)) == 1
+    assert "corpus.sha256 was" in capsys.readouterr().err
+
+
+def test_a_full_disk_at_the_end_costs_no_training(texts, tmp_path, capsys, monkeypatch):
+    run = tmp_path / "run"
+
+    def no_space(*args):
+        raise RuntimeError("I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(quickstart, "write_reports", no_space)
+        assert quickstart.main(arguments(texts, run)) == 1
+    captured = capsys.readouterr()
+    assert "disk is full" in captured.err and "training need not be repeated" in captured.err
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "corpus", "settings.json"]
+
+    monkeypatch.setattr("transformers.Trainer.training_step", None)
+    assert quickstart.main(arguments(texts, run)) == 0
+    assert "Resuming from checkpoint-8" in capsys.readouterr().out
+    assert (run / "model" / "README.md").exists()
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"corpus": "no/such/dataset"}, "no such file or folder"),
+        ({"block_size": 100_000}, "shorter than one window of block_size=100000"),
+        ({"max_steps": 0}, "max_steps=0: must be above 0"),
+    ],
+)
+def test_bad_input_is_one_readable_line(texts, tmp_path, capsys, monkeypatch, changes, message):
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    assert quickstart.main(arguments(texts, tmp_path / "run", **changes)) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_help_names_the_arguments(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        quickstart.main(["--help"])
+    printed = capsys.readouterr().out
+    for name in ("corpus", "max_minutes", "output_dir", "block_size", "learning_rate"):
+        assert f"--{name}" in printed
