@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 
@@ -95,10 +95,10 @@ def _take_rows(rows: Tensor, index: Tensor) -> Tensor:
 
 
 def rearrange(
-    rows: Float[Tensor, "lead seq dim"],
+    rows: Shaped[Tensor, "lead seq dim"],
     order: Int[Tensor, "lead rounds seq"],
     inverse: Int[Tensor, "lead rounds seq"],
-) -> Float[Tensor, "lead rounds seq dim"]:
+) -> Shaped[Tensor, "lead rounds seq dim"]:
     """Take rows in one or more orders, differentiably.
 
     Args:
