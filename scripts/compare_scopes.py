@@ -45,13 +45,13 @@ class CompareArguments:
         default_factory=lambda: list(VARIANTS), metadata={"help": "Variants to train."}
     )
     seeds: int = field(default=2, metadata={"help": "Seeds per variant."})
-    max_steps: int = field(default=300, metadata={"help": "Optimiser steps per run."})
+    max_steps: int = field(default=600, metadata={"help": "Optimiser steps per run."})
     per_device_train_batch_size: int = field(default=2, metadata={"help": "Windows in a step."})
     block_size: int = field(default=2048, metadata={"help": "Context in bytes."})
     hidden_size: int = field(default=128, metadata={"help": "Width of a stream."})
-    num_hidden_layers: int = field(default=4, metadata={"help": "Layers."})
+    num_hidden_layers: int = field(default=2, metadata={"help": "Layers."})
     num_hashes: int = field(default=2, metadata={"help": "Rounds of hashing."})
-    learning_rate: float = field(default=2e-3, metadata={"help": "Highest learning rate."})
+    learning_rate: float = field(default=3e-3, metadata={"help": "Highest learning rate."})
     max_eval_samples: int = field(default=64, metadata={"help": "Held-out windows."})
 
 
@@ -68,8 +68,8 @@ def build_config(arguments: CompareArguments, variant: str) -> ReformerHFConfig:
         eos_token_id=1,
         is_decoder=True,
         hidden_size=arguments.hidden_size,
-        num_attention_heads=4,
-        attention_head_size=arguments.hidden_size // 4,
+        num_attention_heads=2,
+        attention_head_size=arguments.hidden_size // 2,
         feed_forward_size=2 * arguments.hidden_size,
         local_attn_chunk_length=chunk_length,
         lsh_attn_chunk_length=chunk_length,
