@@ -18,7 +18,7 @@ from reformer_hf.ops.hashing import (
 )
 from reformer_hf.ops.masking import Scope
 
-Attention = tuple[Float[Tensor, "batch seq dim"], AttentionMap | None]
+Attention = tuple[Float[Tensor, "batch seq all_heads"], AttentionMap | None]
 
 
 def split_heads(
