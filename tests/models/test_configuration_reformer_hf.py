@@ -1,0 +1,203 @@
+"""Configuration: types, rules between fields, derived fields, dictionaries."""
+
+import copy
+import json
+
+import pytest
+from huggingface_hub.errors import StrictDataclassFieldValidationError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reformer_hf import ReformerHFConfig, ReformerHFForCausalLM, ReformerHFModel
+from tests.models.tiny import tiny_config, tiny_encoder, tiny_lm
+
+WRONG_TYPES = {
+    "hidden_size": "16",
+    "num_hashes": True,
+    "feed_forward_size": 2.0,
+    "attn_layers": "local",
+    "axial_pos_shape": [8, 8.0],
+    "num_buckets": [2, "4"],
+    "hash_seed": "0",
+    "attention_scope": 1,
+    "reversible": 1,
+    "layer_norm_eps": "small",
+    "max_position_embeddings": 64.0,
+    "chunk_size_lm_head": None,
+}
+
+# Field to be blamed, the fields given, and what the message must hold besides: value and fix.
+BROKEN_RULES = [
+    ("num_buckets", {"num_buckets": 3}, ["3", "even"]),
+    ("num_buckets", {"num_buckets": [4, 5]}, ["[4, 5]", "even"]),
+    ("num_buckets", {"num_buckets": []}, ["[]", "even"]),
+    ("num_buckets", {"num_buckets": 0}, ["0", "at least 2"]),
+    ("axial_pos_embds_dim", {"axial_pos_embds_dim": [6, 11]}, ["17", "hidden_size=16", "add up"]),
+    ("axial_pos_shape", {"axial_pos_shape": [96]}, ["[96]", "at least two"]),
+    ("axial_pos_shape", {"axial_pos_shape": [4, 4, 4]}, ["[4, 4, 4]", "same number"]),
+    ("axial_pos_shape", {"axial_pos_shape": [0, 8]}, ["[0, 8]", "positive"]),
+    ("hidden_size", {"hidden_size": 0, "position_embedding_type": "none"}, ["0", "at least 1"]),
+    ("attn_layers", {"attn_layers": []}, ["[]", "at least one"]),
+    ("attn_layers", {"attn_layers": ["local", "hash"]}, ["'hash'", "'lsh'"]),
+    ("attention_scope", {"attention_scope": "wide"}, ["'wide'", "'band'", "'chunk'"]),
+    ("position_embedding_type", {"position_embedding_type": "rotary"}, ["'rotary'", "'axial'"]),
+    ("hidden_act", {"hidden_act": "step"}, ["'step'", "'relu'"]),
+    ("tie_word_embeddings", {"tie_word_embeddings": True}, ["True", "32", "16", "False"]),
+    ("is_encoder_decoder", {"is_encoder_decoder": True}, ["True", "False"]),
+    ("num_hidden_layers", {"num_hidden_layers": 3}, ["3", "2 entries", "attn_layers"]),
+    ("local_attn_chunk_length", {"local_attn_chunk_length": 0}, ["0", "at least 1"]),
+    ("lsh_attn_chunk_length", {"lsh_attn_chunk_length": None}, ["None", "at least 1"]),
+    ("local_num_chunks_before", {"local_num_chunks_before": -1}, ["-1", "at least 0"]),
+    ("lsh_num_chunks_before", {"lsh_num_chunks_before": None}, ["None", "at least 0"]),
+    ("lsh_num_chunks_after", {"lsh_num_chunks_after": -1}, ["-1", "at least 0"]),
+    ("lsh_num_chunks_before", {"lsh_num_chunks_before": 0}, ["only itself", "at least 1"]),
+    (
+        "local_num_chunks_after",
+        {"local_num_chunks_after": 1, "is_decoder": True},
+        ["1", "is_decoder=True", "to 0"],
+    ),
+    (
+        "max_position_embeddings",
+        {"position_embedding_type": "learned", "max_position_embeddings": -3},
+        ["-3", "at least 1"],
+    ),
+    *(
+        (name, {name: 0}, ["0", "at least 1"])
+        for name in (
+            "num_attention_heads",
+            "attention_head_size",
+            "feed_forward_size",
+            "num_hashes",
+            "hash_length",
+            "vocab_size",
+        )
+    ),
+    *(
+        (name, {name: value}, [str(value), "[0, 1)"])
+        for name, value in (
+            ("hidden_dropout_prob", 1.0),
+            ("local_attention_probs_dropout_prob", -0.1),
+            ("lsh_attention_probs_dropout_prob", 1),
+            ("classifier_dropout", 2.0),
+        )
+    ),
+    *(
+        (name, {name: -1.0}, ["-1.0", "at least 0"])
+        for name in ("initializer_range", "axial_norm_std", "layer_norm_eps")
+    ),
+    *(
+        (name, {name: -1}, ["-1", "0 (no chunks)"])
+        for name in ("chunk_size_feed_forward", "chunk_size_lm_head")
+    ),
+]
+
+
+@pytest.mark.parametrize("field", WRONG_TYPES)
+def test_a_value_of_the_wrong_type_is_refused(field):
+    with pytest.raises(StrictDataclassFieldValidationError, match=field):
+        tiny_config(**{field: WRONG_TYPES[field]})
+    config = tiny_config()
+    with pytest.raises(StrictDataclassFieldValidationError, match=field):
+        setattr(config, field, WRONG_TYPES[field])
+
+
+@pytest.mark.parametrize(("field", "fields", "words"), BROKEN_RULES)
+def test_a_broken_rule_names_field_value_and_fix(field, fields, words):
+    with pytest.raises(ValueError) as caught:
+        tiny_config(**fields)
+    assert type(caught.value) is ValueError
+    for word in [field, *words]:
+        assert word in str(caught.value)
+
+
+def test_rules_hold_again_when_a_model_is_built():
+    config = tiny_config()
+    config.num_buckets = 7
+    with pytest.raises(ValueError, match="num_buckets=7"):
+        ReformerHFModel(config)
+
+
+def test_rules_of_unused_layers_are_not_asked():
+    tiny_config(attn_layers=["local"], lsh_attn_chunk_length=None, lsh_num_chunks_before=0)
+    tiny_config(attn_layers=["full"], local_attn_chunk_length=0, lsh_attn_chunk_length=None)
+    # A chunk alone is a window in the chunk scope.
+    tiny_config(attention_scope="chunk", lsh_num_chunks_before=0)
+
+
+def test_causal_models_refuse_an_explicit_false():
+    with pytest.raises(ValueError, match="is_decoder=False"):
+        ReformerHFForCausalLM(tiny_config(is_decoder=False))
+    assert tiny_lm().config.is_decoder is True
+    assert tiny_encoder().config.is_decoder is None
+
+
+def test_defaults_of_this_package():
+    config = ReformerHFConfig()
+    assert (config.attention_scope, config.share_rotations, config.redraw_rotations) == (
+        "band",
+        False,
+        True,
+    )
+    assert config.position_embedding_type == "axial" and config.axial_pos_embds is True
+    assert config.max_position_embeddings == 64 * 64 and config.hash_length == 4096
+    assert config.reversible is True and config.num_hidden_layers == len(config.attn_layers)
+
+
+@pytest.mark.parametrize(
+    ("fields", "hash_length", "num_buckets"),
+    [
+        ({"axial_pos_shape": [12, 8]}, 96, 24),
+        ({"axial_pos_shape": [512, 1024]}, 8192, [46, 44]),
+        ({"hash_length": 64}, 64, 16),
+        ({"hash_length": 64, "lsh_num_chunks_before": 2}, 64, 8),
+        ({"hash_length": 2}, 2, 2),
+        ({"position_embedding_type": "none"}, 8192, [46, 44]),
+        ({"position_embedding_type": "learned", "max_position_embeddings": 80}, 80, 20),
+        ({"num_buckets": (6, 2)}, 96, [6, 2]),
+    ],
+)
+def test_buckets_are_chosen_for_the_hash_length_and_stored(fields, hash_length, num_buckets):
+    config = tiny_config(**{"num_buckets": None, **fields})
+    assert (config.hash_length, config.num_buckets) == (hash_length, num_buckets)
+    assert config.to_dict()["num_buckets"] == num_buckets
+
+
+def test_models_without_lsh_layers_have_no_buckets():
+    assert tiny_config(attn_layers=["local"], num_buckets=None).num_buckets is None
+
+
+def test_bidirectional_windows_default_to_both_sides_in_the_band_scope_only():
+    band, chunk = tiny_config(local_num_chunks_before=2), tiny_config(attention_scope="chunk")
+    assert band.attention_window("local", causal=False) == (4, 2, 2)
+    assert band.attention_window("local", causal=True) == (4, 2, 0)
+    assert chunk.attention_window("lsh", causal=False) == (4, 1, 0)
+    given_after = tiny_config(lsh_num_chunks_after=0)
+    assert given_after.attention_window("lsh", causal=False) == (4, 1, 0)
+
+
+def test_axial_pos_embds_of_old_files_is_read():
+    assert tiny_config(axial_pos_embds=False).position_embedding_type == "learned"
+    assert tiny_config(position_embedding_type="none").axial_pos_embds is False
+
+
+@given(
+    layers=st.lists(st.sampled_from(["local", "lsh", "full"]), min_size=1, max_size=4),
+    buckets=st.sampled_from([None, 2, [4, 6]]),
+    scope=st.sampled_from([None, "band", "chunk"]),
+    seed=st.sampled_from([None, 0, 7]),
+    positions=st.sampled_from([None, "axial", "learned", "none"]),
+    extra=st.dictionaries(st.sampled_from(["old_key", "task"]), st.integers()),
+)
+def test_a_dictionary_round_trip_changes_nothing(layers, buckets, scope, seed, positions, extra):
+    config = tiny_config(
+        attn_layers=layers,
+        num_buckets=buckets,
+        attention_scope=scope,
+        hash_seed=seed,
+        position_embedding_type=positions,
+        **extra,
+    )
+    for dictionary in (config.to_dict(), json.loads(config.to_json_string())):
+        assert ReformerHFConfig.from_dict(dictionary).to_dict() == config.to_dict()
+    assert extra.items() <= config.to_dict().items()
+    assert copy.deepcopy(config) == config
