@@ -67,6 +67,11 @@ def prepare(arguments: list[str] | None) -> Job | None:
     kinds = [CorpusArguments, ModelArguments, OptimizationArguments, RunArguments]
     parser = HfArgumentParser(kinds, description=__doc__)  # type: ignore[arg-type]
     corpus_arguments, model, optimization, run = parser.parse_args_into_dataclasses(arguments)
+    if run.max_new_tokens >= model.block_size:
+        raise ValueError(
+            f"max_new_tokens={run.max_new_tokens}: prompt and sample must fit into "
+            f"block_size={model.block_size} together"
+        )
     directory = RunDirectory(Path(run.output_dir))
     corpus = open_corpus(corpus_arguments, exclude=directory.path)
     record = describe_corpus(corpus, corpus_arguments.validation_split_percentage)
@@ -119,7 +124,8 @@ def run(job: Job) -> None:
     save(job, model, tokenizer, state, score)
     report(score, job.directory)
     set_seed(job.optimization.seed)
-    prompt = bytes_of(job.held_out.tokens[:PROMPT_BYTES]).decode(errors="replace")
+    room = job.model_arguments.block_size - job.run.max_new_tokens
+    prompt = bytes_of(job.held_out.tokens[: min(PROMPT_BYTES, room)]).decode(errors="ignore")
     sample = write_sample(job.directory.model, prompt, job.run.max_new_tokens)
     print(f"\n--- prompt (held-out text) ---\n{prompt}\n--- the model goes on ---\n{sample}\n---")
 

@@ -1,4 +1,6 @@
+import contextlib
 import importlib.util
+import io
 import json
 import os
 import re
@@ -7,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from huggingface_hub import ModelCard
@@ -26,14 +29,17 @@ def load_script():
 quickstart = load_script()
 
 
-@pytest.fixture
-def texts(tmp_path):
-    folder = tmp_path / "texts"
+def write_texts(folder):
     folder.mkdir()
     for index in range(30):
         text = "".join(f"file {index} says line {line}: é\n" for line in range(100))
         (folder / f"{index}.txt").write_text(text, encoding="utf-8")
     return folder
+
+
+@pytest.fixture
+def texts(tmp_path):
+    return write_texts(tmp_path / "texts")
 
 
 def arguments(texts, output, **changes):
@@ -57,15 +63,24 @@ def arguments(texts, output, **changes):
     return [part for name, value in values.items() for part in (f"--{name}", str(value))]
 
 
-@pytest.fixture
-def finished(texts, tmp_path, capsys):
-    """A finished run: its model folder and what it printed."""
-    assert quickstart.main(arguments(texts, tmp_path / "run")) == 0
-    return tmp_path / "run" / "model", capsys.readouterr().out
+class FinishedRun(NamedTuple):
+    arguments: dict
+    folder: Path
+    printed: str
 
 
-def test_a_run_ends_with_a_model_a_card_a_curve_and_a_sample(finished, texts, tmp_path, capsys):
-    folder, printed = finished
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run: its arguments, its model folder and what it printed."""
+    root = tmp_path_factory.mktemp("finished")
+    values = {"texts": write_texts(root / "texts"), "output": root / "run"}
+    with contextlib.redirect_stdout(io.StringIO()) as stream:
+        assert quickstart.main(arguments(**values)) == 0
+    return FinishedRun(values, root / "run" / "model", stream.getvalue())
+
+
+def test_a_run_ends_with_a_model_a_card_a_curve_and_a_sample(finished):
+    _, folder, printed = finished
     names = {path.name for path in folder.iterdir()}
     assert names >= {
         "model.safetensors",
@@ -97,20 +112,21 @@ def test_a_run_ends_with_a_model_a_card_a_curve_and_a_sample(finished, texts, tm
     ).groups()
     assert prompt.startswith("file ") and sample
 
-    # Once more: it is finished, and says how to start anew.
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    assert quickstart.main(arguments(texts, tmp_path / "run")) == 0
+
+def test_a_finished_run_is_left_as_it_is(finished, capsys):
+    before = {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*")}
+    assert quickstart.main(arguments(**finished.arguments)) == 0
     printed = capsys.readouterr().out
     assert "This run is finished" in printed and "choose another --output_dir" in printed
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
     # With other settings it is another run, which must not pass for this one.
-    assert quickstart.main(arguments(texts, tmp_path / "run", learning_rate=0.5)) == 1
+    assert quickstart.main(arguments(**finished.arguments, learning_rate=0.5)) == 1
     assert "optimization.learning_rate was 0.001, now 0.5" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*")} == before
 
 
 def test_the_card_is_valid_and_its_snippet_runs(finished):
-    folder, _ = finished
+    folder = finished.folder
     card = ModelCard.load(folder / "README.md")
     metrics = json.loads((folder / "metrics.json").read_text())
     assert card.data.eval_results[0].metric_value == round(metrics["held_out"]["bits_per_byte"], 4)
@@ -128,51 +144,56 @@ def test_the_card_is_valid_and_its_snippet_runs(finished):
     assert done.stdout.startswith("def main():\n")
 
 
-def start_process(texts, output, **changes):
-    return subprocess.Popen(
+def kill_after(checkpoint, texts, output, **changes):
+    """Start a run as a process of its own and kill it once it has that checkpoint."""
+    process = subprocess.Popen(
         [sys.executable, SCRIPT, *arguments(texts, output, **changes)],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
-
-
-def wait_for(path, process):
     deadline = time.monotonic() + 120
-    while not path.exists():
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline, f"{path} did not appear"
+    while not (output / "checkpoints" / checkpoint / "seal.json").exists():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline, f"no {checkpoint} in two minutes"
         time.sleep(0.005)
+    process.kill()
+    assert process.wait(timeout=60) == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_run_goes_on_and_ends_like_another(texts, tmp_path, capsys, signal_number):
-    run = tmp_path / "run"
-    # Many small steps, so that the signal comes long before the end.
-    options = {"max_steps": 24, "save_steps": 2, "eval_steps": 100, "block_size": 256}
-    process = start_process(texts, run, **options)
-    wait_for(run / "checkpoints" / "checkpoint-4" / "seal.json", process)
-    process.send_signal(signal_number)
-    printed, _ = process.communicate(timeout=60)
-    assert process.returncode == (130 if signal_number == signal.SIGINT else -signal.SIGKILL)
-    assert ("goes on from the last checkpoint" in printed) == (signal_number == signal.SIGINT)
+def test_a_killed_run_goes_on_and_ends_like_another(texts, tmp_path, capsys):
+    run, straight = tmp_path / "run", tmp_path / "straight"
+    # Small steps and many, so that the kill comes long before the end.
+    options = {"max_steps": 24, "eval_steps": 100, "block_size": 256}
+    kill_after("checkpoint-4", texts, run, **options)
     assert not (run / "model").exists()
-
-    # A checkpoint that the kill cut short, as a power failure might leave it.
-    steps = [int(p.name.split("-")[1]) for p in (run / "checkpoints").glob("checkpoint-*")]
+    # What a power failure may leave of the last checkpoint.
+    steps = [int(path.name.split("-")[1]) for path in (run / "checkpoints").iterdir()]
     cut = run / "checkpoints" / f"checkpoint-{max(steps)}"
     weights = cut / "model.safetensors"
     if weights.exists():
         weights.write_bytes(weights.read_bytes()[:-10])
+
     assert quickstart.main(arguments(texts, run, **options)) == 0
     printed = capsys.readouterr().out
     assert f"Skipping {cut.name}: it was cut while it was saved" in printed
     assert re.search(r"Resuming from checkpoint-\d+ of 24 steps", printed)
-
-    assert quickstart.main(arguments(texts, tmp_path / "straight", **options)) == 0
-    ours, other = (folder / "model" / "model.safetensors" for folder in (run, tmp_path / "straight"))
+    assert quickstart.main(arguments(texts, straight, **options)) == 0
+    ours, other = (folder / "model" / "model.safetensors" for folder in (run, straight))
     assert ours.read_bytes() == other.read_bytes()
+
+
+def test_an_interrupt_says_how_to_go_on(texts, tmp_path, capsys, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(quickstart, "score_held_out", interrupt)
+        assert quickstart.main(arguments(texts, tmp_path / "run")) == 130
+    assert "The same command goes on from the last checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "model").exists()
+    assert quickstart.main(arguments(texts, tmp_path / "run")) == 0
+    assert "Resuming from checkpoint-8 of 8 steps" in capsys.readouterr().out
 
 
 def test_a_changed_corpus_is_refused(texts, tmp_path, capsys):
@@ -209,6 +230,7 @@ def test_a_full_disk_at_the_end_costs_no_training(texts, tmp_path, capsys, monke
         ({"corpus": "no/such/dataset"}, "no such file or folder"),
         ({"block_size": 100_000}, "shorter than one window of block_size=100000"),
         ({"max_steps": 0}, "max_steps=0: must be above 0"),
+        ({"max_new_tokens": 512}, "max_new_tokens=512: prompt and sample must fit"),
     ],
 )
 def test_bad_input_is_one_readable_line(texts, tmp_path, capsys, monkeypatch, changes, message):
