@@ -29,7 +29,8 @@ import threading
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Generic, TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -40,6 +41,12 @@ from reformer_hf.nn.surroundings import Surroundings
 
 SubLayer = Callable[[Tensor], Tensor]
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable)
+
+
+def _eager(function: F) -> F:
+    """Keeps a compiler out; unlike torch's own decorator it keeps the type, too."""
+    return cast(F, torch.compiler.disable(function))
 
 
 class Decision(Generic[T]):
@@ -108,6 +115,8 @@ class ReversibleCoupling(PlainCoupling):
         # Backward may ask from several threads at once (one per device, or several backwards).
         self._lock = threading.RLock()
 
+    # A compiler that took in the sub-layer here would not be there for the replay in backward.
+    @_eager
     def couple(
         self,
         target: Float[Tensor, "*batch seq dim"],
@@ -160,9 +169,10 @@ class _Ends:
         for stream, held, version in zip(
             (target, source), self.streams, self.versions, strict=True
         ):
-            # FSDP2 passes the streams on as views; a stream moved to another device is a copy.
+            # FSDP2 passes the streams on as views, hence no test of identity.
             same = stream.untyped_storage() is held.untyped_storage()
-            if stream._version != version or (stream.device == held.device and not same):
+            moved = stream.device != held.device
+            if not moved and not (same and stream._version == version):
                 raise ValueError(
                     "target and source must be the source and the output of the last couple(), "
                     "and not changed in between (by a forward hook?); or use PlainCoupling"
@@ -204,37 +214,37 @@ class _Step:
 
     def run(self, source: Tensor) -> Tensor:
         """Runs the sub-layer in forward; the graph gets a slot for each tensor it saves."""
-
-        # Autograd keeps `pack` as long as the slot: it must not close over the source.
-        def pack(tensor: Tensor) -> _Slot:
-            slot = _Slot(self)
-            self.slots.append(weakref.ref(slot))
-            self.saved.append((tensor.shape, tensor.dtype, tensor._version))
-            return slot
-
-        with saved_tensors_hooks(pack, _unpack):
+        # Autograd keeps the hooks as long as the graph: they must not refer to the source.
+        with saved_tensors_hooks(self.drop, _unpack):
             return self.sublayer(source)
 
     def replay(self, source: Tensor) -> Tensor:
         """Runs the sub-layer again as in forward, without history, and fills the slots."""
-        slots = iter(self.slots)
-        saved = []
-
-        def pack(tensor: Tensor) -> Tensor:
-            saved.append((tensor.shape, tensor.dtype, tensor._version))
-            reference = next(slots, None)
-            slot = reference and reference()
-            tensor = tensor.detach()
-            if slot is not None:
-                slot.tensor = tensor
-            return tensor
-
+        saved: list[tuple] = []
         source = source.detach().requires_grad_(self.source_requires_grad)
-        hooks = saved_tensors_hooks(pack, lambda tensor: tensor)
+        hooks = saved_tensors_hooks(partial(self.fill, saved), lambda tensor: tensor)
         with self.surroundings.restored(), torch.enable_grad(), hooks:
             addend = self.sublayer(source).detach()
         self.check_repeated(saved)
         return addend
+
+    @_eager
+    def drop(self, tensor: Tensor) -> "_Slot":
+        """Notes what autograd saves in forward and gives it a slot to keep instead."""
+        slot = _Slot(self)
+        self.slots.append(weakref.ref(slot))
+        self.saved.append((tensor.shape, tensor.dtype, tensor._version))
+        return slot
+
+    @_eager
+    def fill(self, saved: list[tuple], tensor: Tensor) -> Tensor:
+        """Notes what autograd saves in a replay and puts it in its slot, if that still exists."""
+        tensor = tensor.detach()
+        slot = self.slots[len(saved)]() if len(saved) < len(self.slots) else None
+        if slot is not None:
+            slot.tensor = tensor
+        saved.append((tensor.shape, tensor.dtype, tensor._version))
+        return tensor
 
     def invert(self) -> tuple[Tensor, Tensor]:
         """Fills the slots and rebuilds the two inputs from the two outputs."""
