@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from jaxtyping import Float, Int
@@ -191,7 +192,7 @@ def hash_vectors(
             f"rotations have {rotations.shape[-1]} columns, but num_buckets={num_buckets!r} needs "
             f"{sum(factors) // 2}: sample them with the same num_buckets"
         )
-    with torch.no_grad(), torch.autocast(vectors.device.type, enabled=False):
+    with torch.no_grad(), _autocast_off(vectors.device.type):
         vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
         rotated = torch.einsum("bhsd,hdrc->bhrsc", vectors, rotations.to(vectors.dtype))
         buckets = torch.zeros(rotated.shape[:-1], dtype=torch.int64, device=vectors.device)
@@ -206,3 +207,10 @@ def hash_vectors(
             buckets += radix * digit
             radix *= factor
     return buckets
+
+
+def _autocast_off(device_type: str) -> AbstractContextManager[object]:
+    """Autocast switched off, where the device knows it at all (``meta`` does not)."""
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
