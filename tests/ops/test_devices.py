@@ -1,0 +1,111 @@
+"""Every operation stays on the device of its inputs.
+
+Shown with fake tensors on the ``meta`` device, which stands in for an accelerator: they have a
+device and a shape and no data. Mixing them with CPU tensors raises, and so does reading their data,
+which on an accelerator would be a wait. (PyTorch without CUDA cannot differentiate fake ``cuda``
+tensors.) Nothing here says that an accelerator computes right.
+"""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.functional import linear
+
+from reformer_hf.ops.attention import local_attention, lsh_attention
+from reformer_hf.ops.chunk_scope import chunk_attention
+from reformer_hf.ops.full_attention import full_attention
+from reformer_hf.ops.hashing import hash_vectors, sample_rotations, sample_shared_rotations
+from reformer_hf.ops.losses import chunked_cross_entropy
+from reformer_hf.ops.masking import number_documents, places_in_document
+
+BATCH, HEADS, SEQ, DIM, ROUNDS = 2, 2, 13, 4, 2
+WINDOW = {"chunk_length": 4, "num_chunks_before": 1}
+
+
+@pytest.fixture(params=["cpu", "meta"])
+def device(request):
+    """A device whose tensors are fake; the CPU shows that the tests themselves are sound."""
+    with FakeTensorMode():
+        yield torch.device(request.param)
+
+
+def heads(device: torch.device) -> torch.Tensor:
+    return torch.randn(BATCH, HEADS, SEQ, DIM, device=device, requires_grad=True)
+
+
+def documents_on(device: torch.device, kind: str) -> torch.Tensor | None:
+    mask = torch.ones(BATCH, SEQ, dtype=torch.bool, device=device)
+    packed = torch.zeros(BATCH, SEQ, dtype=torch.int64, device=device)
+    return {
+        "none": None,
+        "padded": number_documents(mask, None),
+        "packed": number_documents(mask, packed),
+    }[kind]
+
+
+def check(output: torch.Tensor, device: torch.device, *leaves: torch.Tensor) -> None:
+    assert output.device.type == device.type
+    for gradient in torch.autograd.grad(output.sum(), leaves):
+        assert gradient.device.type == device.type
+
+
+@pytest.mark.parametrize("sample", [sample_rotations, sample_shared_rotations])
+def test_hashing(device, sample):
+    rotations = sample(0, HEADS, DIM, ROUNDS, [2, 4], device=device)
+    buckets = hash_vectors(heads(device), rotations, [2, 4])
+    assert buckets.device.type == rotations.device.type == device.type
+    assert buckets.shape == (BATCH, HEADS, ROUNDS, SEQ)
+
+
+@pytest.mark.parametrize("attend", [lsh_attention, chunk_attention])
+@pytest.mark.parametrize("deduplicate", [False, True])
+@pytest.mark.parametrize("documents", ["none", "padded", "packed"])
+def test_lsh_attention(device, attend, deduplicate, documents):
+    if attend is chunk_attention and documents == "packed":
+        documents = "padded"
+    query, value = heads(device), heads(device)
+    buckets = torch.zeros(BATCH, HEADS, ROUNDS, SEQ, dtype=torch.int64, device=device)
+    output, attention_map = attend(
+        query,
+        value,
+        buckets,
+        documents_on(device, documents),
+        num_buckets=4,
+        deduplicate_rounds=deduplicate,
+        dropout=0.1,
+        output_map=True,
+        **WINDOW,
+    )
+    check(output, device, query, value)
+    assert attention_map.to_dense().device.type == device.type
+
+
+@pytest.mark.parametrize("documents", ["none", "padded", "packed"])
+@pytest.mark.parametrize("output_map", [False, True])
+def test_local_and_full_attention(device, documents, output_map):
+    options = {"dropout": 0.1, "output_map": output_map}
+    for attend, window in [(local_attention, WINDOW), (full_attention, {})]:
+        leaves = [heads(device) for _ in range(3)]
+        output, _ = attend(*leaves, documents_on(device, documents), **options, **window)
+        check(output, device, *leaves)
+
+
+def test_places_in_document(device):
+    documents = documents_on(device, "packed")
+    assert places_in_document(documents).device.type == device.type
+
+
+def test_chunked_cross_entropy(device):
+    hidden = torch.randn(BATCH, SEQ, DIM, device=device, requires_grad=True)
+    weight = torch.randn(7, DIM, device=device, requires_grad=True)
+    labels = torch.zeros(BATCH, SEQ, dtype=torch.int64, device=device)
+    for num_items in (None, 5, (labels == 0).sum()):
+        loss = chunked_cross_entropy(
+            hidden, labels, lambda h: linear(h, weight), 4, num_items=num_items
+        )
+        check(loss, device, hidden, weight)
+
+
+def test_a_stray_cpu_tensor_is_found(device):
+    with pytest.raises(RuntimeError, match="device"):
+        heads(device) + torch.ones(DIM, device="cpu" if device.type == "meta" else "meta")
