@@ -152,6 +152,15 @@ class ReformerHFConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     @classmethod
+    def get_config_dict(cls, *inputs: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read a configuration file, also one of transformers' Reformer; see `PreTrainedConfig`."""
+        config_dict, kwargs = super().get_config_dict(*inputs, **kwargs)
+        if config_dict.get("model_type") == "reformer":
+            # Here, or `from_pretrained` warns that the model types differ.
+            config_dict = cls(**config_dict).to_dict()
+        return config_dict, kwargs
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Read a dictionary; keyword arguments replace its fields. See `PreTrainedConfig`.
 

@@ -5,6 +5,7 @@ No algorithm lives here. Attention is in :mod:`reformer_hf.nn.attention`, the re
 """
 
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.import_utils import is_fake_tensor
 
+from reformer_hf.models.checkpoint_files import CONSTANT_BUFFERS, explain_unreadable_files
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.inputs import (
     RowLayout,
@@ -240,10 +242,25 @@ class ReformerHFPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["ReformerHFLayer"]
     _skip_keys_device_placement = ["past_key_values"]
+    _keys_to_ignore_on_load_unexpected = CONSTANT_BUFFERS
 
     def __init__(self, config: ReformerHFConfig, *inputs: Any, **kwargs: Any):
         config.check_fields()
         super().__init__(config, *inputs, **kwargs)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | PathLike | None, *inputs: Any, **kwargs: Any
+    ) -> Any:
+        """Load a model of this package or of transformers' Reformer; see `PreTrainedModel`.
+
+        Raises:
+            OSError: if a weights file is damaged, or holds more than tensors.
+            ValueError: if the configuration's fields contradict each other, or the file holds two
+                different biases of the head.
+        """
+        with explain_unreadable_files(pretrained_model_name_or_path):
+            return super().from_pretrained(pretrained_model_name_or_path, *inputs, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -262,6 +279,8 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
 
     Both streams, normalised together, are the last hidden state.
     """
+
+    _keys_to_ignore_on_load_unexpected = [*CONSTANT_BUFFERS, r"^lm_head\."]
 
     def __init__(self, config: ReformerHFConfig):
         super().__init__(config)
