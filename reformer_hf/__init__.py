@@ -10,14 +10,20 @@ from reformer_hf.models.modeling_reformer_hf import (
     ReformerHFPreTrainedModel,
 )
 from reformer_hf.models.registration import register
+from reformer_hf.models.tokenization_reformer_hf import (
+    ReformerHFByteTokenizer,
+    ReformerHFTokenizer,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ReformerHFByteTokenizer",
     "ReformerHFConfig",
     "ReformerHFForCausalLM",
     "ReformerHFModel",
     "ReformerHFPreTrainedModel",
+    "ReformerHFTokenizer",
     "register",
 ]
 

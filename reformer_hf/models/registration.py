@@ -1,13 +1,47 @@
 """Registration with transformers' Auto classes."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from typing import Any
 
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+
+from reformer_hf.models.checkpoint_files import HeadBiasConverter
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.modeling_reformer_hf import ReformerHFForCausalLM, ReformerHFModel
+from reformer_hf.models.tokenization_reformer_hf import register_tokenizers
 
 
-def register() -> None:
-    """Register the classes of this package; importing it does this."""
-    AutoConfig.register(ReformerHFConfig.model_type, ReformerHFConfig, exist_ok=True)
-    AutoModel.register(ReformerHFConfig, ReformerHFModel, exist_ok=True)
-    AutoModelForCausalLM.register(ReformerHFConfig, ReformerHFForCausalLM, exist_ok=True)
+class StockReformerConfig(ReformerHFConfig):
+    """What `model_type: reformer` means to `AutoConfig` after `register(override_stock=True)`.
+
+    Reading a dictionary gives a `ReformerHFConfig`, never an instance of this class, so a model
+    loaded this way is saved with `model_type: reformer_hf` and loads again without the override.
+    """
+
+    model_type = "reformer"
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Read a configuration of transformers' Reformer; see `PreTrainedConfig`."""
+        return ReformerHFConfig.from_dict(config_dict, **kwargs)
+
+
+def register(override_stock: bool = False) -> None:
+    """Register the classes of this package with the Auto classes; importing it does this.
+
+    Args:
+        override_stock: also load `model_type: reformer`, as of the `google/reformer-*`
+            checkpoints, with this package instead of transformers' Reformer. This holds for the
+            whole process and all its Auto classes, and cannot be taken back; models made from
+            transformers' own `ReformerConfig` objects stay transformers'.
+    """
+    config_class = ReformerHFConfig
+    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    AutoModel.register(config_class, ReformerHFModel, exist_ok=True)
+    AutoModelForCausalLM.register(config_class, ReformerHFForCausalLM, exist_ok=True)
+    register_tokenizers(config_class)
+    register_checkpoint_conversion_mapping(
+        config_class.model_type, [HeadBiasConverter()], overwrite=True
+    )
+    if override_stock:
+        AutoConfig.register(StockReformerConfig.model_type, StockReformerConfig, exist_ok=True)
