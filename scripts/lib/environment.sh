@@ -30,12 +30,16 @@ environment_fingerprint() {
 import hashlib
 import pathlib
 import sys
+import tomllib
 
 root, extras = pathlib.Path(sys.argv[1]), sys.argv[2]
-digest = hashlib.sha256(repr((str(root), extras, sys.version, sys.base_prefix)).encode())
-for name in ("pyproject.toml", "constraints.txt"):
-    digest.update((root / name).read_bytes())
-print(digest.hexdigest())
+project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+content = (
+    str(root), extras, sys.version, sys.base_prefix,
+    project["build-system"], project["project"], project["tool"]["setuptools"],
+    (root / "constraints.txt").read_text(encoding="utf-8"),
+)
+print(hashlib.sha256(repr(content).encode()).hexdigest())
 PYTHON_CODE
 }
 

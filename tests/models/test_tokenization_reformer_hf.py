@@ -1,13 +1,11 @@
 """Byte and SentencePiece tokenizers: ids, exact round trips, padding, files."""
 
-import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import sentencepiece
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,35 +17,25 @@ from reformer_hf.models.tokenization_reformer_hf import (
     ReformerHFTokenizer,
     register_tokenizers,
 )
+from tests.models.sentencepiece_files import CORPUS, train_sentencepiece
 
-LICENSE = Path(__file__).parents[2] / "LICENSE"
-CORPUS = LICENSE.read_text(encoding="utf-8").splitlines(keepends=True)
 BYTE_TOKENIZER = ReformerHFByteTokenizer()
 
-# Loads a folder in a process without this package and prints what a text gives there.
+# Loads folders in a process without this package and prints what texts give there.
 FOREIGN_PROCESS = """
 import json, sys
 from transformers import AutoTokenizer
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+
+def describe(folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    batch = tokenizer(json.loads(sys.argv[1]), padding=True)
+    return [dict(batch), [tokenizer.decode(ids) for ids in batch["input_ids"]],
+            tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.model_max_length]
+
+descriptions = [describe(folder) for folder in sys.argv[2:]]
 assert not any(name.startswith("reformer_hf") for name in sys.modules)
-batch = tokenizer(json.loads(sys.argv[2]), padding=True)
-print(json.dumps([dict(batch), [tokenizer.decode(ids) for ids in batch["input_ids"]],
-                  tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.model_max_length]))
+print(json.dumps(descriptions))
 """
-
-
-def train_sentencepiece(folder: Path, **options) -> sentencepiece.SentencePieceProcessor:
-    """Trains `spiece.model` in `folder`."""
-    buffer = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(CORPUS),
-        model_writer=buffer,
-        num_threads=1,
-        minloglevel=2,
-        **{"model_type": "bpe", "vocab_size": 320, **options},
-    )
-    (folder / "spiece.model").write_bytes(buffer.getvalue())
-    return sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
 
 
 @pytest.fixture(scope="module")
@@ -153,29 +141,6 @@ def test_foreign_vocabulary_is_refused(trained, tmp_path):
 # SentencePiece
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"model_type": "unigram"},
-        {"byte_fallback": True, "vocab_size": 500},
-        {"remove_extra_whitespaces": False, "normalization_rule_name": "identity"},
-        {"add_dummy_prefix": False},
-        {"pad_id": 3},
-    ],
-    ids=lambda options: ",".join(options) or "default",
-)
-def test_ids_are_those_of_sentencepiece(options, tmp_path):
-    processor = train_sentencepiece(tmp_path, **options)
-    tokenizer = ReformerHFTokenizer.from_pretrained(tmp_path)
-    assert len(tokenizer) == processor.get_piece_size()
-    edge_cases = ["", " ", "  two  spaces ", "tab\tnewline\n", "ﬁ ligature é", "日本", "aaaaaaa"]
-    for text in [*CORPUS, *edge_cases]:
-        ids = processor.encode(text)
-        assert tokenizer(text, split_special_tokens=True)["input_ids"] == ids, text
-        assert tokenizer.decode(ids) == processor.decode(ids).replace(" ⁇ ", "<unk>")
-
-
 def test_pad_token_is_the_unknown_piece_where_there_is_no_other(sentencepiece_folder):
     tokenizer = ReformerHFTokenizer.from_pretrained(sentencepiece_folder)
     assert (tokenizer.pad_token, tokenizer.pad_token_id) == ("<unk>", 0)
@@ -192,14 +157,6 @@ def test_pad_token_of_the_vocabulary_comes_first(tmp_path):
     assert (tokenizer.pad_token, tokenizer.pad_token_id) == ("[PAD]", 3)
 
 
-def test_user_defined_symbol_is_one_id(tmp_path):
-    processor = train_sentencepiece(tmp_path, user_defined_symbols=["<sep>"])
-    tokenizer = ReformerHFTokenizer.from_pretrained(tmp_path)
-    index = processor.piece_to_id("<sep>")
-    assert tokenizer("a<sep>")["input_ids"] == processor.encode("a<sep>")
-    assert tokenizer.decode([index], skip_special_tokens=True) == "<sep>"
-
-
 def test_pad_token_can_be_chosen(sentencepiece_folder):
     tokenizer = ReformerHFTokenizer.from_pretrained(sentencepiece_folder, pad_token="<s>")
     assert (tokenizer.pad_token_id, len(tokenizer)) == (1, 320)
@@ -209,25 +166,6 @@ def test_vocabulary_without_padding_asks_for_a_pad_token():
     backend = PreTrainedTokenizerFast(vocab={"a": 0}, merges=[], eos_token=None, bos_token=None)
     with pytest.raises(ValueError, match="pad_token: .* Pass pad_token="):
         ReformerHFTokenizer(tokenizer_object=backend.backend_tokenizer)
-
-
-def test_reading_sentencepiece_names_the_extra(sentencepiece_folder, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sentencepiece", None)
-    with pytest.raises(ImportError, match=r"pip install 'reformer_hf\[sentencepiece\]'"):
-        ReformerHFTokenizer.from_pretrained(sentencepiece_folder)
-
-
-@pytest.mark.parametrize("content", [b"", b"not a model", b"\x0a\xff\xff\xff"])
-def test_damaged_sentencepiece_file(content, tmp_path):
-    (tmp_path / "spiece.model").write_bytes(content)
-    with pytest.raises(ValueError, match="spiece.model: "):
-        ReformerHFTokenizer.from_pretrained(tmp_path)
-
-
-def test_word_models_are_refused(tmp_path):
-    train_sentencepiece(tmp_path, model_type="word", vocab_size=50)
-    with pytest.raises(ValueError, match="'bpe' or 'unigram'"):
-        ReformerHFTokenizer.from_pretrained(tmp_path)
 
 
 def test_folder_without_a_vocabulary_points_to_the_byte_tokenizer(tmp_path):
@@ -269,7 +207,8 @@ def test_training_on_nothing(texts, vocab_size, message):
 # Files
 
 
-def all_tokenizers(sentencepiece_folder, trained):
+@pytest.fixture
+def tokenizers(sentencepiece_folder, trained) -> dict:
     return {
         "byte": ReformerHFByteTokenizer(model_max_length=64),
         "sentencepiece": ReformerHFTokenizer.from_pretrained(
@@ -279,13 +218,16 @@ def all_tokenizers(sentencepiece_folder, trained):
     }
 
 
+def save_with_config(tokenizer, folder: Path) -> None:
+    tokenizer.save_pretrained(folder)
+    ReformerHFConfig().save_pretrained(folder)
+
+
 @pytest.fixture(params=["byte", "sentencepiece", "trained"])
-def saved(request, sentencepiece_folder, trained, tmp_path):
+def saved(request, tokenizers, tmp_path):
     """A tokenizer, and a folder with it and a config."""
-    tokenizer = all_tokenizers(sentencepiece_folder, trained)[request.param]
-    tokenizer.save_pretrained(tmp_path)
-    ReformerHFConfig().save_pretrained(tmp_path)
-    return tokenizer, tmp_path
+    save_with_config(tokenizers[request.param], tmp_path)
+    return tokenizers[request.param], tmp_path
 
 
 TEXTS = ["</s> def f(x):\n", "two  words 日"]
@@ -299,18 +241,20 @@ def description(tokenizer) -> list:
     return [dict(batch), texts, *special]
 
 
-def test_saved_tokenizer_loads_without_this_package(saved):
-    tokenizer, folder = saved
-    config = json.loads((folder / "tokenizer_config.json").read_text())
-    assert config["tokenizer_class"] == "TokenizersBackend"
+def test_saved_tokenizers_load_without_this_package(tokenizers, tmp_path):
+    folders = [tmp_path / name for name in tokenizers]
+    for tokenizer, folder in zip(tokenizers.values(), folders, strict=True):
+        save_with_config(tokenizer, folder)
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        assert config["tokenizer_class"] == "TokenizersBackend"
     output = subprocess.run(
-        [sys.executable, "-c", FOREIGN_PROCESS, str(folder), json.dumps(TEXTS)],
+        [sys.executable, "-c", FOREIGN_PROCESS, json.dumps(TEXTS), *map(str, folders)],
         check=True,
         capture_output=True,
         text=True,
-        cwd=folder,
+        cwd=tmp_path,
     ).stdout
-    assert json.loads(output) == description(tokenizer)
+    assert json.loads(output) == [description(tokenizer) for tokenizer in tokenizers.values()]
 
 
 def test_saved_tokenizer_loads_with_auto_tokenizer_and_its_class(saved):
