@@ -1,0 +1,261 @@
+"""Faults that the tests must find, each a small change of the source.
+
+`python scripts/check_mutations.py` plants them one at a time in a copy of the package and demands
+that the named tests fail.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A fault: `before`, which occurs once in `file`, becomes `after`."""
+
+    name: str
+    file: str
+    before: str
+    after: str
+    tests: tuple[str, ...]
+
+
+BAND = ("tests/ops/test_attention.py",)
+CHUNK = ("tests/ops/test_chunk_scope.py",)
+REPLAY = (
+    "tests/nn/test_reversible.py",
+    "tests/nn/test_reversible_replay.py",
+    "tests/nn/test_surroundings.py",
+)
+
+MUTATIONS = [
+    Mutation(
+        "the band is one rank too short",
+        "reformer_hf/ops/masking.py",
+        "pattern = (distance <= chunk_length * num_chunks_before) & (",
+        "pattern = (distance < chunk_length * num_chunks_before) & (",
+        BAND,
+    ),
+    Mutation(
+        "the band is one rank too long",
+        "reformer_hf/ops/masking.py",
+        "pattern = (distance <= chunk_length * num_chunks_before) & (",
+        "pattern = (distance <= chunk_length * num_chunks_before + 1) & (",
+        BAND,
+    ),
+    Mutation(
+        "the band looks one rank too far ahead",
+        "reformer_hf/ops/masking.py",
+        "            distance >= -chunk_length * num_chunks_after\n        )\n",
+        "            distance >= -chunk_length * num_chunks_after - 1\n        )\n",
+        BAND,
+    ),
+    Mutation(
+        "the band ignores segments",
+        "reformer_hf/ops/attention.py",
+        "pattern & (query_segments == key_segments),",
+        "pattern & (key_segments >= 0) | (query_segments < 0),",
+        BAND,
+    ),
+    Mutation(
+        "the duplicate correction is dropped in the band scope",
+        "reformer_hf/ops/attention.py",
+        "counts=count_appearances(sort, *window) if deduplicate_rounds else None,",
+        "counts=None,",
+        BAND,
+    ),
+    Mutation(
+        "the duplicate correction miscounts the last rank of the band",
+        "reformer_hf/ops/masking.py",
+        "            & (distance <= chunk_length * num_chunks_before)\n",
+        "            & (distance < chunk_length * num_chunks_before)\n",
+        BAND,
+    ),
+    Mutation(
+        "the duplicate correction is dropped in the chunk scope",
+        "reformer_hf/ops/chunk_scope.py",
+        "counts=self._count_appearances() if deduplicate else None,",
+        "counts=None,",
+        CHUNK,
+    ),
+    Mutation(
+        "padding shares the buckets of real tokens in the band scope",
+        "reformer_hf/ops/sorting.py",
+        "keys = documents[:, None, None, :] * num_buckets + buckets",
+        "keys = buckets",
+        BAND,
+    ),
+    Mutation(
+        "documents share buckets in the band scope",
+        "reformer_hf/ops/sorting.py",
+        "keys = documents[:, None, None, :] * num_buckets + buckets",
+        "keys = documents[:, None, None, :] + buckets",
+        BAND,
+    ),
+    Mutation(
+        "padding is not sorted behind real tokens in the chunk scope",
+        "reformer_hf/ops/chunk_scope.py",
+        "keys = torch.where(behind > 0, num_buckets - 1 + behind, buckets)",
+        "keys = torch.where(behind > 1, num_buckets - 1 + behind, buckets)",
+        CHUNK,
+    ),
+    Mutation(
+        "padding is seen in the chunk scope",
+        "reformer_hf/ops/chunk_scope.py",
+        "visible = self.real & self.distinct",
+        "visible = self.distinct",
+        CHUNK,
+    ),
+    Mutation(
+        "rows are not aligned before they are cut into chunks",
+        "reformer_hf/ops/chunk_scope.py",
+        "buckets = buckets.gather(-1, alignment.order.expand_as(buckets))",
+        "pass",
+        CHUNK,
+    ),
+    Mutation(
+        "the first chunk does not wrap to the last",
+        "reformer_hf/ops/chunk_scope.py",
+        "moved = (round_ * self.used + chunk + offset) % (self.rounds * self.used)",
+        "moved = (round_ * self.used + chunk + offset).clamp(min=0) % (self.rounds * self.used)",
+        CHUNK,
+    ),
+    Mutation(
+        "each round wraps to its own last chunk",
+        "reformer_hf/ops/chunk_scope.py",
+        "moved = (round_ * self.used + chunk + offset) % (self.rounds * self.used)",
+        "moved = round_ * self.used + (chunk + offset) % self.used",
+        CHUNK,
+    ),
+    Mutation(
+        "a row wraps to the last chunk of the longest row",
+        "reformer_hf/ops/chunk_scope.py",
+        "self.used = (laid_out // chunk_length).clamp(min=1)[:, None]",
+        "self.used = torch.full_like(laid_out, self.chunks)[:, None]",
+        CHUNK,
+    ),
+    Mutation(
+        "a chunk appears twice in a window",
+        "reformer_hf/ops/chunk_scope.py",
+        "first &= (offset - other) % count != 0",
+        "first &= True",
+        CHUNK,
+    ),
+    Mutation(
+        "the causal mask is dropped in local layers of the chunk scope",
+        "reformer_hf/ops/masking.py",
+        "return pattern & (distance >= 0) if causal else pattern",
+        "return pattern",
+        BAND,
+    ),
+    Mutation(
+        "the causal mask is dropped in LSH layers of the chunk scope",
+        "reformer_hf/ops/chunk_scope.py",
+        "visible = visible & (self.query_places >= self.key_places)",
+        "pass",
+        CHUNK,
+    ),
+    Mutation(
+        "the self mask is dropped in the band scope",
+        "reformer_hf/ops/attention.py",
+        "own=distance == 0 if self_mask else None,",
+        "own=None,",
+        BAND,
+    ),
+    Mutation(
+        "the self mask is dropped in the chunk scope",
+        "reformer_hf/ops/chunk_scope.py",
+        "            own=self.own,\n",
+        "            own=None,\n",
+        CHUNK,
+    ),
+    Mutation(
+        "a round that shows nothing keeps the weight of its own score",
+        "reformer_hf/ops/window_attention.py",
+        "logsumexp = logsumexp.masked_fill(alone, ALONE_LOGSUMEXP)",
+        "pass",
+        BAND,
+    ),
+    Mutation(
+        "round weights get no gradient",
+        "reformer_hf/ops/attention.py",
+        "weights = torch.softmax(logsumexps, dim=2).to(outputs.dtype)",
+        "weights = torch.softmax(logsumexps.detach(), dim=2).to(outputs.dtype)",
+        BAND,
+    ),
+    Mutation(
+        "moved vectors get the gradient of other places",
+        "reformer_hf/ops/sorting.py",
+        "back = _take_rows(grad, inverse.reshape(lead * rounds, 1, seq))",
+        "back = _take_rows(grad, order.reshape(lead * rounds, 1, seq))",
+        BAND,
+    ),
+    Mutation(
+        "keys have length one instead of root-mean-square one",
+        "reformer_hf/ops/window_attention.py",
+        "wide.square().mean(dim=-1, keepdim=True)",
+        "wide.square().sum(dim=-1, keepdim=True)",
+        BAND,
+    ),
+    Mutation(
+        "the first factor of the buckets is the most significant digit",
+        "reformer_hf/ops/hashing.py",
+        "            buckets += radix * digit\n",
+        "            buckets = buckets * factor + digit\n",
+        ("tests/ops/test_hashing.py",),
+    ),
+    Mutation(
+        "rotations depend on the number of rounds",
+        "reformer_hf/ops/hashing.py",
+        "derive_seed(seed, round_)",
+        "derive_seed(seed, num_hashes - round_)",
+        ("tests/ops/test_hashing.py",),
+    ),
+    Mutation(
+        "rotations are drawn from the default generator",
+        "reformer_hf/ops/hashing.py",
+        "    drawn = torch.randn(shape, generator=generator, device=",
+        "    drawn = torch.randn(shape, device=",
+        ("tests/ops/test_hashing.py",),
+    ),
+    Mutation(
+        "the softmax is computed in half precision",
+        "reformer_hf/ops/window_attention.py",
+        "scores = scores.to(torch.promote_types(scores.dtype, torch.float32))",
+        "pass",
+        ("tests/ops/test_attention_precision.py",),
+    ),
+    Mutation(
+        "the loss keeps the logits of every chunk",
+        "reformer_hf/ops/losses.py",
+        "checkpoint(chunk_loss, hidden, targets, use_reentrant=False)",
+        "chunk_loss(hidden, targets)",
+        ("tests/ops/test_losses.py",),
+    ),
+    Mutation(
+        "a replay draws new random numbers",
+        "reformer_hf/nn/surroundings.py",
+        "torch.set_rng_state(self.cpu_state)",
+        "pass",
+        REPLAY,
+    ),
+    Mutation(
+        "a replay moves the default generator",
+        "reformer_hf/nn/surroundings.py",
+        "torch.random.fork_rng(devices, device_type=kind), ExitStack()",
+        "ExitStack()",
+        REPLAY,
+    ),
+    Mutation(
+        "a replay runs outside of autocast",
+        "reformer_hf/nn/surroundings.py",
+        "stack.enter_context(torch.autocast(**options))",
+        "pass",
+        REPLAY,
+    ),
+    Mutation(
+        "a replay decides anew",
+        "reformer_hf/nn/reversible.py",
+        "return self._choice[0]",
+        "return decide()",
+        REPLAY,
+    ),
+]
