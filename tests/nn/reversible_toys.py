@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from reformer_hf.nn.reversible import PlainCoupling, ReversibleCoupling
 
 DIM = 8
+TOKENS = torch.randint(0, 11, (2, 5), generator=torch.Generator().manual_seed(0))
 
 
 class Attention(nn.Module):
@@ -112,6 +113,22 @@ def run_stack(
     for sublayer in sublayers:
         target, source = source, coupling.couple(target, sublayer, source)
     return target, source
+
+
+def make_sublayers(num_sublayers: int = 4) -> list[nn.Module]:
+    kinds = (Attention, FeedForward)
+    return [kinds[index % 2]().double() for index in range(num_sublayers)]
+
+
+def loss_of(sublayers: list, coupling: PlainCoupling | None = None, dtype=torch.float64) -> Tensor:
+    """A loss of both streams."""
+    stream = torch.randn(2, 5, DIM, dtype=dtype)
+    target, source = run_stack(coupling or ReversibleCoupling(), stream, sublayers)
+    return (target * source.cos()).sum()
+
+
+def parameters_of(sublayers: list[nn.Module]) -> list[Tensor]:
+    return [p for sublayer in sublayers for p in sublayer.parameters()]
 
 
 class LiveBytes(TorchDispatchMode):

@@ -12,14 +12,13 @@ from torch.utils.checkpoint import checkpoint
 from reformer_hf.nn.reversible import Decision, PlainCoupling, ReversibleCoupling
 from tests.nn.reversible_toys import (
     DIM,
+    TOKENS,
     Attention,
     FeedForward,
     LowRankAdapter,
     Model,
     run_stack,
 )
-
-TOKENS = torch.randint(0, 11, (2, 5), generator=torch.Generator().manual_seed(0))
 
 
 def gradients(model: Model, reversible: bool, **kwargs) -> dict[str, Tensor]:
