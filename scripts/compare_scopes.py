@@ -76,6 +76,7 @@ def build_config(arguments: CompareArguments, variant: str) -> ReformerHFConfig:
         num_hashes=arguments.num_hashes,
         axial_pos_shape=shape,
         axial_pos_embds_dim=[half, arguments.hidden_size - half],
+        axial_norm_std=0.02,  # at 1, the default, positions drown the words for long
         hidden_dropout_prob=0.0,
         local_attention_probs_dropout_prob=0.0,
         lsh_attention_probs_dropout_prob=0.0,

@@ -49,6 +49,9 @@ def build_config(arguments: ModelArguments) -> ReformerHFConfig:
             arguments.hidden_size // 2,
             arguments.hidden_size - arguments.hidden_size // 2,
         ],
+        # As wide as the word embeddings: at 1, transformers' default, positions drown the words
+        # for hundreds of steps.
+        axial_norm_std=0.02,
         max_position_embeddings=arguments.block_size,
         hidden_dropout_prob=0.0,
         local_attention_probs_dropout_prob=0.0,
