@@ -45,13 +45,13 @@ class CompareArguments:
         default_factory=lambda: list(VARIANTS), metadata={"help": "Variants to train."}
     )
     seeds: int = field(default=2, metadata={"help": "Seeds per variant."})
-    max_steps: int = field(default=600, metadata={"help": "Optimiser steps per run."})
+    max_steps: int = field(default=500, metadata={"help": "Optimiser steps per run."})
     per_device_train_batch_size: int = field(default=2, metadata={"help": "Windows in a step."})
     block_size: int = field(default=2048, metadata={"help": "Context in bytes."})
     hidden_size: int = field(default=128, metadata={"help": "Width of a stream."})
     num_hidden_layers: int = field(default=2, metadata={"help": "Layers."})
     num_hashes: int = field(default=2, metadata={"help": "Rounds of hashing."})
-    learning_rate: float = field(default=3e-3, metadata={"help": "Highest learning rate."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Highest learning rate."})
     max_eval_samples: int = field(default=64, metadata={"help": "Held-out windows."})
 
 
