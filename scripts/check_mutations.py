@@ -92,6 +92,6 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Check that the tests find planted faults.")
     parser.add_argument("words", nargs="*", help="part of the names of faults to check")
     sys.exit(main(parser.parse_args().words))
