@@ -165,7 +165,8 @@ def write_results(folder: Path, header: dict, runs: list[dict]) -> None:
 
 def main() -> int:
     """Run what is missing."""
-    parser = HfArgumentParser((CorpusArguments, CompareArguments), description=__doc__)
+    kinds = [CorpusArguments, CompareArguments]
+    parser = HfArgumentParser(kinds, description=__doc__)  # type: ignore[arg-type]
     corpus_arguments, arguments = parser.parse_args_into_dataclasses()
     unknown = set(arguments.variants) - set(VARIANTS)
     if unknown:

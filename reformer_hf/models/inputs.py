@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers.utils import is_tracing
 from transformers.utils.generic import TransformersKwargs
+from transformers.utils.import_utils import is_tracing
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.ops.masking import number_documents, places_in_document

@@ -4,16 +4,17 @@ No algorithm lives here. Attention is in :mod:`reformer_hf.nn.attention`, the re
 :mod:`reformer_hf.nn.reversible`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
@@ -64,18 +65,15 @@ def build_self_attention(config: ReformerHFConfig, layer_index: int) -> nn.Modul
     }
     if kind in ("full", "full_shared_qk"):
         return FullSelfAttention(shared_query_key=shared_qk, **common)
-    window = config.attention_window(kind, causal)._asdict()
+    common |= {"scope": config.attention_scope, **config.attention_window(kind, causal)._asdict()}
     if kind == "local":
-        return LocalSelfAttention(scope=config.attention_scope, **window, **common)
+        return LocalSelfAttention(**common)
+    common |= {"num_buckets": config.num_buckets, "share_rotations": config.share_rotations}
     return LSHSelfAttention(
-        scope=config.attention_scope,
-        num_buckets=config.num_buckets,
         num_hashes=config.num_hashes,
         deduplicate_rounds=config.deduplicate_rounds,
         layer_index=layer_index,
-        share_rotations=config.share_rotations,
         chunk_lengths=config.chunk_lengths(),
-        **window,
         **common,
     )
 
@@ -95,6 +93,7 @@ class ReformerHFEmbeddings(nn.Module):
                 dropout=config.hidden_dropout_prob,
             )
         elif config.position_embedding_type == "learned":
+            assert config.max_position_embeddings is not None  # the configuration resolves it
             self.position_embeddings = LearnedPositionEmbeddings(
                 max_positions=config.max_position_embeddings,
                 hidden_size=config.hidden_size,
@@ -187,6 +186,8 @@ class ReformerHFLayer(nn.Module):
 class ReformerHFEncoder(nn.Module):
     """The reversible layers and the layer norm over both streams."""
 
+    _gradient_checkpointing_func: Callable[..., Any]  # transformers sets it with the flag
+
     def __init__(self, config: ReformerHFConfig):
         super().__init__()
         self.reversible = config.reversible
@@ -218,12 +219,8 @@ class ReformerHFEncoder(nn.Module):
                 streams.append(torch.cat([x1, x2], dim=-1))
             hashing = {"hash_seed": hash_seed, "num_hashes": num_hashes, "decision": decision}
             arguments = (x1, x2, coupling, documents, hashing, output_attentions)
-            if checkpointing:
-                x1, x2, attention_map = self._gradient_checkpointing_func(
-                    layer.__call__, *arguments
-                )
-            else:
-                x1, x2, attention_map = layer(*arguments)
+            run = partial(self._gradient_checkpointing_func, layer) if checkpointing else layer
+            x1, x2, attention_map = run(*arguments)
             maps.append(attention_map)
         last = self.dropout(self.layer_norm(torch.cat([x1, x2], dim=-1)))
         return BaseModelOutput(
@@ -292,7 +289,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         """The word embeddings."""
         return self.embeddings.word_embeddings
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         """Replace the word embeddings."""
         self.embeddings.word_embeddings = value
 
@@ -407,7 +404,7 @@ class ReformerHFForCausalLM(ReformerHFPreTrainedModel, GenerationMixin):
         """The output projection."""
         return self.lm_head.decoder
 
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         """Replace the output projection."""
         self.lm_head.decoder = new_embeddings
 
@@ -522,11 +519,12 @@ class ReformerHFForCausalLM(ReformerHFPreTrainedModel, GenerationMixin):
     ) -> dict[str, Any]:
         """Give the model the whole prefix at every step; there is no cache yet."""
         if inputs_embeds is not None:
-            new = 0 if is_first_iteration else kwargs["position_ids"].shape[-1]
-            new -= 0 if is_first_iteration else inputs_embeds.shape[1]
-            generated = self.get_input_embeddings()(input_ids[:, input_ids.shape[1] - new :])
+            # The tokens behind the prompt's embeddings; input_ids may or may not hold the prompt.
+            new = kwargs["position_ids"].shape[-1] - inputs_embeds.shape[1]
+            generated = input_ids[:, input_ids.shape[1] - new :]
+            generated = self.get_input_embeddings()(generated)
             inputs_embeds = torch.cat([inputs_embeds, generated], dim=1)
-        return super().prepare_inputs_for_generation(
+        return super().prepare_inputs_for_generation(  # type: ignore[attr-defined]
             input_ids,
             next_sequence_length=None,
             inputs_embeds=inputs_embeds,

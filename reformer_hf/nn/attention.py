@@ -220,8 +220,8 @@ class LocalSelfAttention(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.num_heads, self.dropout, self.scope = num_heads, dropout, scope
-        self.causal = causal
+        self.num_heads, self.dropout, self.causal = num_heads, dropout, causal
+        self.scope: Scope = scope
         self.window = {
             "chunk_length": chunk_length,
             "num_chunks_before": num_chunks_before,
