@@ -169,14 +169,17 @@ class TestModes:
         with pytest.raises(ValueError, match="inputs_embeds"):
             model.generate(inputs_embeds=embedded, **GREEDY)
 
-    @pytest.mark.parametrize("build", [build_ours, build_stock])
-    @pytest.mark.parametrize("mode", ["assisted", "prompt lookup"])
-    def test_speculation_says_that_it_needs_a_cache(self, build, mode):
-        model = build()
-        options = {"assistant_model": build()} if mode == "assisted" else {}
-        options |= {"prompt_lookup_num_tokens": 3} if mode == "prompt lookup" else {}
-        with pytest.raises(RuntimeError, match="cache"):
-            model.generate(random_ids(1, 20), **options, **GREEDY)
+    def speculate(self, model: nn.Module, assistant: nn.Module) -> None:
+        """Assisted and prompt-lookup decoding: neither may do something else in silence."""
+        for options in ({"assistant_model": assistant}, {"prompt_lookup_num_tokens": 3}):
+            with pytest.raises(RuntimeError, match="requires a cache"):
+                model.generate(random_ids(1, 20), **options, **GREEDY)
+
+    def test_speculation_says_that_it_needs_a_cache(self):
+        self.speculate(build_ours(), build_ours())
+
+    def test_stock_speculation_fails(self):
+        self.speculate(build_stock(), build_stock())
 
     def test_generation_prints_nothing(self, capsys):
         build_ours().generate(random_ids(1, 20), **GREEDY)
