@@ -5,11 +5,10 @@ from typing import Any, NamedTuple
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
-from transformers.activations import ACT2FN
 
-from reformer_hf.ops.hashing import bucket_factors, default_num_buckets
+from reformer_hf.models.configuration_checks import check_config
+from reformer_hf.ops.hashing import default_num_buckets
 
-LAYER_TYPES = ("local", "lsh", "full", "full_shared_qk")
 DEFAULT_HASH_LENGTH = 8192
 
 
@@ -248,121 +247,4 @@ class ReformerHFConfig(PreTrainedConfig):
         Raises:
             ValueError: naming field, value and fix.
         """
-        self._validate_layers()
-        self._validate_positions()
-        self._validate_windows()
-        self._validate_sizes()
-        if self.tie_word_embeddings:
-            raise ValueError(
-                "tie_word_embeddings=True: the output projection reads both streams and is "
-                f"{2 * self.hidden_size} wide, the embeddings are {self.hidden_size} wide; "
-                "set it to False"
-            )
-        if self.is_encoder_decoder:
-            raise ValueError(
-                "is_encoder_decoder=True: there is no encoder-decoder Reformer here yet; "
-                "set it to False"
-            )
-
-    def _validate_layers(self) -> None:
-        for name, choices in (
-            ("attention_scope", ("band", "chunk")),
-            ("position_embedding_type", ("axial", "learned", "none")),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {choices}")
-        wrong = [kind for kind in self.attn_layers if kind not in LAYER_TYPES]
-        if wrong or not self.attn_layers:
-            raise ValueError(
-                f"attn_layers={self.attn_layers!r}: give at least one layer, each one of "
-                f"{', '.join(map(repr, LAYER_TYPES))}"
-            )
-        if self.hidden_act not in ACT2FN:
-            raise ValueError(
-                f"hidden_act={self.hidden_act!r} is not an activation of transformers: "
-                "choose one of transformers.activations.ACT2FN, such as 'relu' or 'gelu'"
-            )
-
-    def _validate_positions(self) -> None:
-        if self.position_embedding_type == "axial":
-            self._validate_axes()
-        limit = self.position_limit
-        if limit is not None and limit < 1:
-            raise ValueError(
-                f"max_position_embeddings={self.max_position_embeddings!r} must be at least 1"
-            )
-
-    def _validate_axes(self) -> None:
-        shape, dims = self.axial_pos_shape, self.axial_pos_embds_dim
-        if len(shape) < 2 or len(shape) != len(dims):
-            raise ValueError(
-                f"axial_pos_shape={shape!r} and axial_pos_embds_dim={dims!r}: give the same "
-                "number of axes, at least two, in both"
-            )
-        if min(*shape, *dims) < 1:
-            raise ValueError(
-                f"axial_pos_shape={shape!r} and axial_pos_embds_dim={dims!r} must be positive"
-            )
-        if sum(dims) != self.hidden_size:
-            raise ValueError(
-                f"axial_pos_embds_dim={dims!r} sums to {sum(dims)}, but hidden_size="
-                f"{self.hidden_size}: make the dimensions add up to hidden_size"
-            )
-
-    def _validate_windows(self) -> None:
-        for kind in ("local", "lsh"):
-            if kind not in self.attn_layers:
-                continue
-            fields = [f"{kind}_attn_chunk_length", f"{kind}_num_chunks_before"]
-            for name, least in zip(fields, (1, 0), strict=True):
-                value = getattr(self, name)
-                if value is None or value < least:
-                    raise ValueError(f"{name}={value!r} must be an int of at least {least}")
-            name = f"{kind}_num_chunks_after"
-            after = getattr(self, name)
-            if after is not None and after < 0:
-                raise ValueError(f"{name}={after!r} must be at least 0")
-            if after and self.is_decoder:
-                raise ValueError(
-                    f"{name}={after!r} with is_decoder=True: a causal layer cannot look ahead; "
-                    f"set {name} to 0"
-                )
-        if "lsh" not in self.attn_layers:
-            return
-        if self.num_buckets is not None:
-            bucket_factors(self.num_buckets)
-        if self.attention_scope == "band" and not any(self.attention_window("lsh", False)[1:]):
-            raise ValueError(
-                "lsh_num_chunks_before=0 and lsh_num_chunks_after=0 in the band scope: a query "
-                "would see only itself; set lsh_num_chunks_before to at least 1"
-            )
-
-    def _validate_sizes(self) -> None:
-        for name in (
-            "hidden_size",
-            "num_attention_heads",
-            "attention_head_size",
-            "feed_forward_size",
-            "num_hashes",
-            "hash_length",
-            "vocab_size",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be at least 1")
-        for name in ("chunk_size_feed_forward", "chunk_size_lm_head"):
-            if getattr(self, name) < 0:
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} must be 0 (no chunks) or a number of tokens"
-                )
-        for name in ("initializer_range", "axial_norm_std", "layer_norm_eps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be at least 0")
-        for name in (
-            "hidden_dropout_prob",
-            "local_attention_probs_dropout_prob",
-            "lsh_attention_probs_dropout_prob",
-            "classifier_dropout",
-        ):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < 1:
-                raise ValueError(f"{name}={value!r} must be in [0, 1)")
+        check_config(self)
