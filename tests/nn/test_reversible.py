@@ -138,6 +138,13 @@ def test_inputs_that_require_grad_before_frozen_layers() -> None:
     assert_stack_equals_plain(sublayers, [stream], stream=stream)
 
 
+def test_streams_modified_in_place_before_the_first_step() -> None:
+    stream = torch.randn(2, 5, DIM, dtype=torch.float64).mul_(2)
+    assert stream._version > 0
+    sublayers = [Attention().double(), FeedForward().double()]
+    assert_stack_equals_plain(sublayers, list(sublayers[0].parameters()), stream=stream)
+
+
 @pytest.mark.parametrize("index", range(6))
 def test_autograd_grad_of_one_sublayer(index: int) -> None:
     sublayers = [kind().double() for _ in range(3) for kind in (Attention, FeedForward)]
