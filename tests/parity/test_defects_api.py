@@ -14,7 +14,7 @@ CHUNK_SIZES = pytest.mark.parametrize("field", ["chunk_size_feed_forward", "chun
 
 
 class TestHeadBias:
-    """Row 7: a head's bias belongs to the logits."""
+    """A head's bias belongs to the logits."""
 
     def moved(self, model: nn.Module) -> float:
         ids = random_ids(2, LENGTH)
@@ -33,7 +33,7 @@ class TestHeadBias:
 
 
 class TestByteTokenizer:
-    """Row 10: a tokenizer for bytes, with a pad token."""
+    """A tokenizer for bytes, with a pad token."""
 
     def test_every_byte_string_round_trips(self, tmp_path):
         ReformerHFByteTokenizer().save_pretrained(tmp_path)
@@ -92,7 +92,7 @@ class TestConfiguration:
 
 
 class TestAttentionMaps:
-    """Row 17: attention that can be read: who attends to whom."""
+    """Attention that can be read: who attends to whom."""
 
     @pytest.mark.parametrize("scope", ["band", "chunk"])
     def test_attention_map_names_the_keys(self, scope):
@@ -118,7 +118,7 @@ class TestAttentionMaps:
 
 
 class TestArguments:
-    """Row 21: each argument works or is refused."""
+    """Each argument works or is refused."""
 
     @pytest.mark.parametrize("seq", [61, 64])
     def test_position_ids_at_any_length(self, seq):

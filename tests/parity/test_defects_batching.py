@@ -31,7 +31,7 @@ def rows_of(*lengths: int) -> list[Tensor]:
 
 
 class TestRowsInGeneration:
-    """Row 2: a request in a batch must get the answer that it gets alone."""
+    """A request in a batch must get the answer that it gets alone."""
 
     @pytest.mark.parametrize("mode", MODES)
     @SCOPES
@@ -73,7 +73,7 @@ class TestRowsInGeneration:
 
 
 class TestPadding:
-    """Row 4: the side and amount of padding must not change real tokens."""
+    """The side and amount of padding must not change real tokens."""
 
     @pytest.mark.parametrize("side", ["left", "right"])
     @SCOPES

@@ -1,4 +1,4 @@
-"""Row 5: data parallel training of two processes, as DDP and Trainer set it up by default."""
+"""Data parallel training of two processes, as DDP and Trainer set it up by default."""
 
 from datetime import timedelta
 from typing import Any

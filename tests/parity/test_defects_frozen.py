@@ -1,4 +1,4 @@
-"""Row 6: training with frozen embeddings, with LoRA, and through `torch.autograd.grad`."""
+"""Training with frozen embeddings, with LoRA, and through `torch.autograd.grad`."""
 
 from typing import Any
 

@@ -22,7 +22,7 @@ GREEDY = {"do_sample": False, "max_new_tokens": 16}
 
 
 class TestCausality:
-    """Row 22: later tokens must not reach earlier positions."""
+    """Later tokens must not reach earlier positions."""
 
     def moved_before(self, model: nn.Module, place: int) -> Tensor:
         """How far each earlier position moves when the tokens from `place` on change."""
@@ -49,7 +49,7 @@ class TestCausality:
 
 
 class TestCache:
-    """Row 8: what `generate` writes must be what the uncached model says."""
+    """What `generate` writes must be what the uncached model says."""
 
     def test_generation_equals_recomputation(self):
         model, ids = build_ours(), random_ids(2, 11)
@@ -91,7 +91,7 @@ class TestCache:
 
 
 class TestRotations:
-    """Row 12 and decode steps: rotations are private and stay the same outside training."""
+    """Rotations are private and stay the same outside training."""
 
     def texts(self, model: nn.Module, do_sample: bool) -> int:
         """Distinct texts of the same prompt from six seeds."""
@@ -154,7 +154,7 @@ class TestRotations:
 
 
 class TestModes:
-    """Row 21: generation from embeddings, assisted and prompt-lookup decoding."""
+    """Generation from embeddings, assisted and prompt-lookup decoding."""
 
     def test_generates_from_embeddings(self):
         model, ids = build_ours(), random_ids(2, 20)

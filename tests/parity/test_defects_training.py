@@ -49,7 +49,7 @@ def backward(model: nn.Module, ids: Tensor, **inputs: Any) -> dict[str, Tensor]:
 
 
 class TestDropout:
-    """Row 1: the dropout masks of the forward pass must come back in the replay."""
+    """The dropout masks of the forward pass must come back in the replay."""
 
     def test_replay_repeats_dropout(self):
         assert max(replay_errors(build_ours(**DROPOUT))) < 1e-9
@@ -90,7 +90,7 @@ class TestTwoForwards:
 
 
 class TestLength:
-    """Row 3: any training length up to the number of positions."""
+    """Any training length up to the number of positions."""
 
     @pytest.mark.parametrize("seq", [1, 7, 8, 37, 56])
     def test_any_length_trains(self, seq):
@@ -126,7 +126,7 @@ class TestLength:
 
 
 class TestAutocast:
-    """Row 14: the replay runs under the autocast state of the forward pass."""
+    """The replay runs under the autocast state of the forward pass."""
 
     def replay_dtypes(self, model: nn.Module) -> list[tuple[torch.dtype, torch.dtype]]:
         calls = record_attention(model.train())
@@ -161,7 +161,7 @@ class TestAutocast:
 
 
 class TestEvalMode:
-    """Row 15: gradients without dropout, for saliency maps."""
+    """Gradients without dropout, for saliency maps."""
 
     def test_eval_mode_has_gradients(self):
         ids = random_ids(2, LENGTH)
@@ -175,7 +175,7 @@ class TestEvalMode:
 
 
 class TestNumHashes:
-    """Row 21: another number of rounds than the configuration's, in training."""
+    """Another number of rounds than the configuration's, in training."""
 
     def test_num_hashes_in_training(self):
         ids = random_ids(2, LENGTH)
@@ -190,7 +190,7 @@ class TestNumHashes:
 
 
 class TestRandomState:
-    """Row 12: `set_seed` reproduces a training run; backward draws no random numbers."""
+    """`set_seed` reproduces a training run; backward draws no random numbers."""
 
     def losses(self, model: nn.Module) -> list[float]:
         """The loss of the same step, taken twice from the same seed."""
