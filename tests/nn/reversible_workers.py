@@ -162,7 +162,7 @@ def main(rank: int, directory: Path) -> None:
         init_method=f"file://{directory}/rendezvous",
         rank=rank,
         world_size=WORLD_SIZE,
-        timeout=timedelta(seconds=30),
+        timeout=timedelta(seconds=120),
     )
     for name, scenario in SCENARIOS.items():
         result = run(rank, **scenario)
