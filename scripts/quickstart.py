@@ -12,9 +12,8 @@ from pathlib import Path
 from transformers import HfArgumentParser, PreTrainedModel, TrainerState, set_seed
 from transformers.utils.logging import disable_progress_bar
 
-from reformer_hf import ReformerHFForCausalLM
+from reformer_hf import ReformerHFByteTokenizer, ReformerHFForCausalLM
 from reformer_hf.hub.model_card import build_model_card
-from reformer_hf.models.tokenization_reformer_hf import ReformerHFByteTokenizer
 from reformer_hf.training.arguments import (
     CorpusArguments,
     ModelArguments,
