@@ -106,7 +106,7 @@ def measure(model: ReformerHFForCausalLM, ids: Tensor) -> dict[str, dict[str, fl
     for precision in PRECISIONS:
         autocast = precision.endswith("autocast")
         dtype = torch.bfloat16 if precision.endswith("parameters") else torch.float32
-        narrow = deepcopy(model).to(dtype)
+        narrow = deepcopy(model).to(dtype)  # type: ignore[arg-type]
         rates[precision] = {
             "layer": flip_rate(hash_inputs(narrow, inputs, autocast), reference),
             "model": flip_rate(run(narrow, ids, autocast)[0], reference),

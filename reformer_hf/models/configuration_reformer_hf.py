@@ -156,7 +156,8 @@ class ReformerHFConfig(PreTrainedConfig):
         config_dict, kwargs = super().get_config_dict(*inputs, **kwargs)
         if config_dict.get("model_type") == "reformer":
             # Here, or `from_pretrained` warns that the model types differ.
-            config_dict = cls(**config_dict).to_dict()
+            names = ReformerHFConfig.__annotations__.keys() & kwargs.keys()
+            config_dict = cls(**{**config_dict, **{name: kwargs[name] for name in names}}).to_dict()
         return config_dict, kwargs
 
     @classmethod
@@ -226,6 +227,11 @@ class ReformerHFConfig(PreTrainedConfig):
     def _resolve_positions(self) -> None:
         if self.position_embedding_type is None:
             self.position_embedding_type = "axial" if self.axial_pos_embds else "learned"
+        if self.position_embedding_type == "axial" and not self.axial_pos_embds:
+            raise ValueError(
+                "axial_pos_embds=False with position_embedding_type='axial': leave axial_pos_embds "
+                "out, and set position_embedding_type to 'learned' or 'none' for other positions"
+            )
         self.axial_pos_embds = self.position_embedding_type == "axial"
         if self.max_position_embeddings is None and self.position_embedding_type != "none":
             product = math.prod(self.axial_pos_shape)

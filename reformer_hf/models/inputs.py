@@ -5,11 +5,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers.utils import logging
 from transformers.utils.generic import TransformersKwargs
 from transformers.utils.import_utils import is_tracing
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.ops.masking import number_documents, places_in_document
+
+logger = logging.get_logger(__name__)
 
 
 class RowLayout(NamedTuple):
@@ -24,21 +27,39 @@ class RowLayout(NamedTuple):
     position_ids: Tensor
 
 
-def reject_unknown_arguments(model: str, arguments: dict[str, Any]) -> None:
-    """Refuse keyword arguments that nobody reads.
+def check_other_arguments(
+    config: ReformerHFConfig, arguments: dict[str, Any], packed: bool
+) -> None:
+    """Refuse keyword arguments that nobody reads, or whose meaning would be ignored.
 
     Args:
-        model: name of the model class, for the message.
+        config: the configuration.
         arguments: keyword arguments that the forward has no parameter for.
+        packed: whether `seq_idx` or `position_ids` are given, which say what `cu_seq_lens_*` do.
 
     Raises:
         TypeError: if one is not among transformers' `TransformersKwargs`.
+        ValueError: if one asks for what this model does not do.
     """
     unknown = [name for name in arguments if name not in TransformersKwargs.__annotations__]
     if unknown:
         raise TypeError(
-            f"{model}.forward() got an unexpected keyword argument {unknown[0]!r}; "
+            f"forward() got an unexpected keyword argument {unknown[0]!r}; "
             "check its spelling, or leave it out"
+        )
+    causal = arguments.get("is_causal")
+    if causal is not None and causal != bool(config.is_decoder):
+        raise ValueError(
+            f"is_causal={causal} with is_decoder={config.is_decoder}: whether attention is causal "
+            "is a matter of the configuration; set is_decoder there"
+        )
+    lengths = [
+        name for name in ("cu_seq_lens_q", "cu_seq_lens_k") if arguments.get(name) is not None
+    ]
+    if lengths and not packed:
+        raise ValueError(
+            f"{lengths[0]} without seq_idx: say which document each token of a packed row belongs "
+            "to with seq_idx, or with position_ids that restart"
         )
 
 
@@ -126,6 +147,10 @@ def lay_out_rows(
             "packed rows (seq_idx, or position_ids that restart) with attention_scope='chunk': its "
             "chunks mix documents; give each document a row, or use the band scope"
         )
+    if config.attention_scope == "chunk" and documents is not None:
+        # One document a row, whatever its number: what is left to tell is the padding.
+        padding = torch.zeros_like(documents) if attention_mask is None else attention_mask == 0
+        documents = padding.to(documents)
     if position_ids is None:
         if documents is None:
             position_ids = torch.arange(seq, device=inputs_embeds.device).expand(batch, -1)
@@ -190,6 +215,7 @@ def first_token_labels(
     attention_mask: Tensor | None,
     position_ids: Tensor | None,
     seq_idx: Tensor | None,
+    counted: bool,
 ) -> Tensor:
     """Take the loss from the first token of each document, which no place of its own predicts.
 
@@ -198,10 +224,12 @@ def first_token_labels(
         attention_mask: as given to the model.
         position_ids: as given to the model.
         seq_idx: as given to the model.
+        counted: whether the caller has counted the labels, to divide the loss by them.
 
     Returns:
         Labels with -100 there.
     """
+    labels = labels.long()
     if position_ids is not None:
         position_ids = position_ids.expand(labels.shape[0], -1)
     documents = _documents(labels.shape[0], attention_mask, position_ids, seq_idx)
@@ -210,6 +238,12 @@ def first_token_labels(
     documents = documents.to(labels.device)
     begins = torch.ones_like(labels, dtype=torch.bool)
     begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    dropped = begins[:, 1:] & (labels[:, 1:] != -100)
+    if counted and _can_look(labels) and dropped.any():
+        logger.warning_once(
+            "num_items_in_batch counts labels of first tokens of documents, which have no loss "
+            "here, so the loss is a little too small: set these labels to -100, or pad on the right"
+        )
     return labels.masked_fill(begins, -100)
 
 
@@ -236,8 +270,12 @@ def _is_packed(documents: Tensor | None, attention_mask: Tensor | None) -> bool:
     """Whether a row holds more than one document besides padding."""
     if documents is None or is_tracing(documents):
         return False
-    most = int(documents.max())
-    return most > (0 if attention_mask is None or attention_mask.all() else 1)
+    padding = torch.zeros_like(documents, dtype=torch.bool)
+    if attention_mask is not None:
+        padding = attention_mask == 0
+    highest = documents.masked_fill(padding, -1).amax(dim=-1)
+    lowest = documents.masked_fill(padding, int(documents.max())).amin(dim=-1)
+    return bool((highest > lowest).any())
 
 
 def _check_positions(limit: int | None, position_ids: Tensor) -> None:
@@ -253,8 +291,8 @@ def _check_positions(limit: int | None, position_ids: Tensor) -> None:
 
 
 def _require_integers(name: str, tensor: Tensor) -> None:
-    if tensor.is_floating_point() or tensor.is_complex():
-        raise ValueError(f"{name} has dtype {tensor.dtype}: give integers, such as torch.long")
+    if tensor.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"{name} has dtype {tensor.dtype}: give integers, torch.int64 or int32")
 
 
 def _can_look(tensor: Tensor) -> bool:

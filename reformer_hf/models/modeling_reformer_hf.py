@@ -27,13 +27,14 @@ from reformer_hf.models.inputs import (
     check_hashing,
     check_inputs,
     check_labels,
+    check_other_arguments,
     first_token_labels,
     lay_out_rows,
-    reject_unknown_arguments,
 )
-from reformer_hf.nn.attention import FullSelfAttention, LocalSelfAttention, LSHSelfAttention
+from reformer_hf.nn.attention import LocalSelfAttention, LSHSelfAttention
 from reformer_hf.nn.embeddings import AxialPositionEmbeddings, LearnedPositionEmbeddings
 from reformer_hf.nn.feed_forward import ChunkedFeedForward, OutputProjection
+from reformer_hf.nn.full_attention import FullSelfAttention
 from reformer_hf.nn.layer_norm import StreamLayerNorm
 from reformer_hf.nn.reversible import Decision, PlainCoupling, ReversibleCoupling
 from reformer_hf.ops.attention import AttentionMap
@@ -239,7 +240,6 @@ class ReformerHFPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["ReformerHFLayer"]
     _skip_keys_device_placement = ["past_key_values"]
-    _keys_to_ignore_on_load_unexpected = CONSTANT_BUFFERS
 
     def __init__(self, config: ReformerHFConfig, *inputs: Any, **kwargs: Any):
         config.check_fields()
@@ -277,6 +277,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
     Both streams, normalised together, are the last hidden state.
     """
 
+    # Models with a head take this over from the model inside them.
     _keys_to_ignore_on_load_unexpected = [*CONSTANT_BUFFERS, r"^lm_head\."]
 
     def __init__(self, config: ReformerHFConfig):
@@ -336,7 +337,9 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
             ValueError: if inputs are empty, of the wrong shape, out of range or too long.
             TypeError: if an argument is unknown.
         """
-        reject_unknown_arguments(type(self).__name__, kwargs)
+        self._refuse_export()
+        packed = seq_idx is not None or position_ids is not None
+        check_other_arguments(self.config, kwargs, packed)
         check_inputs(self.config, input_ids, inputs_embeds, attention_mask, past_key_values)
         check_hashing(self.config, num_hashes, hash_decisions)
         if inputs_embeds is None:
@@ -356,6 +359,14 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
             _default(output_hidden_states, self.config.output_hidden_states),
             _default(output_attentions, self.config.output_attentions),
         )
+
+    def _refuse_export(self) -> None:
+        # The draw of the rotations would become a part of the graph, without its seed.
+        if torch.compiler.is_exporting() and "lsh" in self.config.attn_layers:
+            raise ValueError(
+                "torch.export of LSH layers is not supported yet: it would draw other rotations "
+                "at every call"
+            )
 
     def _draw_hash_seed(self) -> int:
         """The seed of this pass's rotations: fixed outside training, else drawn."""
@@ -412,8 +423,9 @@ class ReformerHFForCausalLM(ReformerHFPreTrainedModel, GenerationMixin):
         """Resize embeddings, output projection and its bias; see `PreTrainedModel`."""
         embeddings = super().resize_token_embeddings(*args, **kwargs)
         missing = self.lm_head.decoder.weight.shape[0] - self.lm_head.bias.shape[0]
-        bias = nn.functional.pad(self.lm_head.bias.detach(), (0, missing))
-        self.lm_head.bias = nn.Parameter(bias, requires_grad=self.lm_head.bias.requires_grad)
+        if missing:
+            bias = nn.functional.pad(self.lm_head.bias.detach(), (0, missing))
+            self.lm_head.bias = nn.Parameter(bias, requires_grad=self.lm_head.bias.requires_grad)
         return embeddings
 
     @can_return_tuple
@@ -438,7 +450,8 @@ class ReformerHFForCausalLM(ReformerHFPreTrainedModel, GenerationMixin):
             position_ids: positions, (batch, seq).
             inputs_embeds: embedded tokens, (batch, seq, hidden_size).
             labels: token ids, (batch, seq), -100 without a loss; shifted inside. The first token
-                of each document has no loss, since nothing predicts it.
+                of each document has no loss, since nothing predicts it. Trainer counts the first
+                real token of a left-padded row; set its label to -100, or pad on the right.
             logits_to_keep: how many last places' logits to return, or which; 0 for all.
             num_items_in_batch: what the summed loss is divided by; None for the mean.
             seq_idx: document of each token of a packed row, (batch, seq).
@@ -473,7 +486,8 @@ class ReformerHFForCausalLM(ReformerHFPreTrainedModel, GenerationMixin):
             keep = 0 if labels is not None and not chunked else logits_to_keep
             logits = self.lm_head(slice_logits_to_keep(hidden_states, keep))
         if labels is not None:
-            labels = first_token_labels(labels, attention_mask, position_ids, seq_idx)
+            counted = num_items_in_batch is not None
+            labels = first_token_labels(labels, attention_mask, position_ids, seq_idx, counted)
             loss = self._loss(hidden_states, logits, labels, num_items_in_batch, chunked)
             if logits is not None and not chunked:
                 logits = slice_logits_to_keep(logits, logits_to_keep)

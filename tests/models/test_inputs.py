@@ -14,7 +14,7 @@ BAD_INPUTS = {
     "empty batch": ({"input_ids": torch.zeros(0, 5, dtype=LONG)}, ["input_ids", "(0, 5)", "row"]),
     "empty rows": ({"input_ids": torch.zeros(2, 0, dtype=LONG)}, ["(2, 0)", "one token"]),
     "one axis": ({"input_ids": IDS[0]}, ["(11,)", "(batch, seq)"]),
-    "float ids": ({"input_ids": IDS.float()}, ["input_ids", "float32", "torch.long"]),
+    "float ids": ({"input_ids": IDS.float()}, ["input_ids", "float32", "torch.int64"]),
     "id too high": ({"input_ids": IDS + 38}, ["input_ids", "vocab_size=40", "tokenizer"]),
     "negative id": ({"input_ids": IDS - 100}, ["input_ids", "vocab_size=40"]),
     "no input": ({}, ["exactly one", "input_ids", "inputs_embeds"]),
@@ -77,7 +77,7 @@ BAD_LABELS = {
     "of another batch": (IDS[:1], ["labels", "(1, 11)", "(2, 11)"]),
     "too high": (IDS + 38, ["labels", "vocab_size=40", "-100"]),
     "another ignored label": (torch.full_like(IDS, -1), ["labels", "-1", "-100"]),
-    "floats": (IDS.float(), ["labels", "float32", "torch.long"]),
+    "floats": (IDS.float(), ["labels", "float32", "torch.int64"]),
 }
 
 
@@ -183,11 +183,13 @@ def test_first_token_labels_cover_every_border():
     labels = torch.arange(10, 16)[None]
     seq_idx = torch.tensor([[0, 0, 1, 2, 2, 2]])
     mask = torch.tensor([[0, 1, 1, 1, 1, 0]])
-    assert first_token_labels(labels, None, None, None) is labels
-    assert first_token_labels(labels, None, None, seq_idx).tolist() == [
+    assert torch.equal(first_token_labels(labels, None, None, None, True), labels)
+    assert first_token_labels(labels, None, None, seq_idx, False).tolist() == [
         [-100, 11, -100, -100, 14, 15]
     ]
-    assert first_token_labels(labels, mask, None, None).tolist() == [[-100, -100, 12, 13, 14, -100]]
-    assert first_token_labels(labels, None, torch.tensor([0, 1, 2, 0, 1, 2]), None).tolist() == [
-        [-100, 11, 12, -100, 14, 15]
+    assert first_token_labels(labels, mask, None, None, False).tolist() == [
+        [-100, -100, 12, 13, 14, -100]
     ]
+    assert first_token_labels(
+        labels, None, torch.tensor([0, 1, 2, 0, 1, 2]), None, False
+    ).tolist() == [[-100, 11, 12, -100, 14, 15]]

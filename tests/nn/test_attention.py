@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from reformer_hf.nn.attention import (
-    FullSelfAttention,
     LocalSelfAttention,
     LSHSelfAttention,
     merge_heads,
     split_heads,
 )
+from reformer_hf.nn.full_attention import FullSelfAttention
 from reformer_hf.nn.reversible import Decision
 from reformer_hf.ops import reference
 from reformer_hf.ops.chunk_scope import layout_length
