@@ -177,7 +177,8 @@ def main() -> int:
     record = describe_corpus(corpus, corpus_arguments.validation_split_percentage)
     windows = load_splits(corpus, record, folder / "corpus", arguments.block_size)
     settings = {"corpus": asdict(record), **asdict(arguments)}
-    del settings["variants"], settings["seeds"]
+    for name in ("variants", "seeds", "output_dir"):
+        del settings[name]
     header = {
         "machine": machine_record(),
         "summary": (
