@@ -9,6 +9,19 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 
+class _AxialTables(nn.ParameterList):
+    """One table per axis. It is called, so that offloading hooks on it bring the tables in."""
+
+    __call__ = nn.Module.__call__  # which a ParameterList hides
+
+    def forward(self, coordinates: list[Int[Tensor, "batch seq"]]) -> Float[Tensor, "batch seq dim"]:
+        parts = [
+            embedding(coordinate, table.flatten(0, -2))
+            for coordinate, table in zip(coordinates, self, strict=True)
+        ]
+        return torch.cat(parts, dim=-1)
+
+
 class AxialPositionEmbeddings(nn.Module):
     """A position's embedding is the concatenation of one small embedding per axis.
 
@@ -27,7 +40,7 @@ class AxialPositionEmbeddings(nn.Module):
         super().__init__()
         self.shape = tuple(shape)
         self.dropout = nn.Dropout(dropout)
-        self.weights = nn.ParameterList()
+        self.weights = _AxialTables()
         for axis, dim in enumerate(dims):
             size = [1] * len(self.shape) + [dim]
             size[axis] = self.shape[axis]
@@ -42,14 +55,12 @@ class AxialPositionEmbeddings(nn.Module):
         Returns:
             Their embeddings.
         """
-        parts = []
-        for axis, weight in enumerate(self.weights):
-            # The first axis is not reduced, so that a position beyond the grid is an index error.
+        coordinates = []
+        for axis, length in enumerate(self.shape):
             coordinate = position_ids // math.prod(self.shape[axis + 1 :])
-            if axis:
-                coordinate = coordinate % self.shape[axis]
-            parts.append(embedding(coordinate, weight.flatten(0, -2)))
-        return self.dropout(torch.cat(parts, dim=-1))
+            # The first axis is not reduced, so that a position beyond the grid is an index error.
+            coordinates.append(coordinate % length if axis else coordinate)
+        return self.dropout(self.weights(coordinates))
 
 
 class LearnedPositionEmbeddings(nn.Module):
