@@ -40,7 +40,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 # Below, at and above one chunk of 8; multiples of it and others.
-LENGTHS = (1, 5, 7, 8, 9, 15, 16, 17, 24, 25, 48, 61)
+LENGTHS = (1, 3, 4, 6, 7, 8, 9, 15, 16, 17, 24, 25, 48, 61)
 
 
 def stock_is_right(config: dict[str, Any], length: int) -> bool:
