@@ -14,7 +14,9 @@ class _AxialTables(nn.ParameterList):
 
     __call__ = nn.Module.__call__  # which a ParameterList hides
 
-    def forward(self, coordinates: list[Int[Tensor, "batch seq"]]) -> Float[Tensor, "batch seq dim"]:
+    def forward(
+        self, coordinates: list[Int[Tensor, "batch seq"]]
+    ) -> Float[Tensor, "batch seq dim"]:
         parts = [
             embedding(coordinate, table.flatten(0, -2))
             for coordinate, table in zip(coordinates, self, strict=True)
