@@ -44,6 +44,16 @@ def test_a_padded_batch_gives_what_each_row_gives_alone(model, lengths, data):
 
 
 @pytest.mark.parametrize("scope", SCOPES)
+def test_padding_within_a_row_is_as_if_it_were_not_there(scope):
+    model = MODELS[scope, True]
+    ids, mask = random_ids(2, 17), torch.ones(2, 17, dtype=torch.long)
+    mask[0, [2, 6, 7]] = mask[1, [0, 9, 16]] = 0
+    batch = model(ids, attention_mask=mask).last_hidden_state
+    for row, real, output in zip(ids, mask.bool(), batch, strict=True):
+        assert_close(output[real], model(row[real][None]).last_hidden_state[0])
+
+
+@pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_changes_no_gradient(scope, side):
     model = MODELS[scope, True]

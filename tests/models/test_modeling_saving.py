@@ -155,6 +155,21 @@ def test_a_model_made_on_the_meta_device_and_filled_is_whole():
     assert torch.equal(empty.eval()(IDS).logits, full(IDS).logits)
 
 
+@pytest.mark.parametrize(
+    "offloaded", ["reformer.embeddings", "reformer.encoder.layers", "reformer.encoder.layer_norm"]
+)
+def test_parts_on_disk_are_read_when_they_are_used(offloaded, tmp_path):
+    model = tiny_lm()
+    model.save_pretrained(tmp_path)
+    parts = ["reformer.embeddings", "reformer.encoder.layers", "reformer.encoder.layer_norm"]
+    device_map = {part: "disk" if part == offloaded else "cpu" for part in [*parts, "lm_head"]}
+    loaded = AutoModelForCausalLM.from_pretrained(
+        tmp_path, device_map=device_map, offload_folder=tmp_path / "offload"
+    )
+    assert {str(parameter.device) for parameter in loaded.parameters()} == {"cpu", "meta"}
+    assert torch.equal(loaded(IDS).logits, model(IDS).logits)
+
+
 @pytest.mark.parametrize("size", [50, 25])
 def test_resizing_the_vocabulary(size, tmp_path):
     model = tiny_lm()
