@@ -35,9 +35,9 @@ class CorpusArguments:
 
 @dataclass
 class ModelArguments:
-    hidden_size: int = _argument(256, "Width of each of the two reversible streams.")
+    hidden_size: int = _argument(128, "Width of each of the two reversible streams.")
     num_hidden_layers: int = _argument(4, "Layers; local and LSH attention alternate.")
-    num_attention_heads: int = _argument(4, "Heads; they divide hidden_size.")
+    num_attention_heads: int = _argument(2, "Heads; they divide hidden_size.")
     feed_forward_size: int = _argument(512, "Width inside the feed-forward layers.")
     attn_chunk_length: int = _argument(64, "Bytes in a chunk of attention.")
     num_hashes: int = _argument(2, "Rounds of hashing in an LSH layer.")
@@ -54,10 +54,10 @@ class ModelArguments:
 
 @dataclass
 class OptimizationArguments:
-    max_steps: int = _argument(100, "Optimiser steps.")
+    max_steps: int = _argument(300, "Optimiser steps.")
     per_device_train_batch_size: int = _argument(1, "Windows in a step.")
     learning_rate: float = _argument(1e-3, "Highest learning rate of AdamW.")
-    warmup_steps: int = _argument(10, "Steps in which the learning rate rises.")
+    warmup_steps: int = _argument(20, "Steps in which the learning rate rises.")
     weight_decay: float = _argument(0.01, "Weight decay of AdamW.")
     seed: int = _argument(0, "Seed of the weights, the order of the windows and the hashing.")
 
@@ -69,7 +69,7 @@ class OptimizationArguments:
 class RunArguments:
     output_dir: str = _argument("outputs/quickstart", "Folder for all that the run writes.")
     max_minutes: float = _argument(
-        6.0, "Stop training after so many minutes, resumed ones included, even before max_steps."
+        5.5, "Stop training after so many minutes, resumed ones included, even before max_steps."
     )
     logging_steps: int = _argument(5, "Log the training loss every so many steps.")
     eval_steps: int = _argument(25, "Evaluate on a few held-out windows every so many steps.")
