@@ -1,0 +1,108 @@
+"""Attention modules of small sizes, and what the oracle gives for them, row by row."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from reformer_hf.ops import reference
+from reformer_hf.ops.chunk_scope import layout_length
+
+HEADS, HEAD_DIM, DIM = 2, 4, 6
+WINDOW = {"chunk_length": 3, "num_chunks_before": 1}
+LSH = {"num_buckets": [2, 4], "num_hashes": 2, **WINDOW}
+
+
+def build(kind: type, **options):
+    """A module in float64 and eval mode with weights large enough to matter."""
+    torch.manual_seed(0)
+    module = kind(hidden_size=DIM, num_heads=HEADS, head_dim=HEAD_DIM, **options).double().eval()
+    for weight in module.parameters():
+        nn.init.normal_(weight)
+    return module
+
+
+def project(row: Tensor, weight: Tensor, head: int) -> Tensor:
+    """One head's projection of a row, in the plainest way."""
+    return row @ weight[head * HEAD_DIM : (head + 1) * HEAD_DIM].T
+
+
+def lsh_oracle(module, row: Tensor, documents: list[int], rounds: int) -> tuple[Tensor, Tensor]:
+    """Output (seq, dim) and maps (heads, seq, seq) of an LSH layer with hash seed 5 on one row."""
+    options = module.window
+    before = options["num_chunks_before"] * options["chunk_length"]
+    after = options["num_chunks_after"] * options["chunk_length"]
+    outputs, maps = [], []
+    for head in range(HEADS):
+        query = project(row, module.query_key.weight, head)
+        rotations = module.rotations(5, rounds)[head]
+        buckets = reference.hash_buckets(query, rotations, module.num_buckets)
+        if module.scope == "band":
+            counts = reference.band_counts(buckets, documents, before, after)
+        else:
+            counts = reference.chunk_counts(
+                buckets,
+                int(layout_length(len(row), module.chunk_lengths)),
+                options["chunk_length"],
+                options["num_chunks_before"],
+                options["num_chunks_after"],
+                options["causal"],
+            )
+        output, probabilities = reference.attend(
+            query,
+            reference.normalise_keys(query),
+            project(row, module.value.weight, head),
+            counts,
+            self_mask=True,
+            deduplicate=options["deduplicate_rounds"],
+        )
+        outputs.append(output)
+        maps.append(probabilities)
+    return torch.cat(outputs, dim=-1), torch.stack(maps)
+
+
+def qkv_oracle(module, row: Tensor, counts: Tensor, shared: bool = False) -> tuple[Tensor, Tensor]:
+    """Output and maps of a local or full layer on one row."""
+    outputs, maps = [], []
+    for head in range(HEADS):
+        query = project(row, (module.query_key if shared else module.query).weight, head)
+        key = reference.normalise_keys(query)
+        if not shared:
+            key = project(row, module.key.weight, head)
+        value = project(row, module.value.weight, head)
+        output, probabilities = reference.attend(query, key, value, counts, self_mask=shared)
+        outputs.append(output)
+        maps.append(probabilities)
+    return torch.cat(outputs, dim=-1), torch.stack(maps)
+
+
+def check_rows(
+    module: nn.Module,
+    hidden: Tensor,
+    documents: Tensor | None,
+    oracle: Callable[[Tensor, list[int]], tuple[Tensor, Tensor]],
+    **options,
+) -> None:
+    """Output and map of a batch equal the oracle's for each row and its documents."""
+    output, attention_map = module(hidden, documents, output_map=True, **options)
+    plain, no_map = module(hidden, documents, **options)
+    assert no_map is None
+    assert_close(plain, output)
+    dense = attention_map.to_dense()
+    for index, row in enumerate(hidden):
+        numbers = [0] * len(row) if documents is None else documents[index].tolist()
+        expected, maps = oracle(row, numbers)
+        assert_close(output[index], expected)
+        assert_close(dense[index], maps)
+
+
+def check_dropout(kind: type, options: dict) -> None:
+    """Dropout acts in training only, and keeps the mean."""
+    module, hidden = build(kind, dropout=0.5, **options), torch.randn(1, 7, DIM).double()
+    expected = module(hidden)[0][0]
+    assert torch.equal(expected, build(kind, **options)(hidden)[0][0])
+    samples, _ = module.train()(hidden.expand(400, -1, -1))
+    assert samples.std(dim=0).max() > 0.1
+    error = (samples.mean(dim=0) - expected).abs() / (samples.std(dim=0) / 20 + 1e-9)
+    assert error.median() < 1.5 and error.max() < 6
