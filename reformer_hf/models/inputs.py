@@ -153,13 +153,15 @@ def lay_out_rows(
         documents = padding.to(documents)
     if position_ids is None:
         if documents is None:
+            _check_positions(config.position_limit, 0, seq - 1)  # which any device knows
             position_ids = torch.arange(seq, device=inputs_embeds.device).expand(batch, -1)
         else:
             position_ids = places_in_document(documents)
     if attention_mask is not None:
         # Padding needs no position of its own: there may be more of it than there are positions.
         position_ids = position_ids.masked_fill(attention_mask == 0, 0)
-    _check_positions(config.position_limit, position_ids)
+    if _can_look(position_ids):
+        _check_positions(config.position_limit, int(position_ids.min()), int(position_ids.max()))
     return RowLayout(documents, position_ids)
 
 
@@ -278,11 +280,8 @@ def _is_packed(documents: Tensor | None, attention_mask: Tensor | None) -> bool:
     return bool((highest > lowest).any())
 
 
-def _check_positions(limit: int | None, position_ids: Tensor) -> None:
-    if limit is None or not _can_look(position_ids):
-        return
-    low, high = int(position_ids.min()), int(position_ids.max())
-    if low < 0 or high >= limit:
+def _check_positions(limit: int | None, low: int, high: int) -> None:
+    if limit is not None and not 0 <= low <= high < limit:
         raise ValueError(
             f"position {high if high >= limit else low} is outside the {limit} positions of this "
             "model: shorten the input, raise axial_pos_shape or max_position_embeddings before "
