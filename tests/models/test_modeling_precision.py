@@ -174,3 +174,6 @@ def test_nothing_strays_from_the_device(scope, rows, fake_accelerator):
         assert len(found) == len(list(model.parameters()))
         with pytest.raises(RuntimeError, match="device"):
             model.lm_head.bias + torch.zeros(1)
+        # Found without looking at the device's numbers, where an index error would be obscure.
+        with pytest.raises(ValueError, match="position 96 is outside"):
+            model(torch.zeros(1, 97, dtype=torch.long, device=fake_accelerator))
