@@ -75,6 +75,14 @@ def test_hashing_stays_in_float32_under_autocast_and_for_half_precision():
     assert torch.equal(hash_vectors(half, rotations, 32), hash_vectors(half.float(), rotations, 32))
 
 
+def test_hashing_keeps_nothing_for_backward():
+    vectors = torch.randn(1, 2, 5, 4, requires_grad=True)
+    rotations, kept = sample_rotations(0, 2, 4, 3, [2, 4]), []
+    with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda nothing: nothing):
+        hash_vectors(vectors, rotations, [2, 4])
+    assert kept == []
+
+
 @pytest.mark.parametrize("sample", SAMPLERS)
 def test_no_global_generator_is_touched(sample):
     states = torch.get_rng_state(), str(np.random.get_state())

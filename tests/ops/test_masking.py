@@ -17,7 +17,7 @@ from reformer_hf.ops.masking import (
 from reformer_hf.ops.sorting import sort_by_bucket
 
 MASK = torch.tensor([[True, True, True, False], [False, True, False, True]])
-PACKED = torch.tensor([[7, 5, 7, 9], [4, 5, 9, 5]])
+PACKED = torch.tensor([[7, 9, 7, 9], [4, 5, 9, 5]])
 
 
 def test_documents_are_numbered_with_padding_last():
@@ -25,10 +25,10 @@ def test_documents_are_numbered_with_padding_last():
     padded = number_documents(MASK, None)
     assert padded is not None and padded.tolist() == [[0, 0, 0, 1], [1, 0, 1, 0]]
     packed = number_documents(None, PACKED)
-    assert packed is not None and packed.tolist() == [[3, 1, 3, 5], [0, 1, 5, 1]]
+    assert packed is not None and packed.tolist() == [[3, 5, 3, 5], [0, 1, 5, 1]]
     both = number_documents(MASK, PACKED)
     assert both is not None
-    assert both[MASK].tolist() == [3, 1, 3, 1, 1]
+    assert both[MASK].tolist() == [3, 5, 3, 1, 1]
     assert (both[~MASK] > both[MASK].max()).all()
 
 
