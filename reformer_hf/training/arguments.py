@@ -54,7 +54,7 @@ class ModelArguments:
 
 @dataclass
 class OptimizationArguments:
-    max_steps: int = _argument(300, "Optimiser steps.")
+    max_steps: int = _argument(250, "Optimiser steps.")
     per_device_train_batch_size: int = _argument(1, "Windows in a step.")
     learning_rate: float = _argument(1e-3, "Highest learning rate of AdamW.")
     warmup_steps: int = _argument(20, "Steps in which the learning rate rises.")
