@@ -162,6 +162,30 @@ def test_buckets_are_chosen_for_the_hash_length_and_stored(fields, hash_length, 
     assert config.to_dict()["num_buckets"] == num_buckets
 
 
+def test_the_limit_of_positions_is_the_smaller_of_grid_and_field():
+    assert tiny_config().position_limit == 96
+    assert tiny_config(max_position_embeddings=50).position_limit == 50
+    assert tiny_config(max_position_embeddings=1000).position_limit == 96
+    learned = tiny_config(position_embedding_type="learned", max_position_embeddings=1000)
+    assert learned.position_limit == 1000
+    assert tiny_config(position_embedding_type="none").position_limit is None
+
+
+def test_sequences_are_copied_to_lists():
+    given_sequences = {
+        "attn_layers": ("local", "lsh"),
+        "axial_pos_shape": (12, 8),
+        "axial_pos_embds_dim": (6, 10),
+    }
+    config = tiny_config(**given_sequences)
+    for name, sequence in given_sequences.items():
+        assert getattr(config, name) == list(sequence)
+    layers = ["local", "lsh"]
+    config = tiny_config(attn_layers=layers)
+    layers.append("lsh")
+    assert config.num_hidden_layers == 2
+
+
 def test_models_without_lsh_layers_have_no_buckets():
     assert tiny_config(attn_layers=["local"], num_buckets=None).num_buckets is None
 
