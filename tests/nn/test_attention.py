@@ -60,6 +60,7 @@ def test_lsh_in_the_band_scope_equals_the_oracle(deduplicate, seq, causal, round
 def test_lsh_in_the_chunk_scope_equals_the_oracle(deduplicate, seq, causal, rounds, other):
     options = {"causal": causal, "deduplicate_rounds": deduplicate, "chunk_lengths": other}
     module = build(LSHSelfAttention, scope="chunk", **LSH, **options)
+    assert set(module.chunk_lengths) == {3, *other}  # the oracle asks the module
     hidden = torch.randn(2, seq, DIM).double()
     oracle = lambda row, _: lsh_oracle(module, row, [], rounds)  # noqa: E731
     check_rows(module, hidden, None, oracle, hash_seed=5, num_hashes=rounds)
