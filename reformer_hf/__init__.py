@@ -3,6 +3,7 @@
 Importing this package registers its configuration, models and tokenizers with the Auto classes.
 """
 
+from reformer_hf.models.cache_reformer_hf import ReformerHFCache
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.modeling_reformer_hf import (
     ReformerHFForCausalLM,
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ReformerHFByteTokenizer",
+    "ReformerHFCache",
     "ReformerHFConfig",
     "ReformerHFForCausalLM",
     "ReformerHFModel",

@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import HfArgumentParser, set_seed
 
 from reformer_hf import ReformerHFConfig, ReformerHFForCausalLM
-from reformer_hf.nn.attention import LSHSelfAttention, split_heads
+from reformer_hf.nn.attention import LSHSelfAttention
+from reformer_hf.nn.heads import split_heads
 from reformer_hf.nn.reversible import Decision
 from reformer_hf.training.arguments import CorpusArguments
 from reformer_hf.training.corpus import open_corpus

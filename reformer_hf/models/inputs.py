@@ -68,7 +68,6 @@ def check_inputs(
     input_ids: Tensor | None,
     inputs_embeds: Tensor | None,
     attention_mask: Tensor | None,
-    past_key_values: Any,
 ) -> None:
     """Check shapes and ranges of a forward's inputs.
 
@@ -79,25 +78,19 @@ def check_inputs(
     """
     if (input_ids is None) == (inputs_embeds is None):
         raise ValueError("give exactly one of input_ids and inputs_embeds")
-    if past_key_values is not None:
-        raise ValueError(
-            "past_key_values is given, but this model has no cache yet: leave it out, and the "
-            "whole prefix is computed"
-        )
     if input_ids is not None:
-        _require_integers("input_ids", input_ids)
+        require_integers("input_ids", input_ids)
         if input_ids.ndim != 2 or 0 in input_ids.shape:
             raise ValueError(
                 f"input_ids has shape {tuple(input_ids.shape)}: it must be (batch, seq) with at "
                 "least one row and one token"
             )
-        if _can_look(input_ids) and not 0 <= input_ids.min() <= input_ids.max() < config.vocab_size:
+        if can_look(input_ids) and not 0 <= input_ids.min() <= input_ids.max() < config.vocab_size:
             raise ValueError(
                 f"input_ids has ids from {int(input_ids.min())} to {int(input_ids.max())}, but "
                 f"vocab_size={config.vocab_size}: use the tokenizer of this model, or "
                 "resize_token_embeddings"
             )
-        shape = input_ids.shape
     else:
         assert inputs_embeds is not None
         embedded = inputs_embeds.shape
@@ -106,15 +99,9 @@ def check_inputs(
                 f"inputs_embeds has shape {tuple(embedded)}: it must be (batch, seq, hidden_size="
                 f"{config.hidden_size}) with at least one row and one token"
             )
-        shape = inputs_embeds.shape[:2]
     if attention_mask is None:
         return
-    if attention_mask.shape != shape:
-        raise ValueError(
-            f"attention_mask has shape {tuple(attention_mask.shape)}, the input has "
-            f"{tuple(shape)}: give one 0 or 1 per token"
-        )
-    if _can_look(attention_mask) and not ((attention_mask == 0) | (attention_mask == 1)).all():
+    if can_look(attention_mask) and not ((attention_mask == 0) | (attention_mask == 1)).all():
         raise ValueError("attention_mask has values other than 0 (padding) and 1 (real token)")
 
 
@@ -131,10 +118,15 @@ def lay_out_rows(
         ValueError: if packed rows meet the `chunk` scope, or a position is beyond the limit.
     """
     batch, seq = inputs_embeds.shape[:2]
+    if attention_mask is not None and attention_mask.shape != (batch, seq):
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)}, the input has "
+            f"{(batch, seq)}: give one 0 or 1 per token"
+        )
     for name, ids in (("position_ids", position_ids), ("seq_idx", seq_idx)):
         if ids is None:
             continue
-        _require_integers(name, ids)
+        require_integers(name, ids)
         if ids.shape not in ((seq,), (1, seq), (batch, seq)):
             raise ValueError(
                 f"{name} has shape {tuple(ids.shape)}: give one number per token, {(batch, seq)}"
@@ -153,15 +145,15 @@ def lay_out_rows(
         documents = padding.to(documents)
     if position_ids is None:
         if documents is None:
-            _check_positions(config.position_limit, 0, seq - 1)  # which any device knows
+            check_positions(config.position_limit, 0, seq - 1)  # which any device knows
             position_ids = torch.arange(seq, device=inputs_embeds.device).expand(batch, -1)
         else:
             position_ids = places_in_document(documents)
     if attention_mask is not None:
         # Padding needs no position of its own: there may be more of it than there are positions.
         position_ids = position_ids.masked_fill(attention_mask == 0, 0)
-    if _can_look(position_ids):
-        _check_positions(config.position_limit, int(position_ids.min()), int(position_ids.max()))
+    if can_look(position_ids):
+        check_positions(config.position_limit, int(position_ids.min()), int(position_ids.max()))
     return RowLayout(documents, position_ids)
 
 
@@ -196,13 +188,13 @@ def check_labels(config: ReformerHFConfig, labels: Tensor, shape: torch.Size) ->
     Raises:
         ValueError: naming the value and the fix.
     """
-    _require_integers("labels", labels)
+    require_integers("labels", labels)
     if labels.shape != shape:
         raise ValueError(
             f"labels has shape {tuple(labels.shape)}, the input has {tuple(shape)}: give one label "
             "per token, -100 where there is no loss; they are shifted inside"
         )
-    if not _can_look(labels):
+    if not can_look(labels):
         return
     wrong = labels[((labels < 0) & (labels != -100)) | (labels >= config.vocab_size)]
     if wrong.numel():
@@ -241,7 +233,7 @@ def first_token_labels(
     begins = torch.ones_like(labels, dtype=torch.bool)
     begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
     dropped = begins[:, 1:] & (labels[:, 1:] != -100)
-    if counted and _can_look(labels) and dropped.any():
+    if counted and can_look(labels) and dropped.any():
         logger.warning_once(
             "num_items_in_batch counts labels of first tokens of documents, which have no loss "
             "here, so the loss is a little too small: set these labels to -100, or pad on the right"
@@ -280,7 +272,7 @@ def _is_packed(documents: Tensor | None, attention_mask: Tensor | None) -> bool:
     return bool((highest > lowest).any())
 
 
-def _check_positions(limit: int | None, low: int, high: int) -> None:
+def check_positions(limit: int | None, low: int, high: int) -> None:
     if limit is not None and not 0 <= low <= high < limit:
         raise ValueError(
             f"position {high if high >= limit else low} is outside the {limit} positions of this "
@@ -289,10 +281,10 @@ def _check_positions(limit: int | None, low: int, high: int) -> None:
         )
 
 
-def _require_integers(name: str, tensor: Tensor) -> None:
+def require_integers(name: str, tensor: Tensor) -> None:
     if tensor.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"{name} has dtype {tensor.dtype}: give integers, torch.int64 or int32")
 
 
-def _can_look(tensor: Tensor) -> bool:
+def can_look(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and not is_tracing(tensor)

@@ -8,20 +8,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.import_utils import is_fake_tensor
 
+from reformer_hf.models.cache_reformer_hf import ReformerHFCacheLayer
+from reformer_hf.models.cached_inputs import check_rounds, choose_cache, place_tokens
 from reformer_hf.models.checkpoint_files import CONSTANT_BUFFERS, explain_unreadable_files
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
+from reformer_hf.models.generation import ReformerHFGenerationMixin
 from reformer_hf.models.inputs import (
     RowLayout,
     check_hashing,
@@ -36,6 +40,7 @@ from reformer_hf.nn.embeddings import AxialPositionEmbeddings, LearnedPositionEm
 from reformer_hf.nn.feed_forward import ChunkedFeedForward, OutputProjection
 from reformer_hf.nn.full_attention import FullSelfAttention
 from reformer_hf.nn.layer_norm import StreamLayerNorm
+from reformer_hf.nn.past.base import NewTokens
 from reformer_hf.nn.reversible import Decision, PlainCoupling, ReversibleCoupling
 from reformer_hf.ops.attention import AttentionMap
 from reformer_hf.ops.losses import chunked_cross_entropy
@@ -110,6 +115,20 @@ class ReformerHFEmbeddings(nn.Module):
         return hidden_states
 
 
+class Remembered(NamedTuple):
+    """What a layer's pass with a cache needs beside the hidden states.
+
+    Attributes:
+        layer: the cache of the layer.
+        new: where the tokens of this pass stand.
+        offload: whether the layer's cache goes to the CPU afterwards.
+    """
+
+    layer: ReformerHFCacheLayer
+    new: NewTokens
+    offload: bool
+
+
 class ReformerHFAttention(nn.Module):
     """LayerNorm, self-attention, output projection: sub-layer f of a reversible block."""
 
@@ -126,12 +145,19 @@ class ReformerHFAttention(nn.Module):
         documents: Tensor | None,
         hashing: dict[str, Any],
         output_map: bool,
+        remembered: Remembered | None,
     ) -> tuple[Tensor, AttentionMap | None]:
         """Return what is added to the other stream, and the attention map or None."""
-        options = hashing if isinstance(self.self_attention, LSHSelfAttention) else {}
-        heads, attention_map = self.self_attention(
-            self.layer_norm(hidden_states), documents, output_map=output_map, **options
-        )
+        normalised = self.layer_norm(hidden_states)
+        if remembered is None:
+            options = hashing if isinstance(self.self_attention, LSHSelfAttention) else {}
+            heads, attention_map = self.self_attention(
+                normalised, documents, output_map=output_map, **options
+            )
+        else:
+            heads, attention_map = remembered.layer.attend(
+                self.self_attention, normalised, remembered.new, hashing, output_map
+            )
         return self.output(heads), attention_map
 
 
@@ -158,6 +184,7 @@ class ReformerHFLayer(nn.Module):
         documents: Tensor | None = None,
         hashing: dict[str, Any] | None = None,
         output_map: bool = False,
+        remembered: Remembered | None = None,
     ) -> tuple[Tensor, Tensor, AttentionMap | None]:
         """Advance both streams.
 
@@ -168,6 +195,7 @@ class ReformerHFLayer(nn.Module):
             documents: document of each place, (batch, seq), or None.
             hashing: keyword arguments of `LSHSelfAttention.forward`.
             output_map: also return the attention map.
+            remembered: the tokens before, in a pass with a cache.
 
         Returns:
             Both streams, and the map or None.
@@ -175,7 +203,9 @@ class ReformerHFLayer(nn.Module):
         maps = []
 
         def attend(stream: Tensor) -> Tensor:
-            output, attention_map = self.attention(stream, documents, hashing or {}, output_map)
+            output, attention_map = self.attention(
+                stream, documents, hashing or {}, output_map, remembered
+            )
             maps.append(attention_map)
             return output
 
@@ -208,23 +238,27 @@ class ReformerHFEncoder(nn.Module):
         decisions: list[Decision],
         output_hidden_states: bool,
         output_attentions: bool,
-    ) -> BaseModelOutput:
+        remembered: list[Remembered] | None = None,
+    ) -> BaseModelOutputWithPast:
         """Run all layers; returns the normalised streams side by side."""
         replay = self.reversible and not output_attentions and torch.is_grad_enabled()
         coupling = ReversibleCoupling() if replay else PlainCoupling()
         checkpointing = self.gradient_checkpointing and self.training and not replay
         x1 = x2 = hidden_states
         streams, maps = [], []
-        for layer, decision in zip(self.layers, decisions, strict=True):
+        for index, (layer, decision) in enumerate(zip(self.layers, decisions, strict=True)):
             if output_hidden_states:
                 streams.append(torch.cat([x1, x2], dim=-1))
             hashing = {"hash_seed": hash_seed, "num_hashes": num_hashes, "decision": decision}
-            arguments = (x1, x2, coupling, documents, hashing, output_attentions)
+            past = None if remembered is None else remembered[index]
+            arguments = (x1, x2, coupling, documents, hashing, output_attentions, past)
             run = partial(self._gradient_checkpointing_func, layer) if checkpointing else layer
             x1, x2, attention_map = run(*arguments)
             maps.append(attention_map)
+            if past is not None and past.offload:
+                past.layer.offload()
         last = self.dropout(self.layer_norm(torch.cat([x1, x2], dim=-1)))
-        return BaseModelOutput(
+        return BaseModelOutputWithPast(
             last_hidden_state=last,
             hidden_states=(*streams, last) if output_hidden_states else None,  # type: ignore[arg-type]
             attentions=tuple(maps) if output_attentions else None,  # type: ignore[arg-type]
@@ -306,10 +340,10 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         hash_decisions: list[Decision] | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        past_key_values: Any = None,
+        past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
-    ) -> BaseModelOutput:
+    ) -> BaseModelOutputWithPast:
         """Encode a batch of rows of any length up to the position limit.
 
         Args:
@@ -326,12 +360,15 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
             output_hidden_states: also return both streams before each layer, side by side, and
                 the last hidden state.
             output_attentions: also return an `AttentionMap` per layer.
-            past_key_values: must be None; there is no cache yet.
-            use_cache: accepted and without effect; there is no cache yet.
+            past_key_values: `ReformerHFCache` of the tokens before. The input is then what comes
+                after them, `attention_mask` covers all or only the new tokens, and the rotations
+                are those outside training. Nothing has a gradient.
+            use_cache: return a cache; by default (None) the configuration's `use_cache`, in passes
+                without gradient.
             **kwargs: others of transformers' `TransformersKwargs`.
 
         Returns:
-            `BaseModelOutput`.
+            `BaseModelOutputWithPast`.
 
         Raises:
             ValueError: if inputs are empty, of the wrong shape, out of range or too long.
@@ -340,25 +377,65 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         self._refuse_export()
         packed = seq_idx is not None or position_ids is not None
         check_other_arguments(self.config, kwargs, packed)
-        check_inputs(self.config, input_ids, inputs_embeds, attention_mask, past_key_values)
+        check_inputs(self.config, input_ids, inputs_embeds, attention_mask)
         check_hashing(self.config, num_hashes, hash_decisions)
         if inputs_embeds is None:
             inputs_embeds = self.embeddings.word_embeddings(input_ids)
         assert inputs_embeds is not None
+        if hash_decisions is None:
+            hash_decisions = [Decision() for _ in self.encoder.layers]
+        recorded = (
+            _default(output_hidden_states, self.config.output_hidden_states),
+            _default(output_attentions, self.config.output_attentions),
+        )
+        cache = choose_cache(self.config, past_key_values, use_cache, seq_idx)
+        if cache is not None:
+            rows = (attention_mask, position_ids)
+            return self._forward_with_cache(
+                cache, inputs_embeds, *rows, num_hashes, hash_decisions, *recorded
+            )
         layout: RowLayout = lay_out_rows(
             self.config, inputs_embeds, attention_mask, position_ids, seq_idx
         )
-        if hash_decisions is None:
-            hash_decisions = [Decision() for _ in self.encoder.layers]
         return self.encoder(
             self.embeddings(inputs_embeds, layout.position_ids),
             layout.documents,
             self._draw_hash_seed(),
             num_hashes,
             hash_decisions,
-            _default(output_hidden_states, self.config.output_hidden_states),
-            _default(output_attentions, self.config.output_attentions),
+            *recorded,
         )
+
+    @torch.no_grad()
+    def _forward_with_cache(
+        self,
+        cache: Cache,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        num_hashes: int | None,
+        hash_decisions: list[Decision],
+        output_hidden_states: bool,
+        output_attentions: bool,
+    ) -> BaseModelOutputWithPast:
+        """Encode what comes after the cached tokens, and remember it too."""
+        check_rounds(self.config, cache, num_hashes)
+        new, position_ids = place_tokens(
+            self.config, cache, inputs_embeds, attention_mask, position_ids
+        )
+        offload = getattr(cache, "offload_between_layers", False)
+        outputs = self.encoder(
+            self.embeddings(inputs_embeds, position_ids),
+            None,
+            self.config.hash_seed or 0,
+            num_hashes,
+            hash_decisions,
+            output_hidden_states,
+            output_attentions,
+            [Remembered(layer, new, offload) for layer in cache.layers],
+        )
+        outputs.past_key_values = cache
+        return outputs
 
     def _refuse_export(self) -> None:
         # The draw of the rotations would become a part of the graph, without its seed.
@@ -392,11 +469,11 @@ class ReformerHFLMHead(nn.Module):
 
 
 @dataclass
-class ReformerHFCausalLMOutput(CausalLMOutput):
-    """Loss, logits (None where a chunked loss left them out), hidden states and attentions."""
+class ReformerHFCausalLMOutput(CausalLMOutputWithPast):
+    """Loss, logits (None where a chunked loss left them out), the cache, hidden states and maps."""
 
 
-class ReformerHFForCausalLM(ReformerHFPreTrainedModel, GenerationMixin):
+class ReformerHFForCausalLM(ReformerHFPreTrainedModel, ReformerHFGenerationMixin):
     """A Reformer that predicts the next token."""
 
     def __init__(self, config: ReformerHFConfig):
@@ -440,6 +517,8 @@ class ReformerHFForCausalLM(ReformerHFPreTrainedModel, GenerationMixin):
         num_items_in_batch: Tensor | int | None = None,
         seq_idx: Tensor | None = None,
         num_hashes: int | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
         **kwargs: Any,
     ) -> ReformerHFCausalLMOutput:
         """Predict the next token at each place.
@@ -456,6 +535,8 @@ class ReformerHFForCausalLM(ReformerHFPreTrainedModel, GenerationMixin):
             num_items_in_batch: what the summed loss is divided by; None for the mean.
             seq_idx: document of each token of a packed row, (batch, seq).
             num_hashes: rounds, if other than the configuration's; `generate` takes it too.
+            past_key_values: cache of the tokens before; see `ReformerHFModel.forward`.
+            use_cache: return a cache; by default not where there are labels.
             **kwargs: others of `ReformerHFModel.forward`.
 
         Returns:
@@ -469,6 +550,8 @@ class ReformerHFForCausalLM(ReformerHFPreTrainedModel, GenerationMixin):
         inputs = inputs_embeds if input_ids is None else input_ids
         if labels is not None and inputs is not None:
             check_labels(self.config, labels, inputs.shape[:2])
+        if labels is not None and use_cache is None:
+            use_cache = False
         outputs = self.reformer(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -476,6 +559,8 @@ class ReformerHFForCausalLM(ReformerHFPreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             seq_idx=seq_idx,
             num_hashes=num_hashes,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
             return_dict=True,
             **kwargs,
         )
@@ -494,6 +579,7 @@ class ReformerHFForCausalLM(ReformerHFPreTrainedModel, GenerationMixin):
         return ReformerHFCausalLMOutput(
             loss=loss,  # type: ignore[arg-type]
             logits=logits,  # type: ignore[arg-type]
+            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
@@ -520,31 +606,6 @@ class ReformerHFForCausalLM(ReformerHFPreTrainedModel, GenerationMixin):
             self.lm_head,
             self.config.chunk_size_lm_head,
             num_items,
-        )
-
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: Tensor,
-        next_sequence_length: int | None = None,
-        inputs_embeds: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        is_first_iteration: bool | None = False,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """Give the model the whole prefix at every step; there is no cache yet."""
-        if inputs_embeds is not None:
-            # The tokens behind the prompt's embeddings; input_ids may or may not hold the prompt.
-            new = kwargs["position_ids"].shape[-1] - inputs_embeds.shape[1]
-            generated = input_ids[:, input_ids.shape[1] - new :]
-            generated = self.get_input_embeddings()(generated)
-            inputs_embeds = torch.cat([inputs_embeds, generated], dim=1)
-        return super().prepare_inputs_for_generation(  # type: ignore[attr-defined]
-            input_ids,
-            next_sequence_length=None,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            is_first_iteration=inputs_embeds is not None,
-            **kwargs,
         )
 
 

@@ -4,7 +4,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from reformer_hf.nn.heads import Attention, merge_heads, split_heads
+from reformer_hf.nn.past.base import NewTokens
+from reformer_hf.nn.past.lsh_band import LSHBandPast
+from reformer_hf.nn.past.lsh_chunk import LSHChunkPast
+from reformer_hf.nn.past.window import WindowPast
 from reformer_hf.nn.reversible import Decision
+from reformer_hf.nn.window_attention import WindowSelfAttention
 from reformer_hf.ops.attention import local_attention, lsh_attention
 from reformer_hf.ops.attention_map import AttentionMap
 from reformer_hf.ops.chunk_scope import chunk_attention, layout_length
@@ -17,37 +23,6 @@ from reformer_hf.ops.hashing import (
     total_buckets,
 )
 from reformer_hf.ops.masking import Scope
-
-Attention = tuple[Float[Tensor, "batch seq all_heads"], AttentionMap | None]
-
-
-def split_heads(
-    hidden_states: Float[Tensor, "batch seq dim"], num_heads: int
-) -> Float[Tensor, "batch heads seq head_dim"]:
-    """Split the last axis into heads.
-
-    Args:
-        hidden_states: heads side by side.
-        num_heads: heads.
-
-    Returns:
-        One sequence per head.
-    """
-    return hidden_states.unflatten(-1, (num_heads, -1)).transpose(1, 2)
-
-
-def merge_heads(
-    heads: Float[Tensor, "batch heads seq head_dim"],
-) -> Float[Tensor, "batch seq dim"]:
-    """Undo :func:`split_heads`.
-
-    Args:
-        heads: one sequence per head.
-
-    Returns:
-        Heads side by side.
-    """
-    return heads.transpose(1, 2).flatten(2)
 
 
 class LSHSelfAttention(nn.Module):
@@ -132,8 +107,7 @@ class LSHSelfAttention(nn.Module):
         Returns:
             Heads side by side, and the map or None.
         """
-        query = split_heads(self.query_key(hidden_states), self.num_heads)
-        value = split_heads(self.value(hidden_states), self.num_heads)
+        query, value = self._project(hidden_states)
         dropout = self.dropout if self.training else 0.0
         if self.scope == "chunk" and self._fits_one_chunk(hidden_states.shape[1]):
             buckets = None
@@ -148,6 +122,57 @@ class LSHSelfAttention(nn.Module):
             output, attention_map = chunk_attention(
                 query, value, buckets, documents, chunk_lengths=self.chunk_lengths, **options
             )
+        return merge_heads(output), attention_map
+
+    def new_past(
+        self, hash_seed: int, num_hashes: int | None = None, device: torch.device | str = "cpu"
+    ) -> LSHBandPast | LSHChunkPast:
+        """Make an empty past, for :meth:`forward_with_past`.
+
+        Args:
+            hash_seed: seed of the model's rotations, from now on.
+            num_hashes: rounds, if other than the module's.
+            device: of the tokens to come.
+
+        Returns:
+            It.
+        """
+        rotations = self.rotations(hash_seed, num_hashes or self.num_hashes, device)
+        names = ("num_buckets", "chunk_length", "num_chunks_before", "deduplicate_rounds")
+        window = {name: self.window[name] for name in names}
+        if self.scope == "band":
+            return LSHBandPast(rotations, **window)
+        return LSHChunkPast(rotations, chunk_lengths=self.chunk_lengths, **window)
+
+    def forward_with_past(
+        self,
+        hidden_states: Float[Tensor, "batch seq dim"],
+        past: LSHBandPast | LSHChunkPast,
+        new: NewTokens,
+        *,
+        decision: Decision | None = None,
+        output_map: bool = False,
+    ) -> Attention:
+        """Attend from new tokens to the past and to each other, and remember them.
+
+        Args:
+            hidden_states: normalised stream of the new tokens.
+            past: from :meth:`new_past`.
+            new: where the tokens stand.
+            decision: remembers the bucket ids, or brings those of another pass.
+            output_map: also return the attention map.
+
+        Returns:
+            Heads side by side, and the map or None.
+        """
+        query, value = self._project(hidden_states)
+        decision = Decision() if decision is None else decision
+        buckets = decision.recall(lambda: hash_vectors(query, past.rotations, self.num_buckets))
+        attend = past.decode if past.length else past.prefill
+        dropout = self.dropout if self.training else 0.0
+        output, attention_map = attend(
+            query, value, buckets, new, dropout=dropout, output_map=output_map
+        )
         return merge_heads(output), attention_map
 
     def hash(
@@ -187,11 +212,15 @@ class LSHSelfAttention(nn.Module):
             return sample_shared_rotations(hash_seed, *shape)
         return sample_rotations(derive_seed(hash_seed, self.layer_index), *shape)
 
+    def _project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
+        query = split_heads(self.query_key(hidden_states), self.num_heads)
+        return query, split_heads(self.value(hidden_states), self.num_heads)
+
     def _fits_one_chunk(self, seq: int) -> bool:
         return int(layout_length(seq, self.chunk_lengths)) <= self.chunk_lengths[0]
 
 
-class LocalSelfAttention(nn.Module):
+class LocalSelfAttention(WindowSelfAttention):
     """Attention to the tokens nearby, with separate queries and keys.
 
     Args:
@@ -219,8 +248,7 @@ class LocalSelfAttention(nn.Module):
         scope: Scope = "band",
         dropout: float = 0.0,
     ):
-        super().__init__()
-        self.num_heads, self.dropout, self.causal = num_heads, dropout, causal
+        super().__init__(num_heads=num_heads, causal=causal, dropout=dropout)
         self.scope: Scope = scope
         self.window = {
             "chunk_length": chunk_length,
@@ -231,28 +259,32 @@ class LocalSelfAttention(nn.Module):
         self.key = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
         self.value = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
 
-    def forward(
-        self,
-        hidden_states: Float[Tensor, "batch seq dim"],
-        documents: Int[Tensor, "batch seq"] | None = None,
-        *,
-        output_map: bool = False,
-    ) -> Attention:
-        """Attend.
-
-        Args:
-            hidden_states: normalised stream.
-            documents: document of each place, padding last; None for a single document.
-            output_map: also return the attention map.
-
-        Returns:
-            Heads side by side, and the map or None.
-        """
-        query, key, value = (
-            split_heads(projection(hidden_states), self.num_heads)
-            for projection in (self.query, self.key, self.value)
+    def new_past(self) -> WindowPast:
+        """Make an empty past; see the base class."""
+        return WindowPast(
+            chunk_length=self.window["chunk_length"],
+            num_chunks_before=self.window["num_chunks_before"],
+            scope=self.scope,
         )
-        output, attention_map = local_attention(
+
+    def project(
+        self, hidden_states: Float[Tensor, "batch seq dim"]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values; see the base class."""
+        query = split_heads(self.query(hidden_states), self.num_heads)
+        key = split_heads(self.key(hidden_states), self.num_heads)
+        return query, key, split_heads(self.value(hidden_states), self.num_heads)
+
+    def attend(
+        self,
+        query: Float[Tensor, "batch heads seq dim"],
+        key: Float[Tensor, "batch heads seq dim"],
+        value: Float[Tensor, "batch heads seq dim"],
+        documents: Int[Tensor, "batch seq"] | None,
+        output_map: bool,
+    ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
+        """Attend within rows; see the base class."""
+        return local_attention(
             query,
             key,
             value,
@@ -263,4 +295,3 @@ class LocalSelfAttention(nn.Module):
             output_map=output_map,
             **self.window,
         )
-        return merge_heads(output), attention_map

@@ -3,12 +3,15 @@
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from reformer_hf.nn.attention import Attention, merge_heads, split_heads
+from reformer_hf.nn.heads import split_heads
+from reformer_hf.nn.past.window import WindowPast
+from reformer_hf.nn.window_attention import WindowSelfAttention
+from reformer_hf.ops.attention_map import AttentionMap
 from reformer_hf.ops.full_attention import full_attention
 from reformer_hf.ops.window_attention import normalise_keys
 
 
-class FullSelfAttention(nn.Module):
+class FullSelfAttention(WindowSelfAttention):
     """Exact attention to the whole document: what the other kinds approximate.
 
     With ``shared_query_key`` it takes the weights of an LSH layer, otherwise those of a local one.
@@ -32,8 +35,7 @@ class FullSelfAttention(nn.Module):
         causal: bool = True,
         dropout: float = 0.0,
     ):
-        super().__init__()
-        self.num_heads, self.dropout, self.causal = num_heads, dropout, causal
+        super().__init__(num_heads=num_heads, causal=causal, dropout=dropout)
         self.shared_query_key = shared_query_key
         if shared_query_key:
             self.query_key = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
@@ -42,37 +44,37 @@ class FullSelfAttention(nn.Module):
             self.key = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
         self.value = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
 
-    def forward(
-        self,
-        hidden_states: Float[Tensor, "batch seq dim"],
-        documents: Int[Tensor, "batch seq"] | None = None,
-        *,
-        output_map: bool = False,
-    ) -> Attention:
-        """Attend.
+    def new_past(self) -> WindowPast:
+        """Make an empty past; see the base class."""
+        return WindowPast(self_mask=self.shared_query_key)
 
-        Args:
-            hidden_states: normalised stream.
-            documents: document of each place, padding last; None for a single document.
-            output_map: also return the attention map.
-
-        Returns:
-            Heads side by side, and the map or None.
-        """
+    def project(
+        self, hidden_states: Float[Tensor, "batch seq dim"]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values; see the base class."""
+        value = split_heads(self.value(hidden_states), self.num_heads)
         if self.shared_query_key:
             query = split_heads(self.query_key(hidden_states), self.num_heads)
-            key = normalise_keys(query)
-        else:
-            query = split_heads(self.query(hidden_states), self.num_heads)
-            key = split_heads(self.key(hidden_states), self.num_heads)
-        output, attention_map = full_attention(
+            return query, normalise_keys(query), value
+        query = split_heads(self.query(hidden_states), self.num_heads)
+        return query, split_heads(self.key(hidden_states), self.num_heads), value
+
+    def attend(
+        self,
+        query: Float[Tensor, "batch heads seq dim"],
+        key: Float[Tensor, "batch heads seq dim"],
+        value: Float[Tensor, "batch heads seq dim"],
+        documents: Int[Tensor, "batch seq"] | None,
+        output_map: bool,
+    ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
+        """Attend within rows; see the base class."""
+        return full_attention(
             query,
             key,
-            split_heads(self.value(hidden_states), self.num_heads),
+            value,
             documents,
             causal=self.causal,
             self_mask=self.shared_query_key,
             dropout=self.dropout if self.training else 0.0,
             output_map=output_map,
         )
-        return merge_heads(output), attention_map

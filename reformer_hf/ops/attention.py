@@ -214,8 +214,56 @@ def lsh_attention(
     >>> lsh_attention(x, x, buckets, **window)[0][0, 0].tolist()
     [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
     """
+    return attend_sorted(
+        query,
+        value,
+        sort_by_bucket(buckets, documents, num_buckets),
+        chunk_length=chunk_length,
+        num_chunks_before=num_chunks_before,
+        num_chunks_after=num_chunks_after,
+        causal=causal,
+        deduplicate_rounds=deduplicate_rounds,
+        dropout=dropout,
+        output_map=output_map,
+    )
+
+
+def attend_sorted(
+    query: Float[Tensor, "batch heads seq dim"],
+    value: Float[Tensor, "batch heads seq dim"],
+    sort: SortOrder,
+    *,
+    chunk_length: int,
+    num_chunks_before: int,
+    num_chunks_after: int = 0,
+    causal: bool = True,
+    deduplicate_rounds: bool = False,
+    dropout: float = 0.0,
+    output_map: bool = False,
+) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
+    """LSH attention in the ``band`` scope, given the sort order of its rounds.
+
+    Args:
+        query: in the order of the row.
+        value: in the order of the row.
+        sort: the sort order of all rounds.
+        chunk_length: tokens.
+        num_chunks_before: chunks.
+        num_chunks_after: chunks.
+        causal: whether later places are hidden.
+        deduplicate_rounds: count a key that several rounds show once.
+        dropout: of the probabilities.
+        output_map: also return the attention map.
+
+    Returns:
+        The output, and the map or None.
+
+    >>> x, buckets = torch.eye(2).view(1, 1, 2, 2), torch.zeros(1, 1, 1, 2, dtype=torch.int64)
+    >>> sort = sort_by_bucket(buckets, None, 1)
+    >>> attend_sorted(x, x, sort, chunk_length=1, num_chunks_before=1)[0][0, 0].tolist()
+    [[1.0, 0.0], [1.0, 0.0]]
+    """
     window = (chunk_length, num_chunks_before, num_chunks_after)
-    sort = sort_by_bucket(buckets, documents, num_buckets)
     sorted_query = permute(query, sort)
     attended = band_attention(
         sorted_query,
@@ -230,9 +278,22 @@ def lsh_attention(
         counts=count_appearances(sort, *window) if deduplicate_rounds else None,
         dropout=dropout,
     )
-    logsumexps = unpermute(attended.logsumexp.unsqueeze(-1), sort).squeeze(-1)
-    output = combine_rounds(unpermute(attended.output, sort), logsumexps)
+    output = combine_sorted(attended, sort)
     if not output_map:
         return output, None
     places = window_places(sort.order, *window)
     return output, map_rounds(attended.probabilities, attended.logsumexp, places, sort)
+
+
+def combine_sorted(attended: Attended, sort: SortOrder) -> Float[Tensor, "batch heads seq dim"]:
+    """Bring every round's output back to the order of the row, and combine the rounds.
+
+    Args:
+        attended: of each round, by rank.
+        sort: the sort order of all rounds.
+
+    Returns:
+        The output.
+    """
+    logsumexps = unpermute(attended.logsumexp.unsqueeze(-1), sort).squeeze(-1)
+    return combine_rounds(unpermute(attended.output, sort), logsumexps)

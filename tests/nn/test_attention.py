@@ -6,12 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from reformer_hf.nn.attention import (
-    LocalSelfAttention,
-    LSHSelfAttention,
-    merge_heads,
-    split_heads,
-)
+from reformer_hf.nn.attention import LocalSelfAttention, LSHSelfAttention
+from reformer_hf.nn.heads import merge_heads, split_heads
 from reformer_hf.nn.reversible import Decision
 from reformer_hf.ops import reference
 from tests.nn.attention_oracle import (

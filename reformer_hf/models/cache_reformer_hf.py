@@ -1,0 +1,218 @@
+"""The cache of generation, on transformers' cache protocol."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
+
+from reformer_hf.nn.attention import LSHSelfAttention
+from reformer_hf.nn.heads import Attention
+from reformer_hf.nn.past.base import NewTokens, Past
+from reformer_hf.nn.window_attention import WindowSelfAttention
+
+
+class ReformerHFCacheLayer(CacheLayerMixin):
+    """What one layer remembers; the layer itself makes its `past` at the first tokens."""
+
+    _layer_type = "reformer_hf"
+    is_croppable = True
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.past: Past | None = None
+        self.record_past = False
+        self.padding: Tensor | None = None  # padding tokens of each row, (batch,); None: never any
+        self.since_padding = 0  # tokens of each row
+        self.device: torch.device | None = None  # where the past belongs while it is offloaded
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing: the first tokens bring all that is needed."""
+
+    def update(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: keys and values alone do not say which buckets they belong to."""
+        raise TypeError(
+            "a Reformer's cache is filled by its own layers only: give it to the model as "
+            "past_key_values instead of calling update()"
+        )
+
+    def attend(
+        self,
+        attention: LSHSelfAttention | WindowSelfAttention,
+        hidden_states: Tensor,
+        new: NewTokens,
+        hashing: dict[str, Any],
+        output_map: bool,
+    ) -> Attention:
+        """Attend from new tokens to the past and to each other, and remember them.
+
+        Args:
+            attention: this layer's self-attention.
+            hidden_states: normalised stream of the new tokens, (batch, seq, hidden).
+            new: where they stand.
+            hashing: keyword arguments of `LSHSelfAttention.forward`.
+            output_map: also return the attention map.
+
+        Returns:
+            What self-attention returns.
+        """
+        self.prefetch()
+        lsh = isinstance(attention, LSHSelfAttention)
+        if self.past is None:
+            options = (hashing["hash_seed"], hashing["num_hashes"], hidden_states.device)
+            self.past = attention.new_past(*options) if lsh else attention.new_past()
+            self.is_initialized = True
+        self.past.recording = self.record_past
+        self._count(new)
+        options = {"decision": hashing["decision"]} if lsh else {}
+        return attention.forward_with_past(
+            hidden_states, self.past, new, output_map=output_map, **options
+        )
+
+    def activate_past_recording(self) -> None:
+        """Keep what `crop` needs, from now until the next `crop` and after it."""
+        self.record_past = True
+
+    def get_seq_length(self) -> int:
+        """Tokens of each row so far, padding included."""
+        return 0 if self.past is None else self.past.length
+
+    def get_max_length(self) -> int:
+        """No limit: -1."""
+        return -1
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Length and offset of the keys that a mask would cover."""
+        return self.get_seq_length() + query_length, 0
+
+    def check_crop(self, tokens_to_remove: int) -> None:
+        """Check that `crop` can be done.
+
+        Args:
+            tokens_to_remove: minus their number.
+
+        Raises:
+            ValueError: if it is positive, or there are fewer tokens.
+            RuntimeError: if what was overwritten was not recorded, or padding was among the tokens.
+        """
+        count, length = -tokens_to_remove, self.get_seq_length()
+        if not 0 <= count <= length:
+            raise ValueError(
+                f"crop({tokens_to_remove}): give minus the number of tokens to take back, of the "
+                f"{length} that there are"
+            )
+        if count in (0, length) or self.past is None:
+            return
+        if self.padding is not None and count > self.since_padding:
+            raise RuntimeError(
+                f"crop({tokens_to_remove}): only {self.since_padding} tokens came after the last "
+                "padding, and padded tokens cannot be taken back; start from an empty cache"
+            )
+        if not self.past.can_drop(count):
+            raise RuntimeError(
+                f"crop({tokens_to_remove}): what these tokens overwrote is gone; call "
+                "activate_past_recording() on the cache before the pass that may be taken back"
+            )
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Take back the last tokens, as if they had never been.
+
+        Args:
+            tokens_to_remove: minus their number; 0 forgets what was recorded.
+
+        Raises:
+            ValueError: if it is positive, or there are fewer tokens.
+            RuntimeError: if what was overwritten was not recorded, or padding was among the tokens.
+        """
+        self.check_crop(tokens_to_remove)
+        if tokens_to_remove and -tokens_to_remove == self.get_seq_length():
+            self.reset()
+        elif self.past is not None:
+            self.past.drop_last(-tokens_to_remove)
+            self.since_padding += tokens_to_remove
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.past, self.padding, self.since_padding = None, None, 0
+        self.is_initialized = False
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Choose rows, as beam search does."""
+        self._change_rows(lambda tensor: tensor.index_select(0, beam_idx.to(tensor.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each row."""
+        self._change_rows(lambda tensor: tensor.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep only these rows."""
+        self._change_rows(lambda tensor: tensor[indices.to(tensor.device)])
+
+    def offload(self) -> None:
+        """Move what is remembered to the CPU."""
+        if self.past is not None and self.device is None:
+            self.device = self.past.tokens.device
+            self._change_rows(lambda tensor: tensor.to("cpu"))
+
+    def prefetch(self) -> None:
+        """Move what is remembered back to its device."""
+        if self.device is not None:
+            device, self.device = self.device, None
+            self._change_rows(lambda tensor: tensor.to(device))
+
+    def _change_rows(self, change: Callable[[Tensor], Tensor]) -> None:
+        if self.past is not None:
+            self.past.change_rows(change)
+        if self.padding is not None:
+            self.padding = change(self.padding)
+
+    def _count(self, new: NewTokens) -> None:
+        """Count the padding of each row."""
+        if not new.padded:
+            self.since_padding += new.places.shape[1]
+            return
+        padding = (~new.real).sum(dim=1)
+        self.padding = padding if self.padding is None else self.padding + padding
+        self.since_padding = 0
+
+
+class ReformerHFCache(DynamicCache):
+    """What a model remembers of the tokens so far, for `past_key_values`.
+
+    Each layer keeps its keys and values once, a local layer only those that can still be seen; LSH
+    layers of the `band` scope also keep their buckets' last places, in the `chunk` scope bucket ids
+    and the order of each round. Rows are independent.
+
+    Args:
+        config: of the model.
+        offloading: keep each layer's part on the CPU while it is not in use.
+    """
+
+    layers: list[ReformerHFCacheLayer]
+
+    def __init__(self, config: PreTrainedConfig, offloading: bool = False):
+        layers = [ReformerHFCacheLayer() for _ in range(config.num_hidden_layers)]
+        Cache.__init__(self, layers=layers)
+        self.offload_between_layers = offloading
+
+    def __iter__(self) -> Iterator[ReformerHFCacheLayer]:  # type: ignore[override]
+        return iter(self.layers)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Take back the last tokens in all layers, or in none; see `ReformerHFCacheLayer.crop`."""
+        for layer in self.layers:
+            layer.check_crop(tokens_to_remove)
+        super().crop(tokens_to_remove)
+
+    def used_bytes(self) -> int:
+        """Bytes of what is remembered: what grows with the tokens, and the rings."""
+        return sum(past.token_bytes + past.fixed_bytes for past in self._pasts())
+
+    def allocated_bytes(self) -> int:
+        """Bytes held, room to grow included."""
+        return sum(past.allocated_bytes for past in self._pasts())
+
+    def _pasts(self) -> list[Past]:
+        return [layer.past for layer in self.layers if layer.past is not None]

@@ -1,0 +1,106 @@
+"""What `generate()` needs to know of a Reformer: its cache, and what it refuses."""
+
+from typing import Any, NoReturn
+
+from transformers import GenerationConfig, GenerationMixin
+from transformers.generation import GenerationMode
+
+from reformer_hf.models.cache_reformer_hf import ReformerHFCache
+from reformer_hf.models.cached_inputs import check_room
+from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
+
+CACHE_IMPLEMENTATIONS = (None, "dynamic", "offloaded")
+
+
+class ReformerHFGenerationMixin(GenerationMixin):
+    """`generate()` with a :class:`ReformerHFCache`."""
+
+    config: ReformerHFConfig
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        # transformers tells by the name "reformer" that there is none.
+        return True
+
+    def _prepare_cache_for_generation(
+        self,
+        generation_config: GenerationConfig,
+        model_kwargs: dict[str, Any],
+        generation_mode: GenerationMode,
+        batch_size: int,
+        max_cache_length: int,
+    ) -> None:
+        """Make the cache, after checking all that can be checked before the first token."""
+        self._check_generation(generation_config, model_kwargs, max_cache_length)
+        given = model_kwargs.get("past_key_values")
+        if given is not None or generation_config.use_cache is False:
+            super()._prepare_cache_for_generation(
+                generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+            )
+            return
+        offloading = generation_config.cache_implementation == "offloaded"
+        cache = ReformerHFCache(self.config, offloading=offloading)
+        if generation_config.is_assistant:
+            cache.activate_past_recording()
+        model_kwargs["past_key_values"] = cache
+
+    def _check_generation(
+        self,
+        generation_config: GenerationConfig,
+        model_kwargs: dict[str, Any],
+        max_cache_length: int,
+    ) -> None:
+        """Check what was asked of `generate()`.
+
+        Raises:
+            ValueError: naming the argument, its value and the fix.
+        """
+        implementation = generation_config.cache_implementation
+        if implementation not in CACHE_IMPLEMENTATIONS:
+            raise ValueError(
+                f"cache_implementation={implementation!r}: a Reformer's cache holds buckets beside "
+                "keys and values, which transformers' static and quantized layers do not; leave it "
+                "out, or use 'offloaded'"
+            )
+        chunk_size = generation_config.prefill_chunk_size
+        if chunk_size is not None:
+            self._check_prefill(chunk_size, model_kwargs)
+        embeds, position_ids = model_kwargs.get("inputs_embeds"), model_kwargs.get("position_ids")
+        mask = model_kwargs.get("attention_mask")
+        if position_ids is not None:
+            prompt_length = position_ids.shape[-1]
+        else:
+            known = mask if mask is not None else embeds
+            prompt_length = 0 if known is None else known.shape[1]
+        check_room(self.config, mask, position_ids, prompt_length, max_cache_length)
+
+    def _check_prefill(self, chunk_size: int, model_kwargs: dict[str, Any]) -> None:
+        if chunk_size < 1:
+            raise ValueError(
+                f"prefill_chunk_size={chunk_size} must be at least 1 token; leave it out to "
+                "prefill at once"
+            )
+        if self.config.attention_scope == "chunk" and "lsh" in self.config.attn_layers:
+            raise ValueError(
+                f"prefill_chunk_size={chunk_size} with attention_scope='chunk': its chunks are cut "
+                "from the whole prompt, so blocks of it would give other results; leave it out, or "
+                "use the band scope"
+            )
+        if model_kwargs.get("inputs_embeds") is not None:
+            raise ValueError(
+                f"prefill_chunk_size={chunk_size} with inputs_embeds: transformers splits token "
+                "ids only; leave it out, or first call the model on blocks of the embeddings with "
+                "past_key_values"
+            )
+
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: continuous batching pages keys and values only.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            "continuous batching (generate_batch, cache_implementation='paged', transformers serve "
+            "with continuous batching) allocates pages of keys and values, but a Reformer's cache "
+            "also holds buckets: use generate() with a left-padded batch"
+        )

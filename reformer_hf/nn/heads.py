@@ -1,0 +1,38 @@
+"""Splitting the width of a stream into heads, and joining them."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from reformer_hf.ops.attention_map import AttentionMap
+
+Attention = tuple[Float[Tensor, "batch seq all_heads"], AttentionMap | None]
+"""What self-attention modules return: heads side by side, and the map or None."""
+
+
+def split_heads(
+    hidden_states: Float[Tensor, "batch seq dim"], num_heads: int
+) -> Float[Tensor, "batch heads seq head_dim"]:
+    """Split the last axis into heads.
+
+    Args:
+        hidden_states: heads side by side.
+        num_heads: heads.
+
+    Returns:
+        One sequence per head.
+    """
+    return hidden_states.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def merge_heads(
+    heads: Float[Tensor, "batch heads seq head_dim"],
+) -> Float[Tensor, "batch seq dim"]:
+    """Undo :func:`split_heads`.
+
+    Args:
+        heads: one sequence per head.
+
+    Returns:
+        Heads side by side.
+    """
+    return heads.transpose(1, 2).flatten(2)

@@ -1,0 +1,1 @@
+"""What a layer remembers of the tokens before, and how it attends to them."""

@@ -1,0 +1,90 @@
+"""What every layer's past has in common."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from reformer_hf.nn.past.token_store import TokenStore
+
+
+class NewTokens(NamedTuple):
+    """Where the tokens of a pass stand in their rows.
+
+    Attributes:
+        places: place of each token among the real tokens of its row, -1 for padding.
+        padded: whether there is any padding.
+    """
+
+    places: Int[Tensor, "batch seq"]
+    padded: bool
+
+    @property
+    def real(self) -> Bool[Tensor, "batch seq"]:
+        """True at real tokens."""
+        return self.places >= 0
+
+    @property
+    def documents(self) -> Int[Tensor, "batch seq"] | None:
+        """Document of each token, 1 at padding; None where there is none."""
+        return (~self.real).long() if self.padded else None
+
+
+class Past(ABC):
+    """What a layer remembers of the tokens before.
+
+    Attributes:
+        length: tokens of each row so far, padding included.
+        tokens: their keys and values side by side.
+        recording: from now on, keep what :meth:`drop_last` needs.
+    """
+
+    def __init__(self) -> None:
+        self.length = 0
+        self.tokens = TokenStore()
+        self.recording = False
+
+    @abstractmethod
+    def can_drop(self, count: int) -> bool:
+        """Whether enough is known to forget the last tokens.
+
+        Args:
+            count: tokens, fewer than there are.
+
+        Returns:
+            True if so.
+        """
+
+    @abstractmethod
+    def drop_last(self, count: int) -> None:
+        """Forget the last tokens of every row, as if they had never been.
+
+        Args:
+            count: tokens that :meth:`can_drop`, none of them padding; 0 only forgets what was
+                recorded.
+        """
+
+    @abstractmethod
+    def change_rows(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Replace each tensor by a function of it, such as a choice or repetition of rows.
+
+        Args:
+            change: keeps all axes but the first.
+        """
+
+    @property
+    @abstractmethod
+    def fixed_bytes(self) -> int:
+        """Bytes that do not grow with the length."""
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of what is stored by token, all rows together."""
+        return self.tokens.bytes_per_token * self.tokens.length
+
+    @property
+    def allocated_bytes(self) -> int:
+        """Bytes held, room to grow included."""
+        return self.tokens.allocated_bytes + self.fixed_bytes

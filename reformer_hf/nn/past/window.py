@@ -1,0 +1,246 @@
+"""The past of a layer that attends by distance: local attention, and full attention."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from reformer_hf.nn.past.base import NewTokens, Past
+from reformer_hf.nn.past.token_store import TokenStore
+from reformer_hf.ops.attention_map import AttentionMap
+from reformer_hf.ops.decoding import attend_seen
+from reformer_hf.ops.masking import Scope
+
+PIECE = 64
+"""Queries attended at a time: bounds the mask of a long block."""
+
+
+class _Moved(NamedTuple):
+    """How a padded block was moved to the right of its rows.
+
+    Attributes:
+        source: which new token stands at each of the last places.
+        target: at which of the last places each new token stands.
+    """
+
+    source: Int[Tensor, "batch seq"]
+    target: Int[Tensor, "batch seq"]
+
+
+class WindowPast(Past):
+    """Keys and values of the tokens that a later token can still see.
+
+    Real tokens of a row stand next to each other, as if it had no padding: before a padded block is
+    stored, each row's real tokens are moved to its right.
+
+    Args:
+        chunk_length: tokens; None for full attention, which keeps all.
+        num_chunks_before: look-back, in chunks.
+        scope: ``band`` or ``chunk``.
+        self_mask: the own place counts only when there is no other key.
+    """
+
+    def __init__(
+        self,
+        *,
+        chunk_length: int | None = None,
+        num_chunks_before: int = 0,
+        scope: Scope = "band",
+        self_mask: bool = False,
+    ):
+        super().__init__()
+        self.chunk_length, self.num_chunks_before = chunk_length, num_chunks_before
+        self.scope: Scope = scope
+        self.self_mask = self_mask
+        self.marks = TokenStore()  # place among the row's real tokens (-1: padding), and in the row
+        self.padded = False
+        self.reach: int | None = None  # tokens before its own that a query may see at most
+        if chunk_length is not None:
+            self.reach = chunk_length * num_chunks_before
+            if scope == "chunk":
+                self.reach += chunk_length - 1
+
+    def prefill(
+        self,
+        key: Float[Tensor, "batch heads seq dim"],
+        value: Float[Tensor, "batch heads seq dim"],
+        new: NewTokens,
+    ) -> None:
+        """Remember the first tokens, which another function attends.
+
+        Args:
+            key: keys.
+            value: values.
+            new: where they stand.
+        """
+        self._append(key, value, new)
+        self._forget()
+
+    def decode(
+        self,
+        query: Float[Tensor, "batch heads seq dim"],
+        key: Float[Tensor, "batch heads seq dim"],
+        value: Float[Tensor, "batch heads seq dim"],
+        new: NewTokens,
+        *,
+        dropout: float = 0.0,
+        output_map: bool = False,
+    ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
+        """Remember further tokens, and attend from them to all that they see.
+
+        Args:
+            query: queries.
+            key: keys.
+            value: values.
+            new: where they stand.
+            dropout: of the probabilities.
+            output_map: also return the attention map.
+
+        Returns:
+            The output, and the map or None.
+        """
+        moved = self._append(key, value, new)
+        if moved is not None:
+            query = _take(query, moved.source)
+        attended = [
+            self._attend(piece, behind, dropout, output_map)
+            for piece, behind in _pieces(query, query.shape[2] if output_map else PIECE)
+        ]
+        self._forget()
+        output, attention_map = attended[0]
+        if len(attended) > 1:
+            output = torch.cat([output for output, _ in attended], dim=2)
+        if moved is not None:
+            output = _take(output, moved.target)
+            if attention_map is not None:
+                parts = (_take(x.squeeze(2), moved.target).unsqueeze(2) for x in attention_map)
+                attention_map = AttentionMap(*parts)
+        return output, attention_map
+
+    def can_drop(self, count: int) -> bool:
+        """Whether what the tokens before could see is still there; see :meth:`Past.can_drop`."""
+        left, length = self.tokens.length - count, self.length - count
+        return left >= (length if self.reach is None else min(self.reach, length))
+
+    def drop_last(self, count: int) -> None:
+        """Forget the last tokens of every row; see :meth:`Past.drop_last`."""
+        self.length -= count
+        for store in (self.tokens, self.marks):
+            store.drop_last(count)
+            if self.reach is not None:
+                store.keep_last(self.reach)
+
+    def change_rows(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Replace each tensor by a function of it; see :meth:`Past.change_rows`."""
+        self.tokens.change_rows(change)
+        self.marks.change_rows(change)
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of what is stored by token."""
+        return super().token_bytes + self.marks.bytes_per_token * self.marks.length
+
+    @property
+    def fixed_bytes(self) -> int:
+        """None: all is stored by token."""
+        return 0
+
+    def _append(self, key: Tensor, value: Tensor, new: NewTokens) -> _Moved | None:
+        """Store tokens; padding goes to the left of the row, and then it is said what moved."""
+        seq = key.shape[2]
+        tokens = torch.cat([key, value], dim=-1)
+        in_row = torch.arange(self.length, self.length + seq, device=key.device)
+        marks = torch.stack([new.places, in_row.expand_as(new.places)], dim=-1).unsqueeze(1)
+        self.length += seq
+        if not new.padded:
+            self.tokens.append(tokens)
+            self.marks.append(marks)
+            return None
+        self.padded = True
+        if self.tokens.length:
+            tokens = torch.cat([self.tokens.tokens(), tokens], dim=2)
+            marks = torch.cat([self.marks.tokens(), marks], dim=2)
+        order = (marks[:, 0, :, 0] >= 0).long().argsort(dim=-1, stable=True)
+        self.tokens.replace(_take(tokens, order))
+        self.marks.replace(_take(marks, order))
+        first = order.shape[-1] - seq
+        source = (order[:, first:] - first).clamp(min=0)
+        target = (order.argsort(dim=-1)[:, first:] - first).clamp(min=0)
+        return _Moved(source, target)
+
+    def _attend(
+        self, query: Tensor, behind: int, dropout: float, output_map: bool
+    ) -> tuple[Tensor, AttentionMap | None]:
+        """Attend from the stored tokens with ``behind`` more behind them."""
+        stop = self.tokens.length - behind
+        start = 0
+        visible: Tensor | None = None
+        if query.shape[2] == 1 and not self.padded:
+            start, stop = self._seen(stop)
+        else:
+            if self.reach is not None:
+                start = max(0, stop - query.shape[2] - self.reach)
+            visible = self._visible(start, stop, query.shape[2])
+        key, value = self.tokens.tokens(start, stop).chunk(2, dim=-1)
+        output, probabilities = attend_seen(
+            query, key, value, visible, dropout=dropout, output_map=output_map
+        )
+        if probabilities is None:
+            return output, None
+        in_row = self.marks.tokens(start, stop)[..., 1].unsqueeze(2).expand_as(probabilities)
+        in_row = in_row.masked_fill(probabilities == 0, -1)
+        return output, AttentionMap(probabilities.unsqueeze(2), in_row.unsqueeze(2))
+
+    def _seen(self, stop: int) -> tuple[int, int]:
+        """Which stored tokens the last one sees, where there is no padding."""
+        forgotten = self.length - self.tokens.length
+        start = max(0, self._first_visible(forgotten + stop - 1) - forgotten)
+        return start, stop - 1 if self.self_mask and stop - 1 > start else stop
+
+    def _visible(self, start: int, stop: int, queries: int) -> Bool[Tensor, "batch 1 seq keys"]:
+        """Which of the stored tokens the last ones of them see."""
+        places = self.marks.tokens(start, stop)[..., 0]
+        keys, query = places.unsqueeze(2), places[:, :, -queries:].unsqueeze(3)
+        own = torch.ones(queries, stop - start, dtype=torch.bool, device=places.device)
+        own = own.triu(stop - start - queries).tril(stop - start - queries)
+        first = self._first_visible(query)
+        if self.self_mask:
+            visible = (keys >= 0) & (keys >= first) & (keys < query)
+            return visible | (own & ~visible.any(dim=-1, keepdim=True))
+        return ((keys >= 0) & (keys >= first) & (keys <= query)) | own
+
+    def _first_visible(self, place):
+        """The first place that a query may see."""
+        if self.chunk_length is None:
+            return 0
+        if self.scope == "band":
+            return place - self.chunk_length * self.num_chunks_before
+        return (place // self.chunk_length - self.num_chunks_before) * self.chunk_length
+
+    def _forget(self) -> None:
+        """Forget what no later token sees, now and then."""
+        if self.reach is None or self.recording:
+            return
+        if self.tokens.length > 2 * self.reach + PIECE:
+            self.tokens.keep_last(self.reach)
+            self.marks.keep_last(self.reach)
+
+
+def _pieces(query: Tensor, length: int) -> list[tuple[Tensor, int]]:
+    """Cut queries into pieces; each comes with the number of queries behind it."""
+    seq = query.shape[2]
+    if seq <= length:
+        return [(query, 0)]
+    return [
+        (piece, max(0, seq - (index + 1) * length))
+        for index, piece in enumerate(query.split(length, dim=2))
+    ]
+
+
+def _take(tokens: Tensor, index: Int[Tensor, "batch seq"]) -> Tensor:
+    """Take tokens of each row, the same for all heads."""
+    return tokens.gather(
+        2, index[:, None, :, None].expand(-1, tokens.shape[1], -1, tokens.shape[3])
+    )
