@@ -21,6 +21,8 @@ class StreamLayerNorm(nn.LayerNorm):
         Returns:
             The normalised stream in the dtype of the weights.
         """
+        if input.dtype == self.weight.dtype:
+            return super().forward(input)
         wide = torch.promote_types(input.dtype, self.weight.dtype)
         bias = None if self.bias is None else self.bias.to(wide)
         normalised = nn.functional.layer_norm(

@@ -194,19 +194,34 @@ def hash_vectors(
         )
     with torch.no_grad(), _autocast_off(vectors.device.type):
         vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-        rotated = torch.einsum("bhsd,hdrc->bhrsc", vectors, rotations.to(vectors.dtype))
-        buckets = torch.zeros(rotated.shape[:-1], dtype=torch.int64, device=vectors.device)
-        radix = 1
-        for factor, part in zip(
-            factors, rotated.split([factor // 2 for factor in factors], dim=-1), strict=True
-        ):
-            highest, lowest = part.max(dim=-1), part.min(dim=-1)
-            digit = torch.where(
-                highest.values >= -lowest.values, highest.indices, lowest.indices + factor // 2
-            )
-            buckets += radix * digit
+        digits = [
+            _largest_direction(part)
+            for part in _rotate(vectors, rotations).split([factor // 2 for factor in factors], -1)
+        ]
+        buckets, radix = digits[0], factors[0]
+        for factor, digit in zip(factors[1:], digits[1:], strict=True):
+            buckets = buckets + radix * digit
             radix *= factor
     return buckets
+
+
+def _rotate(
+    vectors: Float[Tensor, "batch heads seq dim"],
+    rotations: Float[Tensor, "heads dim rounds columns"],
+) -> Float[Tensor, "batch heads rounds seq columns"]:
+    batch, heads, seq, _ = vectors.shape
+    by_head = vectors.transpose(0, 1).flatten(1, 2) @ rotations.to(vectors.dtype).flatten(2)
+    rotated = by_head.view(heads, batch, seq, *rotations.shape[2:])
+    return rotated.permute(1, 0, 3, 2, 4)
+
+
+def _largest_direction(
+    coordinates: Float[Tensor, "*lead columns"],
+) -> Int[Tensor, "*lead"]:
+    """``argmax([x; -x])`` without the concatenation."""
+    highest, lowest = coordinates.max(dim=-1), coordinates.min(dim=-1)
+    opposite = lowest.indices + coordinates.shape[-1]
+    return torch.where(highest.values >= -lowest.values, highest.indices, opposite)
 
 
 def _autocast_off(device_type: str) -> AbstractContextManager[object]:

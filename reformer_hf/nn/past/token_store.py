@@ -62,9 +62,9 @@ class TokenStore:
         """
         assert self.buffer is not None
         batch, heads, capacity, dim = self.buffer.shape
-        rows = torch.arange(batch * heads, device=index.device) * capacity
-        flat = index.flatten(0, 1).flatten(1) + rows.unsqueeze(1)
-        return self.buffer.view(-1, dim).index_select(0, flat.flatten()).view(*index.shape, dim)
+        rows = torch.arange(0, batch * heads * capacity, capacity, device=index.device)
+        flat = index.reshape(batch * heads, -1) + rows.unsqueeze(1)
+        return self.buffer.view(-1, dim).index_select(0, flat.view(-1)).view(*index.shape, dim)
 
     def keep_last(self, count: int) -> None:
         """Forget all but the last tokens.

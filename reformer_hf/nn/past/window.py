@@ -54,7 +54,9 @@ class WindowPast(Past):
         self.chunk_length, self.num_chunks_before = chunk_length, num_chunks_before
         self.scope: Scope = scope
         self.self_mask = self_mask
-        self.marks = TokenStore()  # place among the row's real tokens (-1: padding), and in the row
+        # Of each token, its place among the row's real tokens (-1: padding) and in the row; only
+        # when there is padding, since otherwise both follow from the length.
+        self.marks = TokenStore()
         self.padded = False
         self.reach: int | None = None  # tokens before its own that a query may see at most
         if chunk_length is not None:
@@ -149,19 +151,22 @@ class WindowPast(Past):
 
     def _append(self, key: Tensor, value: Tensor, new: NewTokens) -> _Moved | None:
         """Store tokens; padding goes to the left of the row, and then it is said what moved."""
-        seq = key.shape[2]
+        seq, first = key.shape[2], self.length
         tokens = torch.cat([key, value], dim=-1)
-        in_row = torch.arange(self.length, self.length + seq, device=key.device)
-        marks = torch.stack([new.places, in_row.expand_as(new.places)], dim=-1).unsqueeze(1)
         self.length += seq
         if not new.padded:
             self.tokens.append(tokens)
-            self.marks.append(marks)
+            if self.padded:
+                self.marks.append(_marks(new.places, first))
             return None
-        self.padded = True
-        if self.tokens.length:
+        marks = _marks(new.places, first)
+        if stored := self.tokens.length:
             tokens = torch.cat([self.tokens.tokens(), tokens], dim=2)
+            if not self.padded:
+                before = torch.arange(first - stored, first, device=key.device)
+                self.marks.replace(_marks(before.expand(key.shape[0], -1), first - stored))
             marks = torch.cat([self.marks.tokens(), marks], dim=2)
+        self.padded = True
         order = (marks[:, 0, :, 0] >= 0).long().argsort(dim=-1, stable=True)
         self.tokens.replace(_take(tokens, order))
         self.marks.replace(_take(marks, order))
@@ -189,9 +194,20 @@ class WindowPast(Past):
         )
         if probabilities is None:
             return output, None
-        in_row = self.marks.tokens(start, stop)[..., 1].unsqueeze(2).expand_as(probabilities)
+        in_row = self._places(start, stop)[1].unsqueeze(2).expand_as(probabilities)
         in_row = in_row.masked_fill(probabilities == 0, -1)
         return output, AttentionMap(probabilities.unsqueeze(2), in_row.unsqueeze(2))
+
+    def _places(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Stored tokens' places among the real ones and in the row, each (#batch, 1, keys)."""
+        if self.padded:
+            places, in_row = self.marks.tokens(start, stop).unbind(dim=-1)
+            return places, in_row
+        forgotten = self.length - self.tokens.length
+        places = torch.arange(forgotten + start, forgotten + stop, device=self.tokens.device).view(
+            1, 1, -1
+        )
+        return places, places
 
     def _seen(self, stop: int) -> tuple[int, int]:
         """Which stored tokens the last one sees, where there is no padding."""
@@ -199,9 +215,9 @@ class WindowPast(Past):
         start = max(0, self._first_visible(forgotten + stop - 1) - forgotten)
         return start, stop - 1 if self.self_mask and stop - 1 > start else stop
 
-    def _visible(self, start: int, stop: int, queries: int) -> Bool[Tensor, "batch 1 seq keys"]:
+    def _visible(self, start: int, stop: int, queries: int) -> Bool[Tensor, "#batch 1 seq keys"]:
         """Which of the stored tokens the last ones of them see."""
-        places = self.marks.tokens(start, stop)[..., 0]
+        places, _ = self._places(start, stop)
         keys, query = places.unsqueeze(2), places[:, :, -queries:].unsqueeze(3)
         own = torch.ones(queries, stop - start, dtype=torch.bool, device=places.device)
         own = own.triu(stop - start - queries).tril(stop - start - queries)
@@ -226,6 +242,12 @@ class WindowPast(Past):
         if self.tokens.length > 2 * self.reach + PIECE:
             self.tokens.keep_last(self.reach)
             self.marks.keep_last(self.reach)
+
+
+def _marks(places: Int[Tensor, "batch seq"], first: int) -> Int[Tensor, "batch 1 seq 2"]:
+    """Places among the real tokens and in the row, side by side, as a store holds them."""
+    in_row = torch.arange(first, first + places.shape[1], device=places.device)
+    return torch.stack([places, in_row.expand_as(places)], dim=-1).unsqueeze(1)
 
 
 def _pieces(query: Tensor, length: int) -> list[tuple[Tensor, int]]:
