@@ -18,7 +18,9 @@ class _Dropped(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        return self.dropout(self.dense(hidden_states))
+        hidden_states = self.dense(hidden_states)
+        # In a decoding step, calling a dropout that does nothing costs as much as a small product.
+        return self.dropout(hidden_states) if self.training else hidden_states
 
 
 class OutputProjection(_Dropped):

@@ -21,7 +21,8 @@ def split_heads(
     Returns:
         One sequence per head.
     """
-    return hidden_states.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    batch, seq, _ = hidden_states.shape
+    return hidden_states.view(batch, seq, num_heads, -1).transpose(1, 2)
 
 
 def merge_heads(

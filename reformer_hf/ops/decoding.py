@@ -25,15 +25,15 @@ NOWHERE = -1
 
 
 class Overwritten(NamedTuple):
-    """What a push replaced, for taking it back.
+    """What a token replaced when it entered the rings, for taking it back.
 
     Attributes:
-        where: bucket of each round, repeated over the window.
-        ring: its ring before the push.
+        buckets: its bucket of each round.
+        rings: their places before.
     """
 
-    where: Int[Tensor, "batch heads rounds 1 window"]
-    ring: Int[Tensor, "batch heads rounds 1 window"]
+    buckets: Int[Tensor, "batch heads rounds"]
+    rings: Int[Tensor, "batch heads rounds window"]
 
 
 def latest_places(
@@ -87,15 +87,46 @@ def push_places(
     ([[[[[4, 1, -1]]]]], [[[[[3, 2], [4, 1]]]]])
     """
     window = rings.shape[-1]
+    flat = rings.view(-1, window)
     candidates, overwritten = [], []
     for index, bucket in enumerate(buckets.unbind(-1)):
-        where = bucket[..., None, None].expand(-1, -1, -1, 1, window)
-        ring = rings.gather(3, where)
+        row = _ring_index(rings, bucket)
+        ring = flat.index_select(0, row)
         longer = pad(ring, (1, 0), value=first_place + index)
-        rings.scatter_(3, where, longer[..., :window])
-        candidates.append(longer.squeeze(3))
-        overwritten.append(Overwritten(where, ring))
+        flat.index_copy_(0, row, longer[:, :window])
+        candidates.append(longer.view(*bucket.shape, window + 1))
+        overwritten.append(Overwritten(bucket, ring.view(*bucket.shape, window)))
+    if len(candidates) == 1:
+        return candidates[0].unsqueeze(2), overwritten
     return torch.stack(candidates, dim=2), overwritten
+
+
+def take_back(
+    rings: Int[Tensor, "batch heads rounds buckets window"], overwritten: Overwritten
+) -> None:
+    """Undo the push of the token that came last. Changes ``rings``.
+
+    Args:
+        rings: after the push.
+        overwritten: from :func:`push_places`.
+
+    >>> rings = torch.tensor([[[[[3, 2], [1, -1]]]]], dtype=torch.int32)
+    >>> take_back(rings, push_places(rings, torch.tensor([[[[1]]]]), 4)[1][0])
+    >>> rings.tolist()
+    [[[[[3, 2], [1, -1]]]]]
+    """
+    row = _ring_index(rings, overwritten.buckets)
+    rings.view(-1, rings.shape[-1]).index_copy_(0, row, overwritten.rings.flatten(0, 2))
+
+
+def _ring_index(
+    rings: Int[Tensor, "batch heads rounds buckets window"],
+    buckets: Int[Tensor, "batch heads rounds"],
+) -> Int[Tensor, " batch_heads_rounds"]:
+    """The bucket's ring of every row, head and round, counted through all rings."""
+    num_buckets = rings.shape[3]
+    starts = torch.arange(0, buckets.numel() * num_buckets, num_buckets, device=buckets.device)
+    return buckets.flatten() + starts
 
 
 def insert_place(

@@ -194,10 +194,9 @@ def hash_vectors(
         )
     with torch.no_grad(), _autocast_off(vectors.device.type):
         vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-        digits = [
-            _largest_direction(part)
-            for part in _rotate(vectors, rotations).split([factor // 2 for factor in factors], -1)
-        ]
+        rotated = _rotate(vectors, rotations)
+        parts = torch.split_with_sizes(rotated, [factor // 2 for factor in factors], dim=-1)
+        digits = [_largest_direction(part) for part in parts]
         buckets, radix = digits[0], factors[0]
         for factor, digit in zip(factors[1:], digits[1:], strict=True):
             buckets = buckets + radix * digit
@@ -225,7 +224,7 @@ def _largest_direction(
 
 
 def _autocast_off(device_type: str) -> AbstractContextManager[object]:
-    """Autocast switched off, where the device knows it at all (``meta`` does not)."""
-    if torch.amp.is_autocast_available(device_type):
+    """Autocast switched off, if it is on (``meta`` does not know it at all)."""
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()

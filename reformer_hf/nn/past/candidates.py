@@ -34,12 +34,13 @@ def attend_candidates(
     Returns:
         The output, and the map or None.
     """
+    options = (tokens, deduplicate_rounds, dropout, output_map)
+    if query.shape[2] <= PIECE:
+        return _attend_piece(query, candidates, *options)
     pieces = [
-        _attend_piece(piece, shown, tokens, deduplicate_rounds, dropout, output_map)
+        _attend_piece(piece, shown, *options)
         for piece, shown in zip(query.split(PIECE, 2), candidates.split(PIECE, 2), strict=True)
     ]
-    if len(pieces) == 1:
-        return pieces[0]
     output = torch.cat([output for output, _ in pieces], dim=2)
     maps = [attention_map for _, attention_map in pieces if attention_map is not None]
     if not maps:

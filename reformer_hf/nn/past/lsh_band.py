@@ -17,6 +17,7 @@ from reformer_hf.ops.decoding import (
     latest_places,
     push_places,
     sort_with_rings,
+    take_back,
 )
 from reformer_hf.ops.sorting import SortOrder, sort_by_bucket
 from reformer_hf.ops.window_attention import normalise_keys
@@ -150,7 +151,7 @@ class LSHBandPast(Past):
             entry = self.log.pop()
             if isinstance(entry, Overwritten):
                 assert self.rings is not None
-                self.rings.scatter_(3, entry.where, entry.ring)
+                take_back(self.rings, entry)
             else:
                 self.rings = entry.rings
                 kept = entry.buckets[..., : max(0, _tokens(entry) - count)]
@@ -214,5 +215,5 @@ def _change(
     entry: Overwritten | _Block, change: Callable[[Tensor], Tensor]
 ) -> Overwritten | _Block:
     if isinstance(entry, Overwritten):
-        return Overwritten(change(entry.where), change(entry.ring))
+        return Overwritten(change(entry.buckets), change(entry.rings))
     return _Block(change(entry.rings), change(entry.buckets), entry.first_place)
