@@ -184,6 +184,17 @@ class ReformerHFConfig(PreTrainedConfig):
             )
 
     @property
+    def layer_types(self) -> list[str]:
+        """The kind of cache layer of each layer, by which transformers' `DynamicCache` makes it.
+
+        Never stored: transformers would refuse the file.
+        """
+        return ["reformer_hf"] * self.num_hidden_layers
+
+    def validate_layer_type(self) -> None:
+        """Accept `layer_types`, which are none of transformers'; `attn_layers` says the rest."""
+
+    @property
     def position_limit(self) -> int | None:
         """Number of distinct positions, or None where positions are not embedded."""
         if self.position_embedding_type == "none":
