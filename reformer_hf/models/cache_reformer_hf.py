@@ -64,11 +64,12 @@ class ReformerHFCacheLayer(CacheLayerMixin):
             options = (hashing["hash_seed"], hashing["num_hashes"], hidden_states.device)
             self.past = attention.new_past(*options) if lsh else attention.new_past()
             self.is_initialized = True
-        self.past.recording = self.record_past
+        past: Any = self.past
+        past.recording = self.record_past
         self._count(new)
-        options = {"decision": hashing["decision"]} if lsh else {}
+        decision = {"decision": hashing["decision"]} if lsh else {}
         return attention.forward_with_past(
-            hidden_states, self.past, new, output_map=output_map, **options
+            hidden_states, past, new, output_map=output_map, **decision
         )
 
     def activate_past_recording(self) -> None:
@@ -190,10 +191,10 @@ class ReformerHFCache(DynamicCache):
         offloading: keep each layer's part on the CPU while it is not in use.
     """
 
-    layers: list[ReformerHFCacheLayer]
+    layers: list[Any]  # of ReformerHFCacheLayer
 
     def __init__(self, config: PreTrainedConfig, offloading: bool = False):
-        layers = [ReformerHFCacheLayer() for _ in range(config.num_hidden_layers)]
+        layers: list[Any] = [ReformerHFCacheLayer() for _ in range(config.num_hidden_layers)]
         Cache.__init__(self, layers=layers)
         self.offload_between_layers = offloading
 

@@ -3,7 +3,7 @@
 from typing import Any, NoReturn
 
 from transformers import GenerationConfig, GenerationMixin
-from transformers.generation import GenerationMode
+from transformers.generation.configuration_utils import GenerationMode
 
 from reformer_hf.models.cache_reformer_hf import ReformerHFCache
 from reformer_hf.models.cached_inputs import check_room
@@ -34,7 +34,7 @@ class ReformerHFGenerationMixin(GenerationMixin):
         self._check_generation(generation_config, model_kwargs, max_cache_length)
         given = model_kwargs.get("past_key_values")
         if given is not None or generation_config.use_cache is False:
-            super()._prepare_cache_for_generation(
+            super()._prepare_cache_for_generation(  # type: ignore[attr-defined]
                 generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
             )
             return

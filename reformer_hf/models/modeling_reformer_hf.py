@@ -42,13 +42,16 @@ from reformer_hf.nn.full_attention import FullSelfAttention
 from reformer_hf.nn.layer_norm import StreamLayerNorm
 from reformer_hf.nn.past.base import NewTokens
 from reformer_hf.nn.reversible import Decision, PlainCoupling, ReversibleCoupling
+from reformer_hf.nn.window_attention import WindowSelfAttention
 from reformer_hf.ops.attention import AttentionMap
 from reformer_hf.ops.losses import chunked_cross_entropy
 
 IGNORE_INDEX = -100
 
 
-def build_self_attention(config: ReformerHFConfig, layer_index: int) -> nn.Module:
+def build_self_attention(
+    config: ReformerHFConfig, layer_index: int
+) -> LSHSelfAttention | WindowSelfAttention:
     """Build the self-attention module of a layer.
 
     Args:
@@ -423,6 +426,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         new, position_ids = place_tokens(
             self.config, cache, inputs_embeds, attention_mask, position_ids
         )
+        layers: list[Any] = cache.layers
         offload = getattr(cache, "offload_between_layers", False)
         outputs = self.encoder(
             self.embeddings(inputs_embeds, position_ids),
@@ -432,7 +436,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
             hash_decisions,
             output_hidden_states,
             output_attentions,
-            [Remembered(layer, new, offload) for layer in cache.layers],
+            [Remembered(layer, new, offload) for layer in layers],
         )
         outputs.past_key_values = cache
         return outputs

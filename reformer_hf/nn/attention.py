@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from reformer_hf.nn.heads import Attention, merge_heads, split_heads
-from reformer_hf.nn.past.base import NewTokens
+from reformer_hf.nn.past.base import LSHPast, NewTokens
 from reformer_hf.nn.past.lsh_band import LSHBandPast
 from reformer_hf.nn.past.lsh_chunk import LSHChunkPast
 from reformer_hf.nn.past.window import WindowPast
@@ -126,7 +126,7 @@ class LSHSelfAttention(nn.Module):
 
     def new_past(
         self, hash_seed: int, num_hashes: int | None = None, device: torch.device | str = "cpu"
-    ) -> LSHBandPast | LSHChunkPast:
+    ) -> LSHPast:
         """Make an empty past, for :meth:`forward_with_past`.
 
         Args:
@@ -147,7 +147,7 @@ class LSHSelfAttention(nn.Module):
     def forward_with_past(
         self,
         hidden_states: Float[Tensor, "batch seq dim"],
-        past: LSHBandPast | LSHChunkPast,
+        past: LSHPast,
         new: NewTokens,
         *,
         decision: Decision | None = None,

@@ -72,7 +72,7 @@ class WindowSelfAttention(nn.Module, ABC):
             )
         else:
             output, attention_map = self.attend(query, key, value, new.documents, output_map)
-            past.prefill(key, value, new)
+            past.remember(key, value, new)
         return merge_heads(output), attention_map
 
     @abstractmethod

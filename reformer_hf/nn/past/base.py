@@ -4,10 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
 
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reformer_hf.nn.past.token_store import TokenStore
+from reformer_hf.ops.attention_map import AttentionMap
 
 
 class NewTokens(NamedTuple):
@@ -88,3 +89,65 @@ class Past(ABC):
     def allocated_bytes(self) -> int:
         """Bytes held, room to grow included."""
         return self.tokens.allocated_bytes + self.fixed_bytes
+
+
+class LSHPast(Past):
+    """The past of an LSH layer.
+
+    Args:
+        rotations: that the layer hashes with.
+    """
+
+    def __init__(self, rotations: Float[Tensor, "heads dim rounds columns"]):
+        super().__init__()
+        self.rotations = rotations
+
+    @abstractmethod
+    def prefill(
+        self,
+        query: Float[Tensor, "batch heads seq dim"],
+        value: Float[Tensor, "batch heads seq dim"],
+        buckets: Int[Tensor, "batch heads rounds seq"],
+        new: NewTokens,
+        *,
+        dropout: float = 0.0,
+        output_map: bool = False,
+    ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
+        """Attend from the first tokens to each other, and remember them.
+
+        Args:
+            query: queries.
+            value: values.
+            buckets: bucket ids under this past's rotations.
+            new: where the tokens stand.
+            dropout: of the probabilities.
+            output_map: also return the attention map.
+
+        Returns:
+            The output, and the map or None.
+        """
+
+    @abstractmethod
+    def decode(
+        self,
+        query: Float[Tensor, "batch heads seq dim"],
+        value: Float[Tensor, "batch heads seq dim"],
+        buckets: Int[Tensor, "batch heads rounds seq"],
+        new: NewTokens,
+        *,
+        dropout: float = 0.0,
+        output_map: bool = False,
+    ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
+        """Attend from further tokens to all that they see, and remember them.
+
+        Args:
+            query: queries.
+            value: values.
+            buckets: bucket ids under this past's rotations.
+            new: where the tokens stand.
+            dropout: of the probabilities.
+            output_map: also return the attention map.
+
+        Returns:
+            The output, and the map or None.
+        """

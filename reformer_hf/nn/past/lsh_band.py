@@ -1,13 +1,13 @@
 """The past of an LSH layer in the ``band`` scope: keys and values, and the rings of its buckets."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from reformer_hf.nn.past.base import NewTokens, Past
+from reformer_hf.nn.past.base import LSHPast, NewTokens
 from reformer_hf.nn.past.candidates import attend_candidates
 from reformer_hf.ops.attention import attend_sorted, band_attention, combine_sorted
 from reformer_hf.ops.attention_map import AttentionMap
@@ -31,7 +31,7 @@ class _Block(NamedTuple):
     first_place: int
 
 
-class LSHBandPast(Past):
+class LSHBandPast(LSHPast):
     """Keys and values of all tokens, and for each round and bucket its last W places.
 
     Args:
@@ -51,11 +51,13 @@ class LSHBandPast(Past):
         num_chunks_before: int,
         deduplicate_rounds: bool = False,
     ):
-        super().__init__()
-        self.rotations = rotations
+        super().__init__(rotations)
         self.num_buckets = num_buckets + 1  # the last is that of padding
         self.window = chunk_length * num_chunks_before
-        self.chunks = {"chunk_length": chunk_length, "num_chunks_before": num_chunks_before}
+        self.chunks: dict[str, Any] = {
+            "chunk_length": chunk_length,
+            "num_chunks_before": num_chunks_before,
+        }
         self.deduplicate_rounds = deduplicate_rounds
         self.rings: Int[Tensor, "batch heads rounds buckets window"] | None = None
         self.log: list[Overwritten | _Block] = []
@@ -70,19 +72,7 @@ class LSHBandPast(Past):
         dropout: float = 0.0,
         output_map: bool = False,
     ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
-        """Attend from the first tokens to each other, and remember them.
-
-        Args:
-            query: queries.
-            value: values.
-            buckets: bucket ids.
-            new: where the tokens stand.
-            dropout: of the probabilities.
-            output_map: also return the attention map.
-
-        Returns:
-            The output, and the map or None.
-        """
+        """Attend from the first tokens to each other; see :meth:`LSHPast.prefill`."""
         buckets = self._store(query, value, buckets, new)
         empty = (*buckets.shape[:3], self.num_buckets, self.window)
         self.rings = torch.full(empty, NOWHERE, dtype=torch.int32, device=buckets.device)
@@ -109,19 +99,7 @@ class LSHBandPast(Past):
         dropout: float = 0.0,
         output_map: bool = False,
     ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
-        """Attend from further tokens to all that they see, and remember them.
-
-        Args:
-            query: queries.
-            value: values.
-            buckets: bucket ids.
-            new: where the tokens stand.
-            dropout: of the probabilities.
-            output_map: also return the attention map.
-
-        Returns:
-            The output, and the map or None.
-        """
+        """Attend from further tokens; see :meth:`LSHPast.decode`."""
         first = self.length
         buckets = self._store(query, value, buckets, new)
         few = 8 * query.shape[2] <= self.num_buckets * self.window

@@ -1,12 +1,13 @@
 """The past of an LSH layer in the ``chunk`` scope: keys and values, and each round's sort order."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from reformer_hf.nn.past.base import NewTokens, Past
+from reformer_hf.nn.past.base import LSHPast, NewTokens
 from reformer_hf.nn.past.candidates import attend_candidates
 from reformer_hf.nn.past.token_store import TokenStore
 from reformer_hf.ops.attention_map import AttentionMap
@@ -15,7 +16,7 @@ from reformer_hf.ops.decoding import chunk_candidates, insert_place
 from reformer_hf.ops.window_attention import normalise_keys
 
 
-class LSHChunkPast(Past):
+class LSHChunkPast(LSHPast):
     """Keys, values and bucket ids of all tokens, and each round's places sorted by bucket.
 
     A step gives what :func:`chunk_attention` gives the last of all these tokens. A token's rank is
@@ -41,10 +42,12 @@ class LSHChunkPast(Past):
         deduplicate_rounds: bool = False,
         chunk_lengths: tuple[int, ...] = (),
     ):
-        super().__init__()
-        self.rotations = rotations
+        super().__init__(rotations)
         self.num_buckets = num_buckets  # and one more, that of padding
-        self.chunks = {"chunk_length": chunk_length, "num_chunks_before": num_chunks_before}
+        self.chunks: dict[str, Any] = {
+            "chunk_length": chunk_length,
+            "num_chunks_before": num_chunks_before,
+        }
         self.chunk_lengths = (chunk_length, *chunk_lengths)
         self.deduplicate_rounds = deduplicate_rounds
         self.buckets = TokenStore()
@@ -61,19 +64,7 @@ class LSHChunkPast(Past):
         dropout: float = 0.0,
         output_map: bool = False,
     ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
-        """Attend from the first tokens to each other, and remember them.
-
-        Args:
-            query: queries.
-            value: values.
-            buckets: bucket ids.
-            new: where the tokens stand.
-            dropout: of the probabilities.
-            output_map: also return the attention map.
-
-        Returns:
-            The output, and the map or None.
-        """
+        """Attend from the first tokens to each other; see :meth:`LSHPast.prefill`."""
         self._store(query, value, buckets, new)
         self._sort()
         return chunk_attention(
@@ -99,19 +90,7 @@ class LSHChunkPast(Past):
         dropout: float = 0.0,
         output_map: bool = False,
     ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
-        """Attend from further tokens, each as if it were the last, and remember them.
-
-        Args:
-            query: queries.
-            value: values.
-            buckets: bucket ids.
-            new: where the tokens stand.
-            dropout: of the probabilities.
-            output_map: also return the attention map.
-
-        Returns:
-            The output, and the map or None.
-        """
+        """Attend from further tokens, each as if it were the last; see :meth:`LSHPast.decode`."""
         assert self.order is not None and self.row_lengths is not None
         first, lengths = self.length, self.row_lengths
         self._store(query, value, buckets, new)

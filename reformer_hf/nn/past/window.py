@@ -64,7 +64,7 @@ class WindowPast(Past):
             if scope == "chunk":
                 self.reach += chunk_length - 1
 
-    def prefill(
+    def remember(
         self,
         key: Float[Tensor, "batch heads seq dim"],
         value: Float[Tensor, "batch heads seq dim"],
