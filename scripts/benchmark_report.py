@@ -110,13 +110,17 @@ def describe_machine(header: dict) -> str:
     )
 
 
-def disturbance(results: Results) -> str:
+def disturbance(results: Results, name: str, what: str) -> str:
     """A sentence on what other processes did to the machine meanwhile; empty if unknown."""
     runs = [run for repeats in results.finished.values() for run in repeats.values()]
-    cores = [run["cores_of_others"] for run in runs if run["cores_of_others"] is not None]
+    cores = [run[name] for run in runs if run[name] is not None]
     if not cores:
         return ""
-    return f" Cores that other processes kept busy while a run decoded: {spread(cores)}."
+    again = sum(run["attempts"] > 1 for run in runs)
+    return (
+        f"Cores that other processes kept busy during {what}: {spread(cores)}; {again} of "
+        f"{len(runs)} runs were done again because of them, and the quietest attempt counts."
+    )
 
 
 def time_section(results: Results) -> list[str]:
@@ -132,7 +136,8 @@ def time_section(results: Results) -> list[str]:
         "## Milliseconds per generated token, batch 1",
         "",
         "A step's time is the median of its run; here the median and range over the repeats. "
-        "`*`: the cache was filled with random states instead of a prefill." + disturbance(results),
+        "`*`: the cache was filled with random states instead of a prefill. "
+        + disturbance(results, "cores_of_others", "the decoding of a run"),
         "",
         *context_table(results, rows, "context"),
     ]
@@ -197,6 +202,8 @@ def prefill_section(results: Results) -> list[str]:
     rows = [(VARIANTS[v], lambda context, v=v: cell(v, context)) for v in results.variants]
     return [
         "## Prefill, tokens per second",
+        "",
+        disturbance(results, "cores_of_others_in_prefill", "the prefill of a run"),
         "",
         *context_table(results, rows, "context"),
     ]

@@ -107,15 +107,15 @@ def busy_seconds() -> float | None:
 
 
 @contextmanager
-def watched_cores(record: dict) -> Iterator[None]:
-    """Put into `record` how many cores other processes kept busy during a block, on average."""
+def watched_cores(record: dict, name: str) -> Iterator[None]:
+    """Put into `record[name]` how many cores others kept busy during a block, on average."""
     begin, busy, own = time.perf_counter(), busy_seconds(), time.process_time()
     yield
     seconds, now = time.perf_counter() - begin, busy_seconds()
     others = None
     if busy is not None and now is not None:
         others = round(max(0.0, now - busy - (time.process_time() - own)) / seconds, 2)
-    record["cores_of_others"] = others
+    record[name] = others
 
 
 def next_token(logits: Tensor) -> Tensor:
@@ -145,10 +145,11 @@ def measure(run: Run, shape: ModelShape) -> dict:
         RuntimeError: if the cache has not seen as many tokens as it was given.
     """
     subject = set_up(run, shape)
-    fill_seconds = fill(subject, run)
-    used, allocated = subject.cache_bytes()
     watched: dict = {}
-    with watched_cores(watched):
+    with watched_cores(watched, "cores_of_others_in_prefill"):
+        fill_seconds = fill(subject, run)
+    used, allocated = subject.cache_bytes()
+    with watched_cores(watched, "cores_of_others"):
         seconds = decode(subject, run)
     tokens = run.context + run.warmup + len(seconds)
     if subject.cached_tokens() != tokens:

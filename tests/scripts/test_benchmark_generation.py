@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from scripts import benchmark_generation, benchmark_run
-from scripts.benchmark_generation import BenchmarkArguments, main, planned_runs, run_child
+from scripts.benchmark_arguments import BenchmarkArguments
+from scripts.benchmark_generation import main, planned_runs, run_child, run_quietly
 from scripts.benchmark_peers import VARIANTS
 from scripts.benchmark_report import Case
 from scripts.benchmark_run import measure
@@ -119,6 +120,22 @@ class TestRuns:
         assert "no luck" in (tmp_path / "results.md").read_text()
         assert main(arguments) == 0
         assert [run["repeat"] for run in results_of(tmp_path)["runs"]] == [0, 1]
+
+    @pytest.mark.parametrize(
+        ("cores", "attempts", "kept"),
+        [
+            ([0.9, 0.5, 0.7, 0.1], 3, 1),
+            ([0.9, 0.2, 0.1], 3, 1),
+            ([0.2, 0.1], 3, 0),
+            ([0.9, 0.2], 1, 0),
+            ([None, 0.1], 3, 0),
+        ],
+    )
+    def test_a_disturbed_run_is_done_again(self, monkeypatch, cores, attempts, kept):
+        results = iter([{"cores_of_others": c, "attempt": i} for i, c in enumerate(cores)])
+        monkeypatch.setattr(benchmark_generation, "run_child", lambda *_: next(results))
+        arguments = BenchmarkArguments(attempts=attempts, max_cores_of_others=0.3)
+        assert run_quietly(tiny_run(), SHAPE, arguments)["attempt"] == kept
 
     def test_processes_of_their_own_one_failing(self, tmp_path):
         # transformers' Reformer refuses an odd number of buckets, GPT-2 has none.

@@ -15,7 +15,9 @@ def recorded(variant, context, repeat, milliseconds, batch=1, **changes):
         "prefill_seconds": 2.0,
         "cache_used_bytes": 100 + 10 * context,
         "cache_allocated_bytes": 2_000_000,
+        "attempts": 1,
         "cores_of_others": 0.5,
+        "cores_of_others_in_prefill": 0.25,
         **changes,
     }
 
@@ -47,7 +49,7 @@ class TestReport:
     def test_the_tables(self):
         runs = [
             recorded("band", 1024, 0, 2.0),
-            recorded("band", 4096, 0, 3.0),
+            recorded("band", 4096, 0, 3.0, attempts=2),
             recorded("band", 1024, 0, 8.0, batch=16),
             recorded("gpt2", 4096, 0, 6.0, random_states=True, prefill_seconds=None),
             {"variant": "gpt2", "context": 1024, "batch": 1, "error": "too big"},
@@ -70,7 +72,9 @@ class TestReport:
             f"| {gpt2} | 1K | 1 | too big |",
         ):
             assert line in lines
-        assert "busy while a run decoded: 0.50 (0.50 to 0.50)." in "\n".join(lines)
+        text = "\n".join(lines)
+        assert "busy during the decoding of a run: 0.50 (0.50 to 0.50); 1 of 4 runs" in text
+        assert "busy during the prefill of a run: 0.25 (0.25 to 0.25);" in text
 
     def test_a_spread(self):
         assert spread([]) == "-"
