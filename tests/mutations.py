@@ -4,19 +4,10 @@
 that the named tests fail.
 """
 
-from dataclasses import dataclass
+from tests.cache_mutations import CACHE_MUTATIONS
+from tests.mutation import Mutation
 
-
-@dataclass(frozen=True)
-class Mutation:
-    """A fault: `before`, which occurs once in `file`, becomes `after`."""
-
-    name: str
-    file: str
-    before: str
-    after: str
-    tests: tuple[str, ...]
-
+__all__ = ["MUTATIONS", "Mutation"]
 
 BAND = ("tests/ops/test_attention.py",)
 CHUNK = ("tests/ops/test_chunk_scope.py",)
@@ -198,8 +189,8 @@ MUTATIONS = [
     Mutation(
         "the first factor of the buckets is the most significant digit",
         "reformer_hf/ops/hashing.py",
-        "            buckets += radix * digit\n",
-        "            buckets = buckets * factor + digit\n",
+        "buckets = buckets + radix * digit",
+        "buckets = buckets * factor + digit",
         ("tests/ops/test_hashing.py",),
     ),
     Mutation(
@@ -258,4 +249,5 @@ MUTATIONS = [
         "return decide()",
         REPLAY,
     ),
+    *CACHE_MUTATIONS,
 ]

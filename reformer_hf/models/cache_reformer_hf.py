@@ -68,9 +68,7 @@ class ReformerHFCacheLayer(CacheLayerMixin):
         past.recording = self.record_past
         self._count(new)
         decision = {"decision": hashing["decision"]} if lsh else {}
-        return attention.forward_with_past(
-            hidden_states, past, new, output_map=output_map, **decision
-        )
+        return attention(hidden_states, past=past, new=new, output_map=output_map, **decision)
 
     def activate_past_recording(self) -> None:
         """Keep what `crop` needs, from now until the next `crop` and after it."""

@@ -93,6 +93,8 @@ class LSHSelfAttention(nn.Module):
         num_hashes: int | None = None,
         decision: Decision | None = None,
         output_map: bool = False,
+        past: LSHPast | None = None,
+        new: NewTokens | None = None,
     ) -> Attention:
         """Attend.
 
@@ -103,10 +105,14 @@ class LSHSelfAttention(nn.Module):
             num_hashes: rounds, if other than the module's.
             decision: remembers the bucket ids for replay, or brings those of another pass.
             output_map: also return the attention map.
+            past: from :meth:`new_past`, in a pass with a cache. It knows the rotations.
+            new: where the tokens stand, if there is a past; in place of ``documents``.
 
         Returns:
             Heads side by side, and the map or None.
         """
+        if past is not None and new is not None:
+            return self._forward_with_past(hidden_states, past, new, decision, output_map)
         query, value = self._project(hidden_states)
         dropout = self.dropout if self.training else 0.0
         if self.scope == "chunk" and self._fits_one_chunk(hidden_states.shape[1]):
@@ -127,7 +133,7 @@ class LSHSelfAttention(nn.Module):
     def new_past(
         self, hash_seed: int, num_hashes: int | None = None, device: torch.device | str = "cpu"
     ) -> LSHPast:
-        """Make an empty past, for :meth:`forward_with_past`.
+        """Make an empty past, for :meth:`forward`.
 
         Args:
             hash_seed: seed of the model's rotations, from now on.
@@ -143,37 +149,6 @@ class LSHSelfAttention(nn.Module):
         if self.scope == "band":
             return LSHBandPast(rotations, **window)
         return LSHChunkPast(rotations, chunk_lengths=self.chunk_lengths, **window)
-
-    def forward_with_past(
-        self,
-        hidden_states: Float[Tensor, "batch seq dim"],
-        past: LSHPast,
-        new: NewTokens,
-        *,
-        decision: Decision | None = None,
-        output_map: bool = False,
-    ) -> Attention:
-        """Attend from new tokens to the past and to each other, and remember them.
-
-        Args:
-            hidden_states: normalised stream of the new tokens.
-            past: from :meth:`new_past`.
-            new: where the tokens stand.
-            decision: remembers the bucket ids, or brings those of another pass.
-            output_map: also return the attention map.
-
-        Returns:
-            Heads side by side, and the map or None.
-        """
-        query, value = self._project(hidden_states)
-        decision = Decision() if decision is None else decision
-        buckets = decision.recall(lambda: hash_vectors(query, past.rotations, self.num_buckets))
-        attend = past.decode if past.length else past.prefill
-        dropout = self.dropout if self.training else 0.0
-        output, attention_map = attend(
-            query, value, buckets, new, dropout=dropout, output_map=output_map
-        )
-        return merge_heads(output), attention_map
 
     def hash(
         self,
@@ -211,6 +186,25 @@ class LSHSelfAttention(nn.Module):
         if self.share_rotations:
             return sample_shared_rotations(hash_seed, *shape)
         return sample_rotations(derive_seed(hash_seed, self.layer_index), *shape)
+
+    def _forward_with_past(
+        self,
+        hidden_states: Tensor,
+        past: LSHPast,
+        new: NewTokens,
+        decision: Decision | None,
+        output_map: bool,
+    ) -> Attention:
+        """Attend from new tokens to the past and to each other; the past remembers them."""
+        query, value = self._project(hidden_states)
+        decision = Decision() if decision is None else decision
+        buckets = decision.recall(lambda: hash_vectors(query, past.rotations, self.num_buckets))
+        attend = past.decode if past.length else past.prefill
+        dropout = self.dropout if self.training else 0.0
+        output, attention_map = attend(
+            query, value, buckets, new, dropout=dropout, output_map=output_map
+        )
+        return merge_heads(output), attention_map
 
     def _project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
         query = split_heads(self.query_key(hidden_states), self.num_heads)

@@ -30,6 +30,8 @@ class WindowSelfAttention(nn.Module, ABC):
         documents: Int[Tensor, "batch seq"] | None = None,
         *,
         output_map: bool = False,
+        past: WindowPast | None = None,
+        new: NewTokens | None = None,
     ) -> Attention:
         """Attend.
 
@@ -37,47 +39,22 @@ class WindowSelfAttention(nn.Module, ABC):
             hidden_states: normalised stream.
             documents: document of each place, padding last; None for a single document.
             output_map: also return the attention map.
+            past: from :meth:`new_past`, in a pass with a cache.
+            new: where the tokens stand, if there is a past; in place of ``documents``.
 
         Returns:
             Heads side by side, and the map or None.
         """
         query, key, value = self.project(hidden_states)
-        output, attention_map = self.attend(query, key, value, documents, output_map)
-        return merge_heads(output), attention_map
-
-    def forward_with_past(
-        self,
-        hidden_states: Float[Tensor, "batch seq dim"],
-        past: WindowPast,
-        new: NewTokens,
-        *,
-        output_map: bool = False,
-    ) -> Attention:
-        """Attend from new tokens to the past and to each other, and remember them.
-
-        Args:
-            hidden_states: normalised stream of the new tokens.
-            past: from :meth:`new_past`.
-            new: where the tokens stand.
-            output_map: also return the attention map.
-
-        Returns:
-            Heads side by side, and the map or None.
-        """
-        query, key, value = self.project(hidden_states)
-        if past.length:
-            dropout = self.dropout if self.training else 0.0
-            output, attention_map = past.decode(
-                query, key, value, new, dropout=dropout, output_map=output_map
-            )
+        if past is not None and new is not None:
+            output, attention_map = self._attend_with_past(query, key, value, past, new, output_map)
         else:
-            output, attention_map = self.attend(query, key, value, new.documents, output_map)
-            past.remember(key, value, new)
+            output, attention_map = self.attend(query, key, value, documents, output_map)
         return merge_heads(output), attention_map
 
     @abstractmethod
     def new_past(self) -> WindowPast:
-        """Make an empty past, for :meth:`forward_with_past`.
+        """Make an empty past, for :meth:`forward`.
 
         Returns:
             It.
@@ -117,3 +94,19 @@ class WindowSelfAttention(nn.Module, ABC):
         Returns:
             The output, and the map or None.
         """
+
+    def _attend_with_past(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        past: WindowPast,
+        new: NewTokens,
+        output_map: bool,
+    ) -> tuple[Tensor, AttentionMap | None]:
+        """Attend from new tokens to the past and to each other; the past remembers them."""
+        if past.length:
+            dropout = self.dropout if self.training else 0.0
+            return past.decode(query, key, value, new, dropout=dropout, output_map=output_map)
+        past.remember(key, value, new)
+        return self.attend(query, key, value, new.documents, output_map)
