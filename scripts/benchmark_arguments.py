@@ -35,9 +35,12 @@ class BenchmarkArguments:
         default=30.0,
         metadata={"help": "Steps end after this many seconds, but not before the third."},
     )
-    max_cores_of_others: float = field(
-        default=0.3,
-        metadata={"help": "Cores that others may use; a run is done again where they use more."},
+    max_waiting: float = field(
+        default=0.05,
+        metadata={
+            "help": "Seconds per second that threads may wait for a core while a run decodes; "
+            "beyond that other processes disturbed it, and it is done again."
+        },
     )
     attempts: int = field(
         default=3, metadata={"help": "Times that a disturbed run is done; the quietest counts."}

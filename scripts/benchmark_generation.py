@@ -96,7 +96,7 @@ def settings_of(arguments: BenchmarkArguments, shape: ModelShape, machine: dict)
         "num_threads": arguments.num_threads,
         "processor": machine["processor"],
         "versions": machine["versions"],
-        "max_cores_of_others": arguments.max_cores_of_others,
+        "max_waiting": arguments.max_waiting,
         "source": source_digest(),
     }
 
@@ -146,9 +146,9 @@ def run_quietly(run: Run, shape: ModelShape, arguments: BenchmarkArguments) -> d
         if "error" in result:
             return result
         results.append(result)
-        if (result["cores_of_others"] or 0.0) <= arguments.max_cores_of_others:
+        if (result["waiting"] or 0.0) <= arguments.max_waiting:
             break
-    best = min(results, key=lambda result: result["cores_of_others"] or 0.0)
+    best = min(results, key=lambda result: result["waiting"] or 0.0)
     return best | {"attempts": len(results)}
 
 

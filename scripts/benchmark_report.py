@@ -113,13 +113,14 @@ def describe_machine(header: dict) -> str:
 def disturbance(results: Results, name: str, what: str) -> str:
     """A sentence on what other processes did to the machine meanwhile; empty if unknown."""
     runs = [run for repeats in results.finished.values() for run in repeats.values()]
-    cores = [run[name] for run in runs if run[name] is not None]
-    if not cores:
+    shares = [run[name] for run in runs if run[name] is not None]
+    if not shares:
         return ""
     again = sum(run["attempts"] > 1 for run in runs)
     return (
-        f"Cores that other processes kept busy during {what}: {spread(cores)}; {again} of "
-        f"{len(runs)} runs were done again because of them, and the quietest attempt counts."
+        f"Seconds that threads waited for a core in each second of {what}: {spread(shares)}; "
+        f"{again} of {len(runs)} runs were done again because others kept the cores busy, and "
+        "the least disturbed attempt counts."
     )
 
 
@@ -137,7 +138,7 @@ def time_section(results: Results) -> list[str]:
         "",
         "A step's time is the median of its run; here the median and range over the repeats. "
         "`*`: the cache was filled with random states instead of a prefill. "
-        + disturbance(results, "cores_of_others", "the decoding of a run"),
+        + disturbance(results, "waiting", "decoding"),
         "",
         *context_table(results, rows, "context"),
     ]
@@ -203,7 +204,7 @@ def prefill_section(results: Results) -> list[str]:
     return [
         "## Prefill, tokens per second",
         "",
-        disturbance(results, "cores_of_others_in_prefill", "the prefill of a run"),
+        disturbance(results, "waiting_in_prefill", "prefill"),
         "",
         *context_table(results, rows, "context"),
     ]

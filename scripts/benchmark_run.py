@@ -5,7 +5,6 @@ line of the standard output. `benchmark_generation.py` starts it.
 """
 
 import json
-import os
 import statistics
 import sys
 import time
@@ -96,26 +95,29 @@ def decode(subject: CachedModel, run: Run) -> list[float]:
     return seconds
 
 
-def busy_seconds() -> float | None:
-    """Core seconds that all processes have computed since the system started; None if unknown."""
+def waiting_seconds() -> float | None:
+    """How long the threads of this process have waited for a core so far; None if unknown."""
     try:
-        first = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0]
-    except OSError:  # not Linux
+        files = list(Path("/proc/self/task").glob("*/schedstat"))
+        waited = [int(file.read_text(encoding="ascii").split()[1]) for file in files]
+    except OSError:  # a thread that has just ended
         return None
-    user, nice, system, _idle, _waiting, *interrupts = map(int, first.split()[1:9])
-    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+    return sum(waited) / 1e9 if files else None  # no files: not Linux
 
 
 @contextmanager
 def watched_cores(record: dict, name: str) -> Iterator[None]:
-    """Put into `record[name]` how many cores others kept busy during a block, on average."""
-    begin, busy, own = time.perf_counter(), busy_seconds(), time.process_time()
+    """Put into `record[name]` how long threads waited for a core in each second of a block.
+
+    With no more threads than cores they wait only for other processes.
+    """
+    begin, before = time.perf_counter(), waiting_seconds()
     yield
-    seconds, now = time.perf_counter() - begin, busy_seconds()
-    others = None
-    if busy is not None and now is not None:
-        others = round(max(0.0, now - busy - (time.process_time() - own)) / seconds, 2)
-    record[name] = others
+    seconds, after = time.perf_counter() - begin, waiting_seconds()
+    if before is None or after is None:
+        record[name] = None
+    else:
+        record[name] = round((after - before) / seconds, 4)
 
 
 def next_token(logits: Tensor) -> Tensor:
@@ -146,10 +148,10 @@ def measure(run: Run, shape: ModelShape) -> dict:
     """
     subject = set_up(run, shape)
     watched: dict = {}
-    with watched_cores(watched, "cores_of_others_in_prefill"):
+    with watched_cores(watched, "waiting_in_prefill"):
         fill_seconds = fill(subject, run)
     used, allocated = subject.cache_bytes()
-    with watched_cores(watched, "cores_of_others"):
+    with watched_cores(watched, "waiting"):
         seconds = decode(subject, run)
     tokens = run.context + run.warmup + len(seconds)
     if subject.cached_tokens() != tokens:

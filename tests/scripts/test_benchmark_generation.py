@@ -26,6 +26,7 @@ def tiny_arguments(folder, **changes):
         "batch_size": 3,
         "repeats": 1,
         "steps": 2,
+        "attempts": 1,
         "warmup": 1,
         "max_prefill": 64,
         "prefill_tokens": 48,
@@ -122,7 +123,7 @@ class TestRuns:
         assert [run["repeat"] for run in results_of(tmp_path)["runs"]] == [0, 1]
 
     @pytest.mark.parametrize(
-        ("cores", "attempts", "kept"),
+        ("waiting", "attempts", "kept"),
         [
             ([0.9, 0.5, 0.7, 0.1], 3, 1),
             ([0.9, 0.2, 0.1], 3, 1),
@@ -131,10 +132,10 @@ class TestRuns:
             ([None, 0.1], 3, 0),
         ],
     )
-    def test_a_disturbed_run_is_done_again(self, monkeypatch, cores, attempts, kept):
-        results = iter([{"cores_of_others": c, "attempt": i} for i, c in enumerate(cores)])
+    def test_a_disturbed_run_is_done_again(self, monkeypatch, waiting, attempts, kept):
+        results = iter([{"waiting": c, "attempt": i} for i, c in enumerate(waiting)])
         monkeypatch.setattr(benchmark_generation, "run_child", lambda *_: next(results))
-        arguments = BenchmarkArguments(attempts=attempts, max_cores_of_others=0.3)
+        arguments = BenchmarkArguments(attempts=attempts, max_waiting=0.3)
         assert run_quietly(tiny_run(), SHAPE, arguments)["attempt"] == kept
 
     def test_processes_of_their_own_one_failing(self, tmp_path):

@@ -16,8 +16,8 @@ def recorded(variant, context, repeat, milliseconds, batch=1, **changes):
         "cache_used_bytes": 100 + 10 * context,
         "cache_allocated_bytes": 2_000_000,
         "attempts": 1,
-        "cores_of_others": 0.5,
-        "cores_of_others_in_prefill": 0.25,
+        "waiting": 0.5,
+        "waiting_in_prefill": 0.25,
         **changes,
     }
 
@@ -73,8 +73,8 @@ class TestReport:
         ):
             assert line in lines
         text = "\n".join(lines)
-        assert "busy during the decoding of a run: 0.50 (0.50 to 0.50); 1 of 4 runs" in text
-        assert "busy during the prefill of a run: 0.25 (0.25 to 0.25);" in text
+        assert "each second of decoding: 0.50 (0.50 to 0.50); 1 of 4 runs" in text
+        assert "each second of prefill: 0.25 (0.25 to 0.25);" in text
 
     def test_a_spread(self):
         assert spread([]) == "-"
