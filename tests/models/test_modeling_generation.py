@@ -1,111 +1,141 @@
-"""generate() and the text-generation pipeline against hand-written loops over whole prefixes."""
+"""generate() and the text-generation pipeline against plain loops over whole prefixes."""
+
+import logging
+from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor
-from transformers import DynamicCache, GenerationConfig, pipeline
+from torch.testing import assert_close
+from transformers import GenerationConfig, pipeline
 
 from reformer_hf import ReformerHFForCausalLM
 from reformer_hf.models.tokenization_reformer_hf import ReformerHFByteTokenizer
+from tests.models.generation_loops import (
+    MODELS,
+    NEW,
+    all_real,
+    beam_loop,
+    build_model,
+    cached_greedy_loop,
+    greedy_loop,
+    next_logits,
+    pad_left,
+    sample_loop,
+    some_rows,
+)
 from tests.models.tiny import SCOPES, random_ids, tiny_lm
 
-NEW = 5
+MODES = {
+    "greedy": {},
+    "sampling": {"do_sample": True, "top_k": 0},
+    "narrow sampling": {"do_sample": True, "temperature": 1.5, "top_p": 0.8, "top_k": 12},
+    "several samples": {"do_sample": True, "num_return_sequences": 3},
+    "beams": {"num_beams": 3, "num_return_sequences": 2, "length_penalty": 0.5},
+    "sampled beams": {"num_beams": 3, "do_sample": True, "num_return_sequences": 3},
+    "no repetition": {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2},
+    "an end": {"eos_token_id": list(range(2, 12)), "pad_token_id": 0, "min_new_tokens": 2},
+    "beams with an end": {"eos_token_id": [2, 3, 4, 5], "pad_token_id": 0, "num_beams": 3},
+    "guidance": {"guidance_scale": 1.7},
+}
 
 
-@pytest.fixture(params=SCOPES)
+@pytest.fixture(params=MODELS)
 def model(request) -> ReformerHFForCausalLM:
-    """A model of either scope that never ends a text by itself."""
-    return tiny_lm(attention_scope=request.param, eos_token_id=None).double()
+    return build_model(request.param)
 
 
-def all_real(ids: Tensor) -> dict[str, Tensor]:
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
-
-def next_log_probabilities(model: ReformerHFForCausalLM, ids: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(ids).logits[:, -1].log_softmax(-1)
-
-
-def greedy_loop(model: ReformerHFForCausalLM, ids: Tensor, steps: int = NEW) -> Tensor:
-    for _ in range(steps):
-        best = next_log_probabilities(model, ids).argmax(-1, keepdim=True)
-        ids = torch.cat([ids, best], dim=1)
-    return ids
-
-
-def beam_loop(model: ReformerHFForCausalLM, prompt: Tensor, width: int, steps: int) -> list[Tensor]:
-    """Beam search of one row without an end token: its hypotheses, best first."""
-    beams = [(0.0, prompt)]
-    for _ in range(steps):
-        longer = []
-        for score, ids in beams:
-            scores = next_log_probabilities(model, ids[None])[0]
-            for token, log_probability in enumerate(scores.tolist()):
-                text = torch.cat([ids, torch.tensor([token])])
-                longer.append((score + log_probability, text))
-        beams = sorted(longer, key=lambda beam: -beam[0])[:width]
-    return [ids for _, ids in beams]
+@pytest.fixture(autouse=True)
+def no_warnings() -> Iterator[None]:
+    """Nothing here gives a warning, not even of the kind that is given once."""
+    warnings: list[logging.LogRecord] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = warnings.append
+    logging.Logger.warning_once.cache_clear()
+    logging.getLogger("transformers").addHandler(handler)
+    yield
+    logging.getLogger("transformers").removeHandler(handler)
+    assert not [record.getMessage() for record in warnings]
 
 
 @pytest.mark.parametrize("options", [{}, {"use_cache": True}, {"use_cache": False}])
 def test_greedy(model, options):
-    ids = random_ids(3, 6)
+    ids = random_ids(3, 14)
     actual = model.generate(**all_real(ids), max_new_tokens=NEW, do_sample=False, **options)
     assert torch.equal(actual, greedy_loop(model, ids))
 
 
-def test_generation_in_training_mode_runs(model):
-    ids = random_ids(1, 6)
-    assert model.train().generate(**all_real(ids), max_new_tokens=3).shape == (1, 9)
+def test_greedy_in_the_chunk_scope_is_a_loop_of_cached_steps():
+    model = build_model("chunk", attn_layers=["lsh", "local", "lsh"])
+    ids = random_ids(2, 21)
+    actual = model.generate(ids, max_new_tokens=20, do_sample=False)
+    assert torch.equal(actual, cached_greedy_loop(model, ids, 20))
 
 
 def test_sampling_draws_from_the_right_distributions(model):
-    ids = random_ids(2, 6)
+    ids = random_ids(2, 14)
     torch.manual_seed(3)
     options = {"do_sample": True, "top_k": 0, "max_new_tokens": NEW, "num_return_sequences": 2}
     actual = model.generate(**all_real(ids), **options)
     torch.manual_seed(3)
-    expected = ids.repeat_interleave(2, dim=0)
-    for _ in range(NEW):
-        probabilities = next_log_probabilities(model, expected).exp()
-        expected = torch.cat([expected, torch.multinomial(probabilities, 1)], dim=1)
-    assert torch.equal(actual, expected)
+    assert torch.equal(actual, sample_loop(model, ids.repeat_interleave(2, dim=0)))
     assert not torch.equal(actual[0], actual[1])
 
 
 def test_beam_search(model):
-    ids = random_ids(2, 5)
-    options = {"num_beams": 3, "num_return_sequences": 2, "do_sample": False, "max_new_tokens": 4}
-    actual = model.generate(**all_real(ids), **options)
-    expected = [text for row in ids for text in beam_loop(model, row, 3, 4)[:2]]
-    assert torch.equal(actual, torch.stack(expected))
+    ids = random_ids(2, 9)
+    options = {"num_beams": 3, "num_return_sequences": 2, "do_sample": False, "max_new_tokens": 6}
+    records = {"return_dict_in_generate": True, "output_scores": True}
+    actual = model.generate(**all_real(ids), **options, **records)
+    expected = [beam for row in ids for beam in beam_loop(model, row, 3, 6)[:2]]
+    assert torch.equal(actual.sequences, torch.stack([text for _, text in expected]))
+    assert_close(actual.sequences_scores, torch.tensor([score for score, _ in expected]))
 
 
-def test_left_padded_rows_are_continued_as_if_alone(model):
-    rows = [random_ids(length, seed=length) for length in (2, 9, 5)]
-    batch, mask = torch.zeros(2, 3, 9, dtype=torch.long)
-    for index, row in enumerate(rows):
-        batch[index, 9 - len(row) :], mask[index, 9 - len(row) :] = row, 1
-    options = {"attention_mask": mask, "max_new_tokens": NEW, "do_sample": False}
-    expected = [greedy_loop(model, row[None])[0, len(row) :] for row in rows]
-    actual = model.generate(batch, **options)[:, 9:]
+@pytest.mark.parametrize("mode", MODES)
+def test_each_mode_writes_what_it_writes_without_a_cache(model, mode):
+    options = {"do_sample": False, "max_new_tokens": NEW, **MODES[mode]}
+    records = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
+    written = []
+    for use_cache in (True, False):
+        torch.manual_seed(5)
+        batch = pad_left(some_rows(14, 3, 20))
+        written.append(model.generate(**batch, use_cache=use_cache, **options, **records))
+    cached, plain = written
+    assert (cached.past_key_values is None, plain.past_key_values is None) == (False, True)
+    assert torch.equal(cached.sequences, plain.sequences)
+    for name in ("scores", "logits"):
+        assert len(cached[name]) == len(plain[name]) > 0
+        for actual, expected in zip(cached[name], plain[name], strict=True):
+            assert_close(actual, expected)
+    if "num_beams" in options:
+        assert_close(cached.sequences_scores, plain.sequences_scores)
+        assert torch.equal(cached.beam_indices, plain.beam_indices)
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_left_padded_rows_are_continued_as_if_alone(model, num_beams):
+    rows = some_rows(2, 19, 5, 11)
+    batch = pad_left(rows)
+    options = {"max_new_tokens": NEW, "do_sample": False, "num_beams": num_beams}
+    expected = [beam_loop(model, row, num_beams)[0][1][len(row) :] for row in rows]
+    actual = model.generate(**batch, **options)[:, 19:]
     assert torch.equal(actual, torch.stack(expected))
-    embedded = model.get_input_embeddings()(batch)
-    assert torch.equal(model.generate(inputs_embeds=embedded, **options), actual)
-    best = model.generate(batch, num_beams=2, **options)[:, 9:]
-    alone = [beam_loop(model, row, 2, NEW)[0][len(row) :] for row in rows]
-    assert torch.equal(best, torch.stack(alone))
+    embedded = model.get_input_embeddings()(batch["input_ids"])
+    mask = batch["attention_mask"]
+    actual = model.generate(inputs_embeds=embedded, attention_mask=mask, **options)
+    assert torch.equal(actual, torch.stack(expected))
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
-def test_embedded_prompts(model, num_beams):
-    ids = random_ids(2, 6)
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_embedded_prompts(model, num_beams, use_cache):
+    ids = random_ids(2, 14)
     embedded = model.get_input_embeddings()(ids)
     options = {"max_new_tokens": NEW, "do_sample": False, "num_beams": num_beams}
     expected = model.generate(**all_real(ids), **options)
+    options["use_cache"] = use_cache
     actual = model.generate(inputs_embeds=embedded, **options)
-    assert torch.equal(actual, expected[:, 6:])
+    assert torch.equal(actual, expected[:, 14:])
     both = model.generate(inputs_embeds=embedded, **all_real(ids), **options)
     assert torch.equal(both, expected)
     # Embeddings that belong to no token decide alone.
@@ -113,10 +143,9 @@ def test_embedded_prompts(model, num_beams):
     assert not torch.equal(other, actual)
 
 
-def test_the_end_token_ends_a_row_only():
-    model = tiny_lm(eos_token_id=1).double()
+def test_the_end_token_ends_a_row_only(model):
     ids = random_ids(2, 6)
-    endless = greedy_loop(model, ids, 20)
+    endless = greedy_loop(model, ids, 14)
     end = int(endless[0, 9])
     settings = GenerationConfig(max_new_tokens=14, eos_token_id=end, pad_token_id=0)
     actual = model.generate(**all_real(ids), generation_config=settings)
@@ -127,45 +156,44 @@ def test_the_end_token_ends_a_row_only():
         assert not row[stop:].any()
 
 
-def test_rounds_and_recorded_outputs_on_request(model):
-    ids = random_ids(1, 6)
-    output = model.generate(
-        **all_real(ids),
-        max_new_tokens=2,
-        num_hashes=4,
-        return_dict_in_generate=True,
-        output_attentions=True,
-        output_logits=True,
-    )
-    expected = model(ids, num_hashes=4).logits[:, -1]
-    torch.testing.assert_close(output.logits[0].double(), expected, rtol=1e-5, atol=1e-5)
-    assert output.attentions[0][1].probabilities.shape[2] == 4
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_rounds_on_request(model, use_cache):
+    ids = random_ids(2, 14)
+    options = {"max_new_tokens": NEW, "do_sample": False, "use_cache": use_cache}
+    actual = model.generate(**all_real(ids), num_hashes=4, **options)
+    assert torch.equal(actual, greedy_loop(model, ids, num_hashes=4))
 
 
-def test_the_position_limit_is_a_clear_error(model):
-    ids = random_ids(1, 90)
-    options = {"do_sample": False, "pad_token_id": 0}
-    assert model.generate(**all_real(ids), max_length=96, **options).shape == (1, 96)
-    with pytest.raises(ValueError, match="position 96 is outside the 96 positions.*shorten"):
-        model.generate(**all_real(ids), max_new_tokens=20, **options)
+def test_training_mode_without_dropout_changes_nothing(model):
+    ids = random_ids(2, 14)
+    expected = greedy_loop(model, ids)
+    options = {"max_new_tokens": NEW, "do_sample": False}
+    assert torch.equal(model.train().generate(**all_real(ids), **options), expected)
+    assert model.training
 
 
-def test_what_needs_a_cache_is_refused(model):
-    ids = random_ids(1, 6)
-    for options in (
-        {"past_key_values": DynamicCache()},
-        {"assistant_model": model},
-        {"prompt_lookup_num_tokens": 2},
-    ):
-        with pytest.raises((ValueError, RuntimeError), match=r"cache|past_key_values"):
-            model.generate(**all_real(ids), max_new_tokens=3, **options)
-    with pytest.raises(ValueError, match="temprature"):
-        model.generate(**all_real(ids), max_new_tokens=3, temprature=1.0)
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_training_mode_applies_dropout(scope, use_cache):
+    model = tiny_lm(attention_scope=scope, eos_token_id=None, hidden_dropout_prob=0.3).train()
+    options = {"max_new_tokens": 20, "do_sample": False, "use_cache": use_cache}
+    texts = [model.generate(random_ids(1, 6), **options) for _ in range(2)]
+    assert texts[0].shape == (1, 26) and not torch.equal(*texts)
+
+
+def test_logits_in_float32(model):
+    model = model.float()
+    batch = pad_left(some_rows(14, 3))
+    records = {"return_dict_in_generate": True, "output_logits": True}
+    written = model.generate(**batch, max_new_tokens=4, do_sample=False, **records)
+    mask = torch.cat([batch["attention_mask"], torch.ones(2, 3, dtype=torch.long)], dim=1)
+    expected = next_logits(model, written.sequences[:, :-1], attention_mask=mask)
+    assert_close(written.logits[-1], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_nothing_is_printed(model, capfd):
-    model.generate(**all_real(random_ids(2, 6)), max_new_tokens=3, num_hashes=3)
-    assert capfd.readouterr().out == ""
+    model.generate(**all_real(random_ids(2, 6)), max_new_tokens=3, num_hashes=3, num_beams=2)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_the_pipeline_continues_each_prompt_as_if_alone():
@@ -179,5 +207,7 @@ def test_the_pipeline_continues_each_prompt_as_if_alone():
         ids = tokenizer(prompt, return_tensors="pt").input_ids
         expected = greedy_loop(model, ids)[0].tolist()
         assert output["generated_token_ids"][-len(expected) :] == expected
+        (alone,) = writer(prompt, **options)
+        assert alone["generated_token_ids"] == expected
     (text,) = writer(prompts[0], max_new_tokens=NEW, do_sample=False)
     assert text["generated_text"].startswith("Hello")
