@@ -1,7 +1,7 @@
 """The cache of generation, on transformers' cache protocol."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -175,6 +175,20 @@ class ReformerHFCacheLayer(CacheLayerMixin):
         padding = (~new.real).sum(dim=1)
         self.padding = padding if self.padding is None else self.padding + padding
         self.since_padding = 0
+
+
+class Remembered(NamedTuple):
+    """What a layer's pass with a cache needs beside the hidden states.
+
+    Attributes:
+        layer: the cache of the layer.
+        new: where the tokens of this pass stand.
+        offload: whether the layer's cache goes to the CPU afterwards.
+    """
+
+    layer: ReformerHFCacheLayer
+    new: NewTokens
+    offload: bool
 
 
 class ReformerHFCache(DynamicCache):

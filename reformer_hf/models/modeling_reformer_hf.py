@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.import_utils import is_fake_tensor
 
-from reformer_hf.models.cache_reformer_hf import ReformerHFCacheLayer
+from reformer_hf.models.cache_reformer_hf import Remembered
 from reformer_hf.models.cached_inputs import check_rounds, choose_cache, place_tokens
 from reformer_hf.models.checkpoint_files import CONSTANT_BUFFERS, explain_unreadable_files
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
@@ -40,7 +40,6 @@ from reformer_hf.nn.embeddings import AxialPositionEmbeddings, LearnedPositionEm
 from reformer_hf.nn.feed_forward import ChunkedFeedForward, OutputProjection
 from reformer_hf.nn.full_attention import FullSelfAttention
 from reformer_hf.nn.layer_norm import StreamLayerNorm
-from reformer_hf.nn.past.base import NewTokens
 from reformer_hf.nn.reversible import Decision, PlainCoupling, ReversibleCoupling
 from reformer_hf.nn.window_attention import WindowSelfAttention
 from reformer_hf.ops.attention import AttentionMap
@@ -116,20 +115,6 @@ class ReformerHFEmbeddings(nn.Module):
         if self.position_embeddings is not None:
             hidden_states = hidden_states + self.position_embeddings(position_ids)
         return hidden_states
-
-
-class Remembered(NamedTuple):
-    """What a layer's pass with a cache needs beside the hidden states.
-
-    Attributes:
-        layer: the cache of the layer.
-        new: where the tokens of this pass stand.
-        offload: whether the layer's cache goes to the CPU afterwards.
-    """
-
-    layer: ReformerHFCacheLayer
-    new: NewTokens
-    offload: bool
 
 
 class ReformerHFAttention(nn.Module):
