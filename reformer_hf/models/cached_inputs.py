@@ -108,15 +108,27 @@ def place_tokens(
     return new, position_ids
 
 
-def check_rounds(config: ReformerHFConfig, cache: Cache, num_hashes: int | None) -> None:
-    """Check that the cache was filled with as many rounds of hashing.
+def check_cache(config: ReformerHFConfig, cache: Cache, num_hashes: int | None) -> None:
+    """Check that a cache can be gone on with.
+
+    Args:
+        config: the configuration.
+        cache: of the tokens before.
+        num_hashes: rounds of this pass, if other than the configuration's.
 
     Raises:
-        ValueError: naming both numbers.
+        ValueError: if it was filled with another number of rounds, or only in part.
     """
+    layers: list[Any] = cache.layers
+    lengths = {layer.get_seq_length() for layer in layers}
+    if len(lengths) > 1:
+        raise ValueError(
+            f"past_key_values holds {sorted(lengths)} tokens in different layers: a pass was "
+            "interrupted; start again from an empty cache"
+        )
     rounds = num_hashes or config.num_hashes
-    for layer in cache.layers:
-        rotations = getattr(getattr(layer, "past", None), "rotations", None)
+    for layer in layers:
+        rotations = getattr(layer.past, "rotations", None)
         if rotations is not None and rotations.shape[2] != rounds:
             raise ValueError(
                 f"num_hashes={rounds} with a cache that was filled with {rotations.shape[2]}: "

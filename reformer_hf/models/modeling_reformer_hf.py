@@ -22,7 +22,7 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.import_utils import is_fake_tensor
 
 from reformer_hf.models.cache_reformer_hf import Remembered
-from reformer_hf.models.cached_inputs import check_rounds, choose_cache, place_tokens
+from reformer_hf.models.cached_inputs import check_cache, choose_cache, place_tokens
 from reformer_hf.models.checkpoint_files import CONSTANT_BUFFERS, explain_unreadable_files
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.generation import ReformerHFGenerationMixin
@@ -407,7 +407,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         output_attentions: bool,
     ) -> BaseModelOutputWithPast:
         """Encode what comes after the cached tokens, and remember it too."""
-        check_rounds(self.config, cache, num_hashes)
+        check_cache(self.config, cache, num_hashes)
         new, position_ids = place_tokens(
             self.config, cache, inputs_embeds, attention_mask, position_ids
         )
