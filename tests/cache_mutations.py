@@ -180,7 +180,7 @@ CACHE_MUTATIONS = [
         BAND_PAST,
     ),
     Mutation(
-        "the own place never counts in a step",
+        "the window of a step shows its own place",
         "reformer_hf/ops/decoding.py",
         "shown.append(places.masked_fill(~visible | (places == own), NOWHERE))",
         "shown.append(places.masked_fill(~visible, NOWHERE))",

@@ -25,7 +25,8 @@ class ReformerHFCacheLayer(CacheLayerMixin):
         self.past: Past | None = None
         self.record_past = False
         self.padding: Tensor | None = None  # padding tokens of each row, (batch,); None: never any
-        self.since_padding = 0  # tokens of each row
+        self.since_padding = 0  # last tokens, none of which is padding in any row
+        self.in_pass = False  # of the first layer: whether a pass through the model is under way
         self.device: torch.device | None = None  # where the past belongs while it is offloaded
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -135,7 +136,7 @@ class ReformerHFCacheLayer(CacheLayerMixin):
     def reset(self) -> None:
         """Forget everything."""
         self.past, self.padding, self.since_padding = None, None, 0
-        self.is_initialized = False
+        self.is_initialized = self.in_pass = False
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Choose rows, as beam search does."""
@@ -174,7 +175,8 @@ class ReformerHFCacheLayer(CacheLayerMixin):
             return
         padding = (~new.real).sum(dim=1)
         self.padding = padding if self.padding is None else self.padding + padding
-        self.since_padding = 0
+        last_padded = int((~new.real).any(dim=0).nonzero().max())
+        self.since_padding = new.places.shape[1] - 1 - last_padded
 
 
 class Remembered(NamedTuple):

@@ -20,7 +20,7 @@ def choose_cache(
     Args:
         config: the configuration.
         past_key_values: as given to the model.
-        use_cache: as given to the model; None for the configuration's, in passes without gradient.
+        use_cache: as given to the model; None for no cache, unless one is given.
         seq_idx: as given to the model.
 
     Returns:
@@ -29,13 +29,6 @@ def choose_cache(
     Raises:
         ValueError: if a cache is asked for where there can be none, or is of another model.
     """
-    if past_key_values is None and use_cache is None:
-        use_cache = (
-            config.use_cache
-            and bool(config.is_decoder)
-            and seq_idx is None
-            and not torch.is_grad_enabled()
-        )
     if past_key_values is None and not use_cache:
         return None
     if not config.is_decoder:
@@ -98,6 +91,8 @@ def place_tokens(
         new = NewTokens(places.masked_fill(~real, -1), padded=True)
     if position_ids is None:
         position_ids = new.places.clamp(min=0) if new.padded else new.places
+        if layer.padding is None and not new.padded:
+            check_positions(config.position_limit, length, length + seq - 1)  # on any device
     else:
         position_ids = _new_positions(position_ids, batch, seq, begin, attention_mask is not None)
         if new.padded:
@@ -108,31 +103,34 @@ def place_tokens(
     return new, position_ids
 
 
-def check_cache(config: ReformerHFConfig, cache: Cache, num_hashes: int | None) -> None:
+def check_cache(cache: Cache, rows: int, num_hashes: int | None) -> None:
     """Check that a cache can be gone on with.
 
     Args:
-        config: the configuration.
         cache: of the tokens before.
-        num_hashes: rounds of this pass, if other than the configuration's.
+        rows: of the input.
+        num_hashes: rounds asked for, or None for the cache's.
 
     Raises:
-        ValueError: if it was filled with another number of rounds, or only in part.
+        ValueError: if it was filled only in part, or with other rows or another number of rounds.
     """
     layers: list[Any] = cache.layers
-    lengths = {layer.get_seq_length() for layer in layers}
-    if len(lengths) > 1:
+    if layers[0].in_pass:
         raise ValueError(
-            f"past_key_values holds {sorted(lengths)} tokens in different layers: a pass was "
-            "interrupted; start again from an empty cache"
+            "past_key_values comes from a pass that was interrupted, so that its layers hold "
+            "different tokens: start again from an empty cache"
         )
-    rounds = num_hashes or config.num_hashes
+    if layers[0].past is not None and layers[0].past.rows != rows:
+        raise ValueError(
+            f"the input has {rows} rows, past_key_values {layers[0].past.rows}: give as many, or "
+            "repeat the cache's with batch_repeat_interleave()"
+        )
     for layer in layers:
         rotations = getattr(layer.past, "rotations", None)
-        if rotations is not None and rotations.shape[2] != rounds:
+        if num_hashes is not None and rotations is not None and rotations.shape[2] != num_hashes:
             raise ValueError(
-                f"num_hashes={rounds} with a cache that was filled with {rotations.shape[2]}: "
-                "give the same number in each step"
+                f"num_hashes={num_hashes} with a cache that was filled with "
+                f"{rotations.shape[2]}: give the same number in each step"
             )
 
 

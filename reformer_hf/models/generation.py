@@ -3,6 +3,7 @@
 from typing import Any, NoReturn
 
 from transformers import GenerationConfig, GenerationMixin
+from transformers.generation.candidate_generator import CandidateGenerator
 from transformers.generation.configuration_utils import GenerationMode
 
 from reformer_hf.models.cache_reformer_hf import ReformerHFCache
@@ -31,7 +32,7 @@ class ReformerHFGenerationMixin(GenerationMixin):
         max_cache_length: int,
     ) -> None:
         """Make the cache, after checking all that can be checked before the first token."""
-        self._check_generation(generation_config, model_kwargs, max_cache_length)
+        self._check_generation(generation_config, model_kwargs, generation_mode, max_cache_length)
         given = model_kwargs.get("past_key_values")
         if given is not None or generation_config.use_cache is False:
             super()._prepare_cache_for_generation(  # type: ignore[attr-defined]
@@ -48,6 +49,7 @@ class ReformerHFGenerationMixin(GenerationMixin):
         self,
         generation_config: GenerationConfig,
         model_kwargs: dict[str, Any],
+        generation_mode: GenerationMode,
         max_cache_length: int,
     ) -> None:
         """Check what was asked of `generate()`.
@@ -62,6 +64,12 @@ class ReformerHFGenerationMixin(GenerationMixin):
                 "keys and values, which transformers' static and quantized layers do not; leave it "
                 "out, or use 'offloaded'"
             )
+        assisted = generation_mode == GenerationMode.ASSISTED_GENERATION
+        if assisted and generation_config.output_attentions:
+            raise ValueError(
+                "output_attentions=True with assisted decoding or prompt lookup: transformers cuts "
+                "dense maps there, which a Reformer has not; leave one of them out"
+            )
         chunk_size = generation_config.prefill_chunk_size
         if chunk_size is not None:
             self._check_prefill(chunk_size, model_kwargs)
@@ -72,7 +80,25 @@ class ReformerHFGenerationMixin(GenerationMixin):
         else:
             known = mask if mask is not None else embeds
             prompt_length = 0 if known is None else known.shape[1]
-        check_room(self.config, mask, position_ids, prompt_length, max_cache_length)
+        # Prompt lookup may try tokens beyond the end, and drop them.
+        tried = generation_config.prompt_lookup_num_tokens or 0
+        check_room(self.config, mask, position_ids, prompt_length, max_cache_length + tried)
+
+    def _get_candidate_generator(
+        self, generation_config: GenerationConfig, *args: Any, **kwargs: Any
+    ) -> CandidateGenerator:
+        """Check that the assistant can read as much, before the first token."""
+        assistant = kwargs.get("assistant_model")
+        limit = getattr(getattr(assistant, "config", None), "position_limit", None)
+        if limit is not None and generation_config.max_length > limit:
+            raise ValueError(
+                f"the text may have {generation_config.max_length} tokens, but assistant_model has "
+                f"{limit} positions: shorten the prompt, lower max_new_tokens or max_length, or "
+                "take an assistant with as many positions as the model"
+            )
+        return super()._get_candidate_generator(  # type: ignore[misc]
+            generation_config, *args, **kwargs
+        )
 
     def _check_prefill(self, chunk_size: int, model_kwargs: dict[str, Any]) -> None:
         if chunk_size < 1:

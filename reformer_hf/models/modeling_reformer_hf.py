@@ -351,8 +351,8 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
             past_key_values: `ReformerHFCache` of the tokens before. The input is then what comes
                 after them, `attention_mask` covers all or only the new tokens, and the rotations
                 are those outside training. Nothing has a gradient.
-            use_cache: return a cache; by default (None) the configuration's `use_cache`, in passes
-                without gradient.
+            use_cache: return a cache. By default not, so that a plain pass costs no more than it
+                must; `generate` asks for it.
             **kwargs: others of transformers' `TransformersKwargs`.
 
         Returns:
@@ -407,12 +407,13 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         output_attentions: bool,
     ) -> BaseModelOutputWithPast:
         """Encode what comes after the cached tokens, and remember it too."""
-        check_cache(self.config, cache, num_hashes)
+        check_cache(cache, inputs_embeds.shape[0], num_hashes)
         new, position_ids = place_tokens(
             self.config, cache, inputs_embeds, attention_mask, position_ids
         )
         layers: list[Any] = cache.layers
-        offload = getattr(cache, "offload_between_layers", False)
+        offload = getattr(cache, "offload_between_layers", cache.offloading)
+        layers[0].in_pass = True
         outputs = self.encoder(
             self.embeddings(inputs_embeds, position_ids),
             None,
@@ -423,6 +424,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
             output_attentions,
             [Remembered(layer, new, offload) for layer in layers],
         )
+        layers[0].in_pass = False
         outputs.past_key_values = cache
         return outputs
 
@@ -525,7 +527,7 @@ class ReformerHFForCausalLM(ReformerHFPreTrainedModel, ReformerHFGenerationMixin
             seq_idx: document of each token of a packed row, (batch, seq).
             num_hashes: rounds, if other than the configuration's; `generate` takes it too.
             past_key_values: cache of the tokens before; see `ReformerHFModel.forward`.
-            use_cache: return a cache; by default not where there are labels.
+            use_cache: return a cache; see there.
             **kwargs: others of `ReformerHFModel.forward`.
 
         Returns:
@@ -539,8 +541,6 @@ class ReformerHFForCausalLM(ReformerHFPreTrainedModel, ReformerHFGenerationMixin
         inputs = inputs_embeds if input_ids is None else input_ids
         if labels is not None and inputs is not None:
             check_labels(self.config, labels, inputs.shape[:2])
-        if labels is not None and use_cache is None:
-            use_cache = False
         outputs = self.reformer(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -556,15 +556,18 @@ class ReformerHFForCausalLM(ReformerHFPreTrainedModel, ReformerHFGenerationMixin
         hidden_states = outputs.last_hidden_state
         chunked = labels is not None and self.config.chunk_size_lm_head > 0
         logits, loss = None, None
-        if not (chunked and self.training):
-            keep = 0 if labels is not None and not chunked else logits_to_keep
-            logits = self.lm_head(slice_logits_to_keep(hidden_states, keep))
-        if labels is not None:
-            counted = num_items_in_batch is not None
-            labels = first_token_labels(labels, attention_mask, position_ids, seq_idx, counted)
-            loss = self._loss(hidden_states, logits, labels, num_items_in_batch, chunked)
-            if logits is not None and not chunked:
-                logits = slice_logits_to_keep(logits, logits_to_keep)
+        # Without a gradient behind a cache, or that of the head alone would look like the model's.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and outputs.past_key_values is None):
+            if not (chunked and self.training):
+                keep = 0 if labels is not None and not chunked else logits_to_keep
+                logits = self.lm_head(slice_logits_to_keep(hidden_states, keep))
+            if labels is not None:
+                counted = num_items_in_batch is not None
+                mask = None if attention_mask is None else attention_mask[:, -labels.shape[1] :]
+                labels = first_token_labels(labels, mask, position_ids, seq_idx, counted)
+                loss = self._loss(hidden_states, logits, labels, num_items_in_batch, chunked)
+                if logits is not None and not chunked:
+                    logits = slice_logits_to_keep(logits, logits_to_keep)
         return ReformerHFCausalLMOutput(
             loss=loss,  # type: ignore[arg-type]
             logits=logits,  # type: ignore[arg-type]

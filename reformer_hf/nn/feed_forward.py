@@ -20,7 +20,7 @@ class _Dropped(nn.Module):
     def forward(self, hidden_states: Tensor) -> Tensor:
         hidden_states = self.dense(hidden_states)
         # In a decoding step, calling a dropout that does nothing costs as much as a small product.
-        return self.dropout(hidden_states) if self.training else hidden_states
+        return self.dropout(hidden_states) if self.dropout.training else hidden_states
 
 
 class OutputProjection(_Dropped):

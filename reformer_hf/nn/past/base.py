@@ -76,6 +76,11 @@ class Past(ABC):
         """
 
     @property
+    def rows(self) -> int:
+        """Rows of the batch; 0 before the first tokens."""
+        return 0 if self.tokens.buffer is None else self.tokens.buffer.shape[0]
+
+    @property
     @abstractmethod
     def fixed_bytes(self) -> int:
         """Bytes that do not grow with the length."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from reformer_hf.nn.past.base import LSHPast, NewTokens
 from reformer_hf.nn.past.candidates import attend_candidates
+from reformer_hf.nn.past.token_store import writable
 from reformer_hf.ops.attention import attend_sorted, band_attention, combine_sorted
 from reformer_hf.ops.attention_map import AttentionMap
 from reformer_hf.ops.decoding import (
@@ -106,6 +107,7 @@ class LSHBandPast(LSHPast):
         if not (few or output_map or self.deduplicate_rounds):
             return self._attend_block(query, buckets, first, dropout), None
         assert self.rings is not None
+        self.rings = writable(self.rings)
         candidates, overwritten = push_places(self.rings, buckets, first)
         self._note(*overwritten)
         return attend_candidates(
@@ -129,6 +131,7 @@ class LSHBandPast(LSHPast):
             entry = self.log.pop()
             if isinstance(entry, Overwritten):
                 assert self.rings is not None
+                self.rings = writable(self.rings)
                 take_back(self.rings, entry)
             else:
                 self.rings = entry.rings
@@ -183,6 +186,8 @@ class LSHBandPast(LSHPast):
     def _note(self, *entries: Overwritten | _Block) -> None:
         if self.recording:
             self.log.extend(entries)
+        else:
+            self.log.clear()
 
 
 def _tokens(entry: Overwritten | _Block) -> int:

@@ -26,11 +26,20 @@ class TokenStore:
 
         Args:
             tokens: of the same batch, heads and dim as before.
+
+        Raises:
+            ValueError: if their dtype is another than before.
         """
         end = self.length + tokens.shape[2]
         if self.buffer is None or end > self.buffer.shape[2]:
             self._reserve(end, tokens)
         assert self.buffer is not None
+        if tokens.dtype != self.buffer.dtype:
+            raise ValueError(
+                f"tokens have dtype {tokens.dtype}, those of earlier passes {self.buffer.dtype}: "
+                "use the same dtype and autocast in all passes with one cache"
+            )
+        self.buffer = writable(self.buffer)
         self.buffer[:, :, self.length : end] = tokens.detach()
         self.length = end
 
@@ -96,13 +105,13 @@ class TokenStore:
         self.length -= count
 
     def change_rows(self, change: Callable[[Tensor], Tensor]) -> None:
-        """Replace the buffer by a function of what it holds, such as a choice of rows.
+        """Replace the buffer by a function of it, such as a choice of rows.
 
         Args:
             change: keeps all axes but the first.
         """
         if self.buffer is not None:
-            self.buffer = change(self.tokens()).contiguous()
+            self.buffer = change(self.buffer)
 
     @property
     def device(self) -> torch.device | None:
@@ -121,7 +130,22 @@ class TokenStore:
 
     def _reserve(self, count: int, like: Tensor) -> None:
         capacity = max(LEAST_CAPACITY, count + count // 8)
+        like = like if self.buffer is None else self.buffer
         buffer = like.new_empty(*like.shape[:2], capacity, like.shape[3])
         if self.buffer is not None:
             buffer[:, :, : self.length] = self.tokens()
         self.buffer = buffer
+
+
+def writable(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    """Return what may be written to now: a copy of what an earlier pass made in inference mode.
+
+    Args:
+        tensor: any.
+
+    Returns:
+        It, or a copy.
+    """
+    if tensor.is_inference() and not torch.is_inference_mode_enabled():
+        return tensor.clone()
+    return tensor
