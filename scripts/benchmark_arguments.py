@@ -39,11 +39,11 @@ class BenchmarkArguments:
         default=0.05,
         metadata={
             "help": "Seconds per second that threads may wait for a core while a run decodes; "
-            "beyond that other processes disturbed it, and it is done again."
+            "beyond that other processes disturbed it, and it does not count."
         },
     )
     attempts: int = field(
-        default=3, metadata={"help": "Times that a disturbed run is done; the quietest counts."}
+        default=3, metadata={"help": "Times that a disturbed run is done in one call."}
     )
     timeout: float = field(
         default=1800.0, metadata={"help": "Seconds after which a run is given up as failed."}

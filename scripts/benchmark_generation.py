@@ -28,7 +28,7 @@ from scripts.benchmark_arguments import BenchmarkArguments
 from scripts.benchmark_peers import ModelShape
 from scripts.benchmark_plot import plot
 from scripts.benchmark_profile import render_profile
-from scripts.benchmark_report import Case, case_of, render, short
+from scripts.benchmark_report import Case, case_of, counts, render, short
 from scripts.benchmark_run import Run
 
 CHILD = Path(__file__).with_name("benchmark_run.py")
@@ -114,7 +114,7 @@ def summary(arguments: BenchmarkArguments, shape: ModelShape) -> str:
 
 
 def earlier_runs(path: Path, settings: dict) -> list[dict]:
-    """The finished runs of an earlier call; those that failed are tried again.
+    """The runs of an earlier call; those that failed or were disturbed are tried again.
 
     Raises:
         ValueError: if they were made with other settings, or with other code.
@@ -125,7 +125,7 @@ def earlier_runs(path: Path, settings: dict) -> list[dict]:
     if earlier["settings"] != settings:
         changed = [name for name in settings if earlier["settings"].get(name) != settings[name]]
         raise ValueError(f"{path} has runs with other {changed}: choose another output_dir")
-    return [run for run in earlier["runs"] if "error" not in run]
+    return [run for run in earlier["runs"] if counts(run)]
 
 
 def write_results(folder: Path, header: dict, runs: list[dict]) -> None:
@@ -138,7 +138,11 @@ def write_results(folder: Path, header: dict, runs: list[dict]) -> None:
 def run_quietly(run: Run, shape: ModelShape, arguments: BenchmarkArguments) -> dict:
     """Do a run, again where other processes disturbed it; the least disturbed attempt counts.
 
-    What the others did decides, never the times that were measured.
+    How long threads waited for a core decides, never the times that were measured.
+
+    Returns:
+        What was measured, `attempts`, and whether even the best attempt was `disturbed`; or an
+        `error`.
     """
     results: list[dict] = []
     for _ in range(arguments.attempts):
@@ -149,7 +153,8 @@ def run_quietly(run: Run, shape: ModelShape, arguments: BenchmarkArguments) -> d
         if (result["waiting"] or 0.0) <= arguments.max_waiting:
             break
     best = min(results, key=lambda result: result["waiting"] or 0.0)
-    return best | {"attempts": len(results)}
+    disturbed = (best["waiting"] or 0.0) > arguments.max_waiting
+    return best | {"attempts": len(results), "disturbed": disturbed}
 
 
 def benchmark(
@@ -188,7 +193,7 @@ def write_profile(arguments: BenchmarkArguments, shape: ModelShape, header: dict
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run what is missing; ends with status 1 if a run failed."""
+    """Run what is missing; ends with status 1 if a run failed or was disturbed."""
     kinds = [BenchmarkArguments, ModelShape]
     parser = HfArgumentParser(kinds, description=__doc__)  # type: ignore[arg-type]
     arguments, shape = parser.parse_args_into_dataclasses(argv)
@@ -209,7 +214,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"Going on after {len(runs)} finished runs")
     benchmark(arguments, shape, header, runs)
     print((folder / "results.md").read_text(encoding="utf-8"))
-    return int(any("error" in run for run in runs))
+    return int(not all(map(counts, runs)))
 
 
 if __name__ == "__main__":

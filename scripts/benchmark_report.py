@@ -26,18 +26,24 @@ def case_of(run: dict) -> Case:
     return Case(run["variant"], run["context"], run["batch"])
 
 
+def counts(run: dict) -> bool:
+    """Whether a recorded run finished, and without being disturbed."""
+    return "error" not in run and not run["disturbed"]
+
+
 class Results:
     """The recorded runs by case and repeat.
 
     Args:
-        runs: as in results.json; failed ones have an `error`.
+        runs: as in results.json; only those that count enter the tables.
     """
 
     def __init__(self, runs: Sequence[dict]):
         self.failed = [run for run in runs if "error" in run]
+        self.disturbed = [run for run in runs if "error" not in run and not counts(run)]
         self.finished: dict[Case, dict[int, dict]] = {}
         for run in runs:
-            if "error" not in run:
+            if counts(run):
                 self.finished.setdefault(case_of(run), {})[run["repeat"]] = run
         cases = {case_of(run) for run in runs}
         self.contexts = sorted({case.context for case in cases})
@@ -114,14 +120,12 @@ def disturbance(results: Results, name: str, what: str) -> str:
     """A sentence on what other processes did to the machine meanwhile; empty if unknown."""
     runs = [run for repeats in results.finished.values() for run in repeats.values()]
     shares = [run[name] for run in runs if run[name] is not None]
-    if not shares:
-        return ""
-    again = sum(run["attempts"] > 1 for run in runs)
-    return (
-        f"Seconds that threads waited for a core in each second of {what}: {spread(shares)}; "
-        f"{again} of {len(runs)} runs were done again because others kept the cores busy, and "
-        "the least disturbed attempt counts."
-    )
+    text = ""
+    if shares:
+        text = f"Seconds that threads waited for a core in each second of {what}: {spread(shares)}."
+    if results.disturbed:
+        text += f" {len(results.disturbed)} runs are left out, because they waited longer."
+    return text.strip()
 
 
 def time_section(results: Results) -> list[str]:

@@ -92,7 +92,8 @@ def push_places(
     for index, bucket in enumerate(buckets.unbind(-1)):
         row = _ring_index(rings, bucket)
         ring = flat.index_select(0, row)
-        longer = pad(ring, (1, 0), value=first_place + index)
+        own = torch.full_like(ring[:, :1], first_place + index)
+        longer = torch.cat([own, ring], dim=1)
         flat.index_copy_(0, row, longer[:, :window])
         candidates.append(longer.view(*bucket.shape, window + 1))
         overwritten.append(Overwritten(bucket, ring.view(*bucket.shape, window)))

@@ -27,6 +27,7 @@ def tiny_arguments(folder, **changes):
         "repeats": 1,
         "steps": 2,
         "attempts": 1,
+        "max_waiting": 1e6,
         "warmup": 1,
         "max_prefill": 64,
         "prefill_tokens": 48,
@@ -123,20 +124,37 @@ class TestRuns:
         assert [run["repeat"] for run in results_of(tmp_path)["runs"]] == [0, 1]
 
     @pytest.mark.parametrize(
-        ("waiting", "attempts", "kept"),
+        ("waiting", "attempts", "kept", "disturbed"),
         [
-            ([0.9, 0.5, 0.7, 0.1], 3, 1),
-            ([0.9, 0.2, 0.1], 3, 1),
-            ([0.2, 0.1], 3, 0),
-            ([0.9, 0.2], 1, 0),
-            ([None, 0.1], 3, 0),
+            ([0.9, 0.5, 0.7, 0.1], 3, 1, True),
+            ([0.9, 0.2, 0.1], 3, 1, False),
+            ([0.2, 0.1], 3, 0, False),
+            ([0.9, 0.2], 1, 0, True),
+            ([None, 0.1], 3, 0, False),
         ],
     )
-    def test_a_disturbed_run_is_done_again(self, monkeypatch, waiting, attempts, kept):
-        results = iter([{"waiting": c, "attempt": i} for i, c in enumerate(waiting)])
+    def test_a_disturbed_run_is_done_again(self, monkeypatch, waiting, attempts, kept, disturbed):
+        results = iter([{"waiting": w, "attempt": i} for i, w in enumerate(waiting)])
         monkeypatch.setattr(benchmark_generation, "run_child", lambda *_: next(results))
         arguments = BenchmarkArguments(attempts=attempts, max_waiting=0.3)
-        assert run_quietly(tiny_run(), SHAPE, arguments)["attempt"] == kept
+        result = run_quietly(tiny_run(), SHAPE, arguments)
+        assert (result["attempt"], result["disturbed"]) == (kept, disturbed)
+
+    def test_a_run_that_stayed_disturbed_is_left_to_the_next_call(
+        self, tmp_path, started, monkeypatch
+    ):
+        arguments = tiny_arguments(tmp_path, contexts=64, variants="gpt2")
+        run_here = benchmark_generation.run_child
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                benchmark_generation, "run_child", lambda *run: run_here(*run) | {"waiting": 2e6}
+            )
+            assert main(arguments) == 1
+        assert "1 runs are left out" in (tmp_path / "results.md").read_text()
+        assert not (tmp_path / "milliseconds_per_token.png").exists()
+        assert main(arguments) == 0
+        assert [run["disturbed"] for run in results_of(tmp_path)["runs"]] == [False]
+        assert len(started) == 2
 
     def test_processes_of_their_own_one_failing(self, tmp_path):
         # transformers' Reformer refuses an odd number of buckets, GPT-2 has none.

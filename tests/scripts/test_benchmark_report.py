@@ -15,7 +15,7 @@ def recorded(variant, context, repeat, milliseconds, batch=1, **changes):
         "prefill_seconds": 2.0,
         "cache_used_bytes": 100 + 10 * context,
         "cache_allocated_bytes": 2_000_000,
-        "attempts": 1,
+        "disturbed": False,
         "waiting": 0.5,
         "waiting_in_prefill": 0.25,
         **changes,
@@ -49,7 +49,8 @@ class TestReport:
     def test_the_tables(self):
         runs = [
             recorded("band", 1024, 0, 2.0),
-            recorded("band", 4096, 0, 3.0, attempts=2),
+            recorded("band", 4096, 0, 3.0),
+            recorded("band", 4096, 1, 99.0, disturbed=True),
             recorded("band", 1024, 0, 8.0, batch=16),
             recorded("gpt2", 4096, 0, 6.0, random_states=True, prefill_seconds=None),
             {"variant": "gpt2", "context": 1024, "batch": 1, "error": "too big"},
@@ -73,8 +74,8 @@ class TestReport:
         ):
             assert line in lines
         text = "\n".join(lines)
-        assert "each second of decoding: 0.50 (0.50 to 0.50); 1 of 4 runs" in text
-        assert "each second of prefill: 0.25 (0.25 to 0.25);" in text
+        assert "each second of decoding: 0.50 (0.50 to 0.50). 1 runs are left out" in text
+        assert "each second of prefill: 0.25 (0.25 to 0.25)." in text
 
     def test_a_spread(self):
         assert spread([]) == "-"

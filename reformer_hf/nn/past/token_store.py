@@ -146,6 +146,8 @@ def writable(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
     Returns:
         It, or a copy.
     """
+    if torch.compiler.is_compiling():
+        return tensor  # whether it is an inference tensor cannot be asked there
     if tensor.is_inference() and not torch.is_inference_mode_enabled():
         return tensor.clone()
     return tensor
