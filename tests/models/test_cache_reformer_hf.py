@@ -199,13 +199,13 @@ class TestRefusedCrops:
         cache, expected = (prefilled(model, random_ids(2, 200)) for _ in range(2))
         self.check(model, cache, expected, -1, RuntimeError, "activate_past_recording")
 
-    @pytest.mark.parametrize("count", [-3, -PROMPT])
+    @pytest.mark.parametrize("count", [-8, -PROMPT])
     def test_across_padding(self, model, count):
         rows = padded_rows(5, PROMPT)
         cache, expected = prefilled(model, *rows, record=True), prefilled(model, *rows)
         for one in (cache, expected):
             step(model, one, random_ids(2, 2))
-        message = rf"crop\({count}\): only 2 tokens came after the last padding"
+        message = rf"crop\({count}\): only 7 tokens came after the last padding"
         self.check(model, cache, expected, count, RuntimeError, message)
 
     def test_across_padding_after_a_crop(self, model):
@@ -214,7 +214,15 @@ class TestRefusedCrops:
         step(model, cache, random_ids(2, 6))
         cache.crop(-4)
         step(model, expected, random_ids(2, 6)[:, :2])
-        self.check(model, cache, expected, -3, RuntimeError, "only 2 tokens came after")
+        self.check(model, cache, expected, -8, RuntimeError, "only 7 tokens came after")
+
+    def test_left_padding_is_no_obstacle_to_the_tokens_behind_it(self, model):
+        rows = padded_rows(5, PROMPT)
+        cache = prefilled(model, *rows, record=True)
+        cache.crop(-3)
+        expected = prefilled(model, *(tensor[:, :-3] for tensor in rows))
+        more = random_ids(2, MORE)
+        assert_close(step(model, cache, more), step(model, expected, more))
 
 
 class TestOffloading:

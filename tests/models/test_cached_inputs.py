@@ -31,22 +31,13 @@ def place(cache: ReformerHFCache, seq: int, mask=None, positions=None, batch: in
 
 
 class TestChoice:
-    def test_by_default_there_is_one_where_there_is_no_gradient(self, model):
+    def test_there_is_none_unless_asked_for(self, model):
         ids = random_ids(2, 5)
-        assert model(ids).past_key_values is None
         with torch.no_grad():
-            assert model(ids).past_key_values.get_seq_length() == 5
-            assert model(ids, labels=ids).past_key_values is None
-            assert model(ids, seq_idx=torch.zeros_like(ids)).past_key_values is None
-            assert model(ids, use_cache=False).past_key_values is None
+            assert model(ids).past_key_values is None
         assert model(ids, use_cache=True).past_key_values.get_seq_length() == 5
-
-    @torch.no_grad()
-    def test_the_configuration_may_switch_it_off(self):
-        config = tiny_config(is_decoder=True, use_cache=False)
-        assert choose_cache(config, None, None, None) is None
-        assert isinstance(choose_cache(config, None, True, None), ReformerHFCache)
-        assert choose_cache(tiny_config(is_decoder=False), None, None, None) is None
+        assert choose_cache(CONFIG, None, None, None) is None
+        assert isinstance(choose_cache(CONFIG, None, True, None), ReformerHFCache)
 
     def test_a_given_cache_is_taken(self):
         cache = ReformerHFCache(CONFIG)
@@ -58,8 +49,6 @@ class TestChoice:
         for options in ({"use_cache": True}, {"past_key_values": ReformerHFCache(CONFIG)}):
             with pytest.raises(ValueError, match="with is_decoder=False: only causal"):
                 encoder(random_ids(1, 4), **options)
-        with torch.no_grad():
-            assert encoder(random_ids(1, 4)).past_key_values is None
 
     def test_packed_rows_have_none(self, model):
         ids, seq_idx = random_ids(2, 4), torch.tensor([[0, 0, 1, 1]] * 2)
@@ -187,7 +176,44 @@ class TestRefusals:
         more = ReformerHFCache(model.config)
         model(random_ids(2, 4), past_key_values=more, num_hashes=3)
         with pytest.raises(ValueError, match="num_hashes=2 with a cache that was filled with 3"):
-            model(random_ids(2, 1), past_key_values=more)
+            model(random_ids(2, 1), past_key_values=more, num_hashes=2)
+        model(random_ids(2, 1), past_key_values=more)  # of which it goes on with 3
+        assert more.get_seq_length() == 5
+
+    def test_other_rows(self, model):
+        with pytest.raises(ValueError, match="the input has 1 rows, past_key_values 2"):
+            model(random_ids(1, 1), past_key_values=cached(model))
+
+    def test_an_interrupted_pass(self, model, monkeypatch):
+        cache = cached(model)
+        with monkeypatch.context() as patch:
+            patch.setattr(cache.layers[-1], "attend", None)
+            with pytest.raises(TypeError):
+                model(random_ids(2, 1), past_key_values=cache)
+        with pytest.raises(ValueError, match="a pass that was interrupted"):
+            model(random_ids(2, 1), past_key_values=cache)
+        cache.reset()
+        model(random_ids(2, 1), past_key_values=cache)
+
+    def test_another_dtype(self, model):
+        cache = cached(model)
+        with pytest.raises(ValueError, match="dtype torch.float64, those of earlier passes"):
+            model.double()(random_ids(2, 1), past_key_values=cache)
+
+    def test_inference_mode_first(self, model):
+        ids, cache, plain = random_ids(2, 12), ReformerHFCache(CONFIG), ReformerHFCache(CONFIG)
+        with torch.inference_mode():
+            model(ids[:, :8], past_key_values=cache)
+        model(ids[:, :8], past_key_values=plain)
+        with torch.no_grad():
+            for place in range(8, 12):
+                step = ids[:, place : place + 1]
+                logits = model(step, past_key_values=cache).logits
+                assert torch.equal(logits, model(step, past_key_values=plain).logits)
+
+    def test_there_is_no_gradient_to_half_of_the_model(self, model):
+        ids = random_ids(2, 5)
+        assert not model(ids, labels=ids, use_cache=True).loss.requires_grad
 
     def test_a_refused_pass_leaves_the_cache_as_it_was(self, model):
         cache, ids = cached(model), random_ids(2, 3)
