@@ -1,7 +1,4 @@
-"""Generation and causality: one text, one answer, whatever comes later.
-
-There is no cache yet, so what is shown of ours is that generation equals recomputing the prefix.
-"""
+"""Generation and causality: one text, one answer, whatever comes later."""
 
 import pytest
 import torch
@@ -51,12 +48,12 @@ class TestCausality:
 class TestCache:
     """What `generate` writes must be what the uncached model says."""
 
-    def test_generation_equals_recomputation(self):
+    def test_cached_generation_equals_recomputation(self):
         model, ids = build_ours(), random_ids(2, 11)
-        written = model.generate(ids, **GREEDY)
+        written = model.generate(ids, use_cache=True, **GREEDY)
         for seq in range(11, written.shape[1]):
             assert_close(written[:, seq], model(written[:, :seq]).logits[:, -1].argmax(-1))
-        assert_close(model.generate(ids, use_cache=True, **GREEDY), written)
+        assert_close(model.generate(ids, use_cache=False, **GREEDY), written)
 
     def agreement(self, model: nn.Module) -> float:
         """Tokens that cached and uncached generation have in common."""
@@ -72,6 +69,13 @@ class TestCache:
         print(f"{agreement} of the tokens agree")
         assert agreement < 0.9
         assert self.agreement(build_stock(**LOCAL_ONLY)) == 1.0
+
+    def test_continues_from_its_cache(self):
+        model, ids = build_ours(), random_ids(1, 20)
+        first = model.generate(ids, return_dict_in_generate=True, **GREEDY)
+        longer = torch.cat([first.sequences, ids[:, :2]], dim=1)
+        cached = model.generate(longer, past_key_values=first.past_key_values, **GREEDY)
+        assert_close(cached, model.generate(longer, use_cache=False, **GREEDY))
 
     def test_cache_of_another_model_is_refused(self):
         model, ids = build_ours(), random_ids(1, 20)
@@ -169,17 +173,20 @@ class TestModes:
         with pytest.raises(ValueError, match="inputs_embeds"):
             model.generate(inputs_embeds=embedded, **GREEDY)
 
-    def speculate(self, model: nn.Module, assistant: nn.Module) -> None:
-        """Assisted and prompt-lookup decoding: neither may do something else in silence."""
-        for options in ({"assistant_model": assistant}, {"prompt_lookup_num_tokens": 3}):
-            with pytest.raises(RuntimeError, match="requires a cache"):
-                model.generate(random_ids(1, 20), **options, **GREEDY)
+    def speculations(self, assistant: nn.Module) -> tuple[dict, dict]:
+        """Arguments for assisted and for prompt-lookup decoding."""
+        return {"assistant_model": assistant}, {"prompt_lookup_num_tokens": 3}
 
-    def test_speculation_says_that_it_needs_a_cache(self):
-        self.speculate(build_ours(), build_ours())
+    def test_speculation_writes_the_same(self):
+        model, ids = build_ours(), random_ids(1, 20)
+        expected = model.generate(ids, use_cache=False, **GREEDY)
+        for options in self.speculations(build_ours()):
+            assert_close(model.generate(ids, **options, **GREEDY), expected)
 
     def test_stock_speculation_fails(self):
-        self.speculate(build_stock(), build_stock())
+        for options in self.speculations(build_stock()):
+            with pytest.raises(RuntimeError, match="requires a cache"):
+                build_stock().generate(random_ids(1, 20), **options, **GREEDY)
 
     def test_generation_prints_nothing(self, capsys):
         build_ours().generate(random_ids(1, 20), **GREEDY)
