@@ -10,6 +10,7 @@ and a plot to the output folder, after every run, and goes on where it was inter
 
 import hashlib
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -218,4 +219,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # Ends by an exception, or the process of the present run would go on alone.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Terminated"))
     sys.exit(main())
