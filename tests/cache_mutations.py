@@ -69,8 +69,8 @@ CACHE_MUTATIONS = [
     Mutation(
         "a crop does not forget what was recorded before it",
         "reformer_hf/nn/past/lsh_band.py",
-        "        self.log.clear()\n",
-        "        pass\n",
+        "            count -= _tokens(entry)\n        self.log.clear()\n",
+        "            count -= _tokens(entry)\n",
         BAND_PAST,
     ),
     Mutation(
@@ -111,8 +111,8 @@ CACHE_MUTATIONS = [
     Mutation(
         "all tokens of a pass enter the rings at the first one's place",
         "reformer_hf/ops/decoding.py",
-        "longer = pad(ring, (1, 0), value=first_place + index)",
-        "longer = pad(ring, (1, 0), value=first_place)",
+        "own = torch.full_like(ring[:, :1], first_place + index)",
+        "own = torch.full_like(ring[:, :1], first_place)",
         BAND_PAST,
     ),
     Mutation(
