@@ -216,7 +216,8 @@ class TestRefusedCrops:
         step(model, expected, random_ids(2, 6)[:, :2])
         self.check(model, cache, expected, -8, RuntimeError, "only 7 tokens came after")
 
-    def test_left_padding_is_no_obstacle_to_the_tokens_behind_it(self, model):
+    def test_left_padding_is_no_obstacle_to_the_tokens_behind_it(self):
+        model = tiny_lm(attention_scope="band").double()
         rows = padded_rows(5, PROMPT)
         cache = prefilled(model, *rows, record=True)
         cache.crop(-3)

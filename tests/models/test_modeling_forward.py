@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from reformer_hf.nn.reversible import Decision
 from tests.models.tiny import (
@@ -89,7 +89,7 @@ def test_tuples_on_request():
     assert torch.equal(hidden, model.reformer(ids).last_hidden_state)
     model.config.return_dict = False
     assert isinstance(model(ids), tuple)
-    assert isinstance(model.reformer(ids, return_dict=True), BaseModelOutput)
+    assert isinstance(model.reformer(ids, return_dict=True), BaseModelOutputWithPast)
 
 
 @pytest.mark.parametrize("scope", SCOPES)
