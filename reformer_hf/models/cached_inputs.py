@@ -34,7 +34,7 @@ def choose_cache(
     if not config.is_decoder:
         raise ValueError(
             "use_cache=True or past_key_values with is_decoder=False: only causal models have a "
-            "cache; leave both out"
+            "cache; leave it out"
         )
     if seq_idx is not None:
         raise ValueError(

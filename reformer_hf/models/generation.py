@@ -2,6 +2,8 @@
 
 from typing import Any, NoReturn
 
+import torch
+from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin
 from transformers.generation.candidate_generator import CandidateGenerator
 from transformers.generation.configuration_utils import GenerationMode
@@ -84,13 +86,40 @@ class ReformerHFGenerationMixin(GenerationMixin):
         tried = generation_config.prompt_lookup_num_tokens or 0
         check_room(self.config, mask, position_ids, prompt_length, max_cache_length + tried)
 
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        *args: Any,
+        inputs_embeds: Tensor | None = None,
+        tokenizer: Any = None,
+        assistant_tokenizer: Any = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Leave out what transformers' loops pass on but no model reads."""
+        return super().prepare_inputs_for_generation(  # type: ignore[misc]
+            input_ids, *args, inputs_embeds=inputs_embeds, **kwargs
+        )
+
+    def _prepare_attention_mask_for_generation(
+        self, inputs_tensor: Tensor, generation_config: GenerationConfig, model_kwargs: dict
+    ) -> Tensor:
+        """Take every token of a draft's prefix as real, where the main model's prompt was."""
+        if generation_config.is_assistant:
+            # transformers would take a pad token that was written for padding.
+            return torch.ones(
+                inputs_tensor.shape[:2], dtype=torch.long, device=inputs_tensor.device
+            )
+        return super()._prepare_attention_mask_for_generation(
+            inputs_tensor, generation_config, model_kwargs
+        )
+
     def _get_candidate_generator(
         self, generation_config: GenerationConfig, *args: Any, **kwargs: Any
     ) -> CandidateGenerator:
         """Check that the assistant can read as much, before the first token."""
         assistant = kwargs.get("assistant_model")
         limit = getattr(getattr(assistant, "config", None), "position_limit", None)
-        if limit is not None and generation_config.max_length > limit:
+        if limit is not None and generation_config.max_length - 1 > limit:
             raise ValueError(
                 f"the text may have {generation_config.max_length} tokens, but assistant_model has "
                 f"{limit} positions: shorten the prompt, lower max_new_tokens or max_length, or "

@@ -133,7 +133,7 @@ class ReformerHFAttention(nn.Module):
         documents: Tensor | None,
         hashing: dict[str, Any],
         output_map: bool,
-        remembered: Remembered | None,
+        remembered: Remembered | None = None,
     ) -> tuple[Tensor, AttentionMap | None]:
         """Return what is added to the other stream, and the attention map or None."""
         normalised = self.layer_norm(hidden_states)

@@ -294,6 +294,11 @@ def combine_sorted(attended: Attended, sort: SortOrder) -> Float[Tensor, "batch 
 
     Returns:
         The output.
+
+    >>> sort = sort_by_bucket(torch.tensor([[[[1, 0]]]]), None, 2)
+    >>> attended = Attended(torch.tensor([[[[[6.0], [5.0]]]]]), torch.zeros(1, 1, 1, 2), sort.order)
+    >>> combine_sorted(attended, sort).flatten().tolist()
+    [5.0, 6.0]
     """
     logsumexps = unpermute(attended.logsumexp.unsqueeze(-1), sort).squeeze(-1)
     return combine_rounds(unpermute(attended.output, sort), logsumexps)

@@ -182,7 +182,7 @@ def chunk_candidates(
     >>> order, one = torch.tensor([[[[0, 2, 1]]]]), torch.tensor([3])
     >>> window = {"chunk_length": 1, "num_chunks_before": 1}
     >>> chunk_candidates(order, torch.tensor([[[1]]]), one, one, **window).tolist()
-    [[[[[2, 0, -1]]]]]
+    [[[[[2, -1, 0]]]]]
     """
     rounds, seq = order.shape[2:]
     own = seq - 1
