@@ -52,24 +52,25 @@ def test_all_adapters_take_part(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_each_adapter_moves_a_cached_step(name):
-    model, ids = add_lora(name), random_ids(1, 19)
+def test_each_adapter_moves_cached_steps(name):
+    model, ids = add_lora(name), random_ids(1, 30)
     layers = [module for module in model.modules() if hasattr(module, "lora_B")]
     assert len(layers) > 3 * len(model.config.attn_layers)
 
-    def step() -> torch.Tensor:
+    def steps() -> torch.Tensor:
+        """Logits of steps behind a prompt that was read without adapters."""
         with torch.no_grad():
-            cache = prefilled()
-            return model(input_ids=ids[:, -1:], past_key_values=cache).logits
+            with model.disable_adapter():
+                cache = model(input_ids=ids[:, :18], use_cache=True).past_key_values
+            tokens = ids[:, 18:].split(1, dim=1)
+            found = [model(input_ids=token, past_key_values=cache).logits for token in tokens]
+        return torch.cat(found, dim=1)
 
-    def prefilled():
-        with model.disable_adapter():
-            return model(input_ids=ids[:, :-1], use_cache=True).past_key_values
-
-    logits = step()
+    logits = steps()
     for layer in layers:
         weight = layer.lora_B["default"].weight
         kept = weight.detach().clone()
         weight.data.zero_()
-        assert not torch.equal(step(), logits)
+        assert not torch.equal(steps(), logits)
         weight.data.copy_(kept)
+    assert torch.equal(steps(), logits)
