@@ -90,14 +90,16 @@ class ReformerHFGenerationMixin(GenerationMixin):
         self,
         input_ids: Tensor,
         *args: Any,
+        attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         tokenizer: Any = None,
         assistant_tokenizer: Any = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Leave out what transformers' loops pass on but no model reads."""
+        # It looks in this signature for what it may pass, hence the names.
         return super().prepare_inputs_for_generation(  # type: ignore[misc]
-            input_ids, *args, inputs_embeds=inputs_embeds, **kwargs
+            input_ids, *args, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs
         )
 
     def _prepare_attention_mask_for_generation(
