@@ -81,14 +81,17 @@ class TestContinuing:
             assert torch.equal(written, greedy_loop(model, ids))
         assert cache.get_seq_length() == 17
 
-    def test_beams_from_repeated_rows(self, model):
-        ids = random_ids(2, 15)
+    @pytest.mark.parametrize("mode", [{"num_beams": 3}, {"do_sample": True}])
+    def test_several_texts_from_repeated_rows(self, model, mode):
+        ids, texts = random_ids(2, 15), []
         with torch.no_grad():
             cache = model(ids[:, :9], use_cache=True).past_key_values
         cache.batch_repeat_interleave(3)
-        options = {**GREEDY, "num_beams": 3, "num_return_sequences": 3}
-        written = model.generate(ids, past_key_values=cache, **options)
-        assert torch.equal(written, model.generate(ids, **options))
+        options = {**GREEDY, **mode, "num_return_sequences": 3}
+        for past in (cache, None):
+            torch.manual_seed(1)
+            texts.append(model.generate(ids, past_key_values=past, **options))
+        assert torch.equal(*texts)
 
     def test_after_speculation(self, model):
         ids = random_ids(1, 15)

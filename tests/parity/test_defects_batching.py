@@ -48,6 +48,19 @@ class TestRowsInGeneration:
         swapped = torch.cat([other, ids[1:]])
         assert_close(model(swapped).logits[1], model(ids).logits[1])
 
+    @SCOPES
+    def test_row_0_does_not_move_row_1_of_a_cached_step(self, scope):
+        model = build_ours(attention_scope=scope)
+        ids, other = random_ids(2, 32), random_ids(1, 32)
+
+        def step(prompts: Tensor) -> Tensor:
+            cache = model(prompts[:, :-1], use_cache=True).past_key_values
+            return model(prompts[:, -1:], past_key_values=cache).logits[-1]
+
+        logits = step(ids)
+        assert_close(step(torch.cat([other, ids[1:]])), logits)
+        assert_close(step(ids[1:]), logits)
+
     def test_stock_rows_generate_otherwise_than_alone(self):
         model = build_stock()
         ids, options = random_ids(4, 24), {"max_new_tokens": 16, "do_sample": False}
