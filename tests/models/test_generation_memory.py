@@ -16,7 +16,7 @@ MIB = 2**20
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks Linux")
 @pytest.mark.parametrize(
-    ("scope", "tokens", "buckets"), [("band", 10_000, 0), ("chunk", 2_000, 2 * 8)]
+    ("scope", "tokens", "buckets"), [("band", 10_000, 0), ("chunk", 1_250, 2 * 8)]
 )
 def test_memory_grows_with_the_cache_alone(scope, tokens, buckets):
     # Freed buffers go back to the system at once, so that resident is what is held.
