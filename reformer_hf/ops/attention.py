@@ -6,15 +6,43 @@ sorted by (document, bucket, place), segments are the buckets of a document. The
 LSH attention, where buckets mix, is in :mod:`reformer_hf.ops.chunk_scope`.
 """
 
+from typing import Any, Literal
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from reformer_hf.ops.attention_map import AttentionMap, map_rounds, window_places
+from reformer_hf.ops.blockwise import attend_blockwise
 from reformer_hf.ops.chunking import look_adjacent, merge_chunks, pair_ids, split_chunks
-from reformer_hf.ops.masking import Scope, count_appearances, rank_distance, window_pattern
+from reformer_hf.ops.masking import (
+    Scope,
+    check_look_ahead,
+    count_appearances,
+    rank_distance,
+    window_pattern,
+)
 from reformer_hf.ops.sorting import SortOrder, permute, sort_by_bucket, unpermute
 from reformer_hf.ops.window_attention import Attended, attend_windows, normalise_keys
+from reformer_hf.ops.windows import band_windows
+
+Implementation = Literal["eager", "sdpa", "flex_attention"]
+"""How attention is computed: ``eager`` in plain operations that hold all scores at once, ``sdpa``
+block by block (:mod:`reformer_hf.ops.blockwise`), ``flex_attention`` by torch's function."""
+
+
+def choose_implementation(wanted: Implementation, needs_all: bool) -> Implementation:
+    """Choose how to compute attention.
+
+    Args:
+        wanted: what was asked for.
+        needs_all: whether scores of all rounds are needed at once, as for an attention map.
+
+    Returns:
+        ``eager`` where nothing else will do, and under a compiler, which fuses it by itself.
+    """
+    compiled = wanted == "sdpa" and torch.compiler.is_compiling()
+    return "eager" if needs_all or compiled else wanted
 
 
 def band_attention(
@@ -31,6 +59,7 @@ def band_attention(
     self_mask: bool = False,
     counts: Int[Tensor, "*#lead chunks chunk_len window"] | None = None,
     dropout: float = 0.0,
+    implementation: Implementation = "eager",
 ) -> Attended:
     """The primitive: each query sees the places near its own that share its segment.
 
@@ -47,6 +76,7 @@ def band_attention(
         self_mask: the own place counts only when the window shows no other key.
         counts: divide each key's weight by this.
         dropout: of the probabilities.
+        implementation: ``eager`` or ``flex_attention``.
 
     Returns:
         Output, log-sum-exp and probabilities by rank.
@@ -58,10 +88,7 @@ def band_attention(
     >>> band_attention(x, 0 * x, x, None, chunk_length=1, num_chunks_before=1).output[0, 2].tolist()
     [0.0, 0.5, 0.5]
     """
-    if causal and num_chunks_after:
-        raise ValueError(
-            f"num_chunks_after={num_chunks_after} with causal=True: set it to 0, or causal=False"
-        )
+    check_look_ahead(num_chunks_after, causal)
     seq, before, after = query.shape[-2], num_chunks_before, num_chunks_after
     if segments is None:
         segments = torch.zeros(seq, dtype=torch.int64, device=query.device)
@@ -120,6 +147,7 @@ def local_attention(
     causal: bool = True,
     dropout: float = 0.0,
     output_map: bool = False,
+    implementation: Implementation = "sdpa",
 ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
     """Attention to the places nearby in the same document.
 
@@ -134,7 +162,8 @@ def local_attention(
         scope: ``band`` or ``chunk``.
         causal: whether later places are hidden.
         dropout: of the probabilities.
-        output_map: also return the attention map.
+        output_map: also return the attention map, which only ``eager`` makes.
+        implementation: how to compute it.
 
     Returns:
         The output, and the map or None.
@@ -146,25 +175,32 @@ def local_attention(
     [0.0, 0.5, 0.5]
     """
     batch, heads, seq, _ = query.shape
+    window: dict[str, Any] = {
+        "chunk_length": chunk_length,
+        "num_chunks_before": num_chunks_before,
+        "num_chunks_after": num_chunks_after,
+        "scope": scope,
+        "causal": causal,
+    }
     if documents is None:
         places = torch.arange(seq, device=query.device).expand(batch, heads, 1, seq)
         sort = SortOrder(places, places, torch.zeros_like(places))
-        query, key, value = (vectors.unsqueeze(2) for vectors in (query, key, value))
     else:
         one_bucket = torch.zeros_like(documents)[:, None, None]
         sort = sort_by_bucket(one_bucket, documents, 1).expand_heads(heads)
+    implementation = choose_implementation(implementation, output_map)
+    if implementation == "sdpa":
+        windows = band_windows(
+            sort, self_mask=False, dtype=torch.promote_types(query.dtype, torch.float32), **window
+        )
+        return attend_blockwise(query, key, value, windows, dropout), None
+    if documents is None:
+        query, key, value = (vectors.unsqueeze(2) for vectors in (query, key, value))
+    else:
         query, key, value = (permute(vectors, sort) for vectors in (query, key, value))
+    segments = None if documents is None else sort.segments
     attended = band_attention(
-        query,
-        key,
-        value,
-        None if documents is None else sort.segments,
-        chunk_length=chunk_length,
-        num_chunks_before=num_chunks_before,
-        num_chunks_after=num_chunks_after,
-        scope=scope,
-        causal=causal,
-        dropout=dropout,
+        query, key, value, segments, dropout=dropout, implementation=implementation, **window
     )
     output = attended.output if documents is None else unpermute(attended.output, sort)
     if not output_map:
@@ -187,6 +223,7 @@ def lsh_attention(
     deduplicate_rounds: bool = False,
     dropout: float = 0.0,
     output_map: bool = False,
+    implementation: Implementation = "sdpa",
 ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
     """Attention to the nearest places of the same bucket, over several rounds (``band`` scope).
 
@@ -202,7 +239,8 @@ def lsh_attention(
         causal: whether later places are hidden.
         deduplicate_rounds: count a key that several rounds show once.
         dropout: of the probabilities.
-        output_map: also return the attention map.
+        output_map: also return the attention map, which only ``eager`` makes.
+        implementation: how to compute it.
 
     Returns:
         The output, and the map or None.
@@ -225,6 +263,7 @@ def lsh_attention(
         deduplicate_rounds=deduplicate_rounds,
         dropout=dropout,
         output_map=output_map,
+        implementation=implementation,
     )
 
 
@@ -240,6 +279,7 @@ def attend_sorted(
     deduplicate_rounds: bool = False,
     dropout: float = 0.0,
     output_map: bool = False,
+    implementation: Implementation = "sdpa",
 ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
     """LSH attention in the ``band`` scope, given the sort order of its rounds.
 
@@ -253,7 +293,8 @@ def attend_sorted(
         causal: whether later places are hidden.
         deduplicate_rounds: count a key that several rounds show once.
         dropout: of the probabilities.
-        output_map: also return the attention map.
+        output_map: also return the attention map, which only ``eager`` makes.
+        implementation: how to compute it.
 
     Returns:
         The output, and the map or None.
@@ -263,25 +304,35 @@ def attend_sorted(
     >>> attend_sorted(x, x, sort, chunk_length=1, num_chunks_before=1)[0][0, 0].tolist()
     [[1.0, 0.0], [1.0, 0.0]]
     """
-    window = (chunk_length, num_chunks_before, num_chunks_after)
+    window: dict[str, Any] = {
+        "chunk_length": chunk_length,
+        "num_chunks_before": num_chunks_before,
+        "num_chunks_after": num_chunks_after,
+        "causal": causal,
+        "self_mask": True,
+    }
+    implementation = choose_implementation(implementation, output_map or deduplicate_rounds)
+    if implementation == "sdpa":
+        windows = band_windows(
+            sort, scope="band", dtype=torch.promote_types(query.dtype, torch.float32), **window
+        )
+        return attend_blockwise(query, normalise_keys(query), value, windows, dropout), None
     sorted_query = permute(query, sort)
+    chunks = (chunk_length, num_chunks_before, num_chunks_after)
     attended = band_attention(
         sorted_query,
         normalise_keys(sorted_query),
         permute(value, sort),
         sort.segments,
-        chunk_length=chunk_length,
-        num_chunks_before=num_chunks_before,
-        num_chunks_after=num_chunks_after,
-        causal=causal,
-        self_mask=True,
-        counts=count_appearances(sort, *window) if deduplicate_rounds else None,
+        counts=count_appearances(sort, *chunks) if deduplicate_rounds else None,
         dropout=dropout,
+        implementation=implementation,
+        **window,
     )
     output = combine_sorted(attended, sort)
     if not output_map:
         return output, None
-    places = window_places(sort.order, *window)
+    places = window_places(sort.order, *chunks)
     return output, map_rounds(attended.probabilities, attended.logsumexp, places, sort)
 
 

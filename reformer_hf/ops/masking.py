@@ -58,6 +58,18 @@ def places_in_document(documents: Int[Tensor, "batch seq"]) -> Int[Tensor, "batc
     return torch.empty_like(documents).scatter_(-1, order, ranks - first_rank)
 
 
+def check_look_ahead(num_chunks_after: int, causal: bool) -> None:
+    """Refuse a window that looks ahead in causal attention.
+
+    Raises:
+        ValueError: if ``causal`` meets ``num_chunks_after`` above 0.
+    """
+    if causal and num_chunks_after:
+        raise ValueError(
+            f"num_chunks_after={num_chunks_after} with causal=True: set it to 0, or causal=False"
+        )
+
+
 def rank_distance(
     chunk_length: int, num_chunks_before: int, num_chunks_after: int, device: torch.device | str
 ) -> Int[Tensor, "chunk_len window"]:

@@ -1,0 +1,300 @@
+"""Attention of all rounds at once, computed block by block: the fast path.
+
+The same steps as in :mod:`reformer_hf.ops.attention`, without ever holding the scores or the
+sorted vectors of a whole layer. All rounds of all heads stand in one long order, round after round
+and head after head, cut into chunks; a query sees places near its own, and a mask hides some of
+them. For each block of chunks:
+
+1. gather the block's queries, and the keys and values of its windows;
+2. score, mask, softmax, weighted sum of the values; keep each query's log-sum-exp.
+
+When all rounds of a head are done, each token's outputs are weighed by the softmax of their
+log-sum-exps. The backward pass walks over the same blocks: there ``exp(score - normaliser)`` is a
+key's probability in the union of the rounds, so that one number per query is all it needs.
+
+Blocks are small enough for the caches of a CPU, where touching new memory costs more than
+arithmetic, and large elsewhere. Half precisions are computed in float32 on a CPU; elsewhere
+products are taken in the dtype of the inputs. Softmax and sums are float32 or wider.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.functional import embedding_bag
+
+from reformer_hf.ops.window_attention import ALONE_LOGSUMEXP
+from reformer_hf.ops.windows import Windows
+
+NEGLIGIBLE = -60.0
+"""Scores this far below the largest count as hidden: no float64 sum notices exp(-60)."""
+
+
+def attend_blockwise(
+    query: Float[Tensor, "batch heads seq dim"],
+    key: Float[Tensor, "batch heads seq dim"],
+    value: Float[Tensor, "batch heads seq dim"],
+    windows: Windows,
+    dropout: float = 0.0,
+) -> Float[Tensor, "batch heads seq dim"]:
+    """Attend in all rounds and combine them.
+
+    Args:
+        query: in the order of the row.
+        key: in the order of the row.
+        value: in the order of the row.
+        windows: where the keys of each query stand.
+        dropout: of the probabilities; its one seed is drawn from torch's default generator.
+
+    Returns:
+        The output, which can be differentiated once.
+
+    Source: paper section 2 and appendix A; backward from log-sum-exps as in FlashAttention
+    (arXiv 2205.14135, section 3.1).
+    """
+    seed = _draw_seed() if dropout else None
+    return _AttendBlockwise.apply(query, key, value, windows, dropout, seed)  # type: ignore[return-value]
+
+
+class _AttendBlockwise(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        windows: Windows,
+        dropout: float,
+        seed: int | None,
+    ) -> Tensor:
+        walk = _Walk(windows, query, dropout, seed)
+        queries, keys, values = (_to_rows(x) for x in (query, key, value))
+        output = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
+        normalisers = walk.new_numbers()
+        for group in walk.groups():
+            table, logsumexps = walk.new_table(group), normalisers[group.ranks]
+            for block in walk.blocks(group):
+                v = walk.window_rows(values, block)
+                scores, *_ = walk.score(queries, keys, block)
+                highest = scores.amax(dim=-1, keepdim=True)
+                weights = _exp(scores.sub_(highest))
+                total = weights.sum(dim=-1, keepdim=True)
+                weights = walk.drop(weights, walk.draw_kept(weights))
+                table[block.inner] = _product(weights, v).div_(total).flatten(0, 1)
+                logsumexps[block.inner] = total.log_().add_(highest).flatten()
+            yielding = logsumexps.masked_fill(windows.alone[group.ranks], ALONE_LOGSUMEXP)
+            log_shares = torch.log_softmax(_take(yielding, group.bags), dim=-1)
+            combined = _sum_bags(table, group.bags, log_shares.exp())
+            output[group.batch, :, group.heads] = combined.to(output.dtype)
+            logsumexps.index_add_(0, group.bags.flatten(), log_shares.flatten(), alpha=-1)
+        ctx.settings = (windows.geometry, type(windows.mask), dropout, seed)
+        tensors = (*windows[:3], normalisers, *windows.mask)
+        ctx.save_for_backward(query, key, value, output, *tensors)
+        return output.transpose(1, 2)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        geometry, mask_type, dropout, seed = ctx.settings
+        query, key, value, output, rows, ranks, alone, normalisers, *mask = ctx.saved_tensors
+        windows = Windows(rows, ranks, alone, mask_type(*mask), geometry)
+        walk = _Walk(windows, query, dropout, seed)
+        queries, keys, values, cotangents = (_to_rows(x) for x in (query, key, value, grads[0]))
+        # What the gradient of a softmax subtracts; the same in all rounds of a token.
+        shifts = (cotangents * output.view(cotangents.shape)).sum(-1, dtype=normalisers.dtype)
+        results = [torch.empty_like(output) for _ in range(3)]
+        for group in walk.groups():
+            tables = [walk.new_table(group, margins=True) for _ in range(3)]
+            for block in walk.blocks(group):
+                v = walk.window_rows(values, block)
+                d = walk.query_rows(cotangents, block)
+                scores, q, k = walk.score(queries, keys, block)
+                normaliser = normalisers[group.ranks][block.inner].view(*scores.shape[:2], 1)
+                weights = _exp(scores.sub_(normaliser))
+                kept = walk.draw_kept(weights)
+                grad_scores = walk.drop(_product(d, v.mT), kept)
+                grad_scores.sub_(walk.query_rows(shifts, block).unsqueeze(-1)).mul_(weights)
+                tables[0][block.inner_queries] = (
+                    _product(grad_scores, k).mul_(walk.scale).flatten(0, 1)
+                )
+                walk.add(tables[1], block, _product(grad_scores.mT, q))
+                walk.add(tables[2], block, _product(walk.drop(weights, kept).mT, d))
+            for result, table in zip(results, tables, strict=True):
+                inner = table[geometry.before : table.shape[0] - geometry.after]
+                summed = _sum_bags(inner, group.bags)
+                result[group.batch, :, group.heads] = summed.to(result.dtype)
+        return *(result.transpose(1, 2) for result in results), None, None, None
+
+
+class _Group(NamedTuple):
+    """Heads that are walked over and combined together: whole rows, or some heads of one row.
+
+    Attributes:
+        batch: rows.
+        heads: heads.
+        ranks: their part of the long order.
+        bags: for each token of each head, the ranks of its rounds within that part.
+    """
+
+    batch: slice
+    heads: slice
+    ranks: slice
+    bags: Int[Tensor, "batch seq heads rounds"]
+
+
+class _Block(NamedTuple):
+    """Chunks that are computed together.
+
+    Attributes:
+        ranks: the first of the long order and the one behind the last.
+        inner: their queries' part of the ranks of the group.
+        inner_queries: the same in a table with margins.
+        inner_windows: the windows' part of a table with margins.
+        padded_queries: the queries' part of ``Windows.rows``.
+        padded_windows: the windows' part of ``Windows.rows``.
+    """
+
+    ranks: tuple[int, int]
+    inner: slice
+    inner_queries: slice
+    inner_windows: slice
+    padded_queries: slice
+    padded_windows: slice
+
+
+class _Walk:
+    """The order in which the blocks are computed, and what is the same in both directions."""
+
+    def __init__(self, windows: Windows, query: Tensor, dropout: float, seed: int | None):
+        self.windows, self.query, self.dropout = windows, query, dropout
+        self.geometry = windows.geometry
+        self.scale = 1 / math.sqrt(query.shape[-1])
+        on_cpu = query.device.type == "cpu"
+        self.wide = torch.promote_types(query.dtype, torch.float32)
+        self.compute = self.wide if on_cpu else query.dtype
+        # Per block, ranks; per group, numbers in a table of outputs.
+        self.block_ranks, self.group_size = (4096, 2**22) if on_cpu else (2**18, 2**28)
+        self.generator = None
+        if seed is not None:
+            self.generator = torch.Generator(query.device).manual_seed(seed)
+
+    def new_numbers(self) -> Tensor:
+        """Room for a number per rank of the long order."""
+        return self.query.new_empty(self.windows.alone.shape, dtype=self.wide)
+
+    def new_table(self, group: _Group, margins: bool = False) -> Tensor:
+        """Room for a vector per rank of a group; with margins, zeros that windows may reach."""
+        length, dim = group.ranks.stop - group.ranks.start, self.query.shape[-1]
+        if not margins:
+            return self.query.new_empty(length, dim, dtype=self.wide)
+        length += self.geometry.before + self.geometry.after
+        return self.query.new_zeros(length, dim, dtype=self.wide)
+
+    def groups(self) -> Iterator[_Group]:
+        """Cut the heads into groups whose tables have a bounded size."""
+        batch, heads, rounds, seq = self.windows.ranks.shape
+        length = self.windows.alone.shape[0] // (batch * heads)
+        fitting = max(1, self.group_size // (length * self.query.shape[-1]))
+        rows_step, heads_step = max(1, fitting // heads), min(heads, fitting)
+        for row in range(0, batch, rows_step):
+            for head in range(0, heads, heads_step):
+                rows = slice(row, min(batch, row + rows_step))
+                some = slice(head, min(heads, head + heads_step))
+                ranks = self.windows.ranks[rows, some]
+                count = ranks.shape[0] * ranks.shape[1]
+                first = (row * heads + head) * length
+                starts = torch.arange(count, device=ranks.device, dtype=ranks.dtype) * length
+                bags = ranks + starts.view(*ranks.shape[:2], 1, 1)
+                part = slice(first, first + count * length)
+                yield _Group(rows, some, part, bags.permute(0, 3, 1, 2).contiguous())
+
+    def blocks(self, group: _Group) -> Iterator[_Block]:
+        """Cut a group into blocks."""
+        chunk, before, after = self.geometry
+        step = max(1, self.block_ranks // chunk) * chunk
+        for first in range(group.ranks.start, group.ranks.stop, step):
+            last = min(first + step, group.ranks.stop)
+            inner, end = first - group.ranks.start, last - group.ranks.start
+            yield _Block(
+                (first, last),
+                slice(inner, end),
+                slice(inner + before, end + before),
+                slice(inner, end + before + after),
+                slice(first + before, last + before),
+                slice(first, last + before + after),
+            )
+
+    def query_rows(self, rows: Tensor, block: _Block) -> Tensor:
+        """Gather what stands at the queries of a block, (chunks, chunk_len, ...)."""
+        gathered = rows.index_select(0, self.windows.rows[block.padded_queries])
+        gathered = gathered.to(self.compute if gathered.ndim > 1 else self.wide)
+        return gathered.unflatten(0, (-1, self.geometry.chunk_length))
+
+    def window_rows(self, rows: Tensor, block: _Block) -> Tensor:
+        """Gather the windows of a block as overlapping views, (chunks, window, dim)."""
+        gathered = rows.index_select(0, self.windows.rows[block.padded_windows]).to(self.compute)
+        chunk, before, after = self.geometry
+        return gathered.unfold(0, before + chunk + after, chunk).transpose(1, 2)
+
+    def score(self, queries: Tensor, keys: Tensor, block: _Block) -> tuple[Tensor, Tensor, Tensor]:
+        """Masked scores of a block, (chunks, chunk_len, window); scaled queries; keys."""
+        q = self.query_rows(queries, block).mul_(self.scale)
+        k = self.window_rows(keys, block)
+        scores = _product(q, k.mT).to(self.wide)
+        mask = self.windows.mask.block(*block.ranks, self.geometry)
+        return scores.add_(mask), q, k
+
+    def draw_kept(self, weights: Tensor) -> Tensor | None:
+        """Which weights dropout keeps, scaled up; the same numbers in both directions."""
+        if not self.dropout:
+            return None
+        kept = torch.empty_like(weights).bernoulli_(1 - self.dropout, generator=self.generator)
+        return kept.div_(1 - self.dropout)
+
+    @staticmethod
+    def drop(weights: Tensor, kept: Tensor | None) -> Tensor:
+        """Apply dropout."""
+        return weights if kept is None else weights * kept
+
+    def add(self, table: Tensor, block: _Block, vectors: Tensor) -> None:
+        """Add to a table what the windows of a block, which overlap, have for its ranks."""
+        chunk = self.geometry.chunk_length
+        for first in range(0, vectors.shape[1], chunk):
+            part = vectors[:, first : first + chunk]
+            ranks = table[block.inner_windows][first:]
+            places = ranks.unfold(0, part.shape[1], chunk)[: len(part)]
+            places.transpose(1, 2).add_(part)
+
+
+def _draw_seed() -> int | None:
+    drawn = torch.randint(2**63 - 1, (), device="cpu")
+    return None if isinstance(drawn, FakeTensor) else int(drawn)  # a fake pass draws nothing
+
+
+def _to_rows(vectors: Float[Tensor, "batch heads seq dim"]) -> Float[Tensor, "rows dim"]:
+    """Rows of (batch, seq, heads): no copy of what a linear layer has made."""
+    return vectors.transpose(1, 2).reshape(-1, vectors.shape[-1])
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    return torch.bmm(left.to(right.dtype), right)
+
+
+def _exp(scores: Tensor) -> Tensor:
+    """In place; 0 for what is negligible, because exp of large negative numbers is slow."""
+    return torch.threshold_(scores.clamp_(min=NEGLIGIBLE).exp_(), math.exp(NEGLIGIBLE + 1), 0.0)
+
+
+def _take(numbers: Tensor, index: Tensor) -> Tensor:
+    return numbers.index_select(0, index.flatten()).view(index.shape)
+
+
+def _sum_bags(table: Tensor, bags: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Sum the rows of each bag; (..., rounds) -> (..., dim)."""
+    flat = None if weights is None else weights.flatten(0, -2)
+    summed = embedding_bag(bags.flatten(0, -2), table, mode="sum", per_sample_weights=flat)
+    return summed.unflatten(0, bags.shape[:-1])
