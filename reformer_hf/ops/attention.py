@@ -15,6 +15,7 @@ from torch import Tensor
 from reformer_hf.ops.attention_map import AttentionMap, map_rounds, window_places
 from reformer_hf.ops.blockwise import attend_blockwise
 from reformer_hf.ops.chunking import look_adjacent, merge_chunks, pair_ids, split_chunks
+from reformer_hf.ops.flex import attend_flex
 from reformer_hf.ops.masking import (
     Scope,
     check_look_ahead,
@@ -22,9 +23,9 @@ from reformer_hf.ops.masking import (
     rank_distance,
     window_pattern,
 )
-from reformer_hf.ops.sorting import SortOrder, permute, sort_by_bucket, unpermute
+from reformer_hf.ops.sorting import SortOrder, keep_order, permute, sort_by_bucket, unpermute
 from reformer_hf.ops.window_attention import Attended, attend_windows, normalise_keys
-from reformer_hf.ops.windows import band_windows
+from reformer_hf.ops.windows import Reach, band_windows
 
 Implementation = Literal["eager", "sdpa", "flex_attention"]
 """How attention is computed: ``eager`` in plain operations that hold all scores at once, ``sdpa``
@@ -40,6 +41,9 @@ def choose_implementation(wanted: Implementation, needs_all: bool) -> Implementa
 
     Returns:
         ``eager`` where nothing else will do, and under a compiler, which fuses it by itself.
+
+    >>> choose_implementation("sdpa", needs_all=True)
+    'eager'
     """
     compiled = wanted == "sdpa" and torch.compiler.is_compiling()
     return "eager" if needs_all or compiled else wanted
@@ -92,6 +96,21 @@ def band_attention(
     seq, before, after = query.shape[-2], num_chunks_before, num_chunks_after
     if segments is None:
         segments = torch.zeros(seq, dtype=torch.int64, device=query.device)
+    if implementation == "flex_attention":
+        if dropout:
+            raise ValueError(
+                f"dropout={dropout} with flex_attention, which has none: set the dropout of the "
+                "attention probabilities to 0, or use another attn_implementation"
+            )
+        lead = (query.shape[0], -1)
+        attended = attend_flex(
+            *(x.reshape(*lead, *x.shape[-2:]) for x in (query, key, value)),
+            segments.expand(query.shape[:-1]).reshape(*lead, seq),
+            Reach.of(chunk_length, before, after, scope, causal),
+            self_mask=self_mask,
+        )
+        output, logsumexp = (x.reshape(*query.shape[:-2], *x.shape[2:]) for x in attended)
+        return Attended(output, logsumexp, None)
     distance = rank_distance(chunk_length, before, after, query.device)
     pattern = window_pattern(distance, chunk_length, before, after, scope, causal)
     query_segments, key_segments = pair_ids(segments, chunk_length, before, after)
@@ -107,7 +126,7 @@ def band_attention(
     return Attended(
         merge_chunks(attended.output, seq),
         merge_chunks(attended.logsumexp.unsqueeze(-1), seq).squeeze(-1),
-        merge_chunks(attended.probabilities, seq),
+        merge_chunks(attended.probabilities, seq),  # type: ignore[arg-type]
     )
 
 
@@ -183,16 +202,13 @@ def local_attention(
         "causal": causal,
     }
     if documents is None:
-        places = torch.arange(seq, device=query.device).expand(batch, heads, 1, seq)
-        sort = SortOrder(places, places, torch.zeros_like(places))
+        sort = keep_order(batch, heads, seq, query.device)
     else:
         one_bucket = torch.zeros_like(documents)[:, None, None]
         sort = sort_by_bucket(one_bucket, documents, 1).expand_heads(heads)
     implementation = choose_implementation(implementation, output_map)
     if implementation == "sdpa":
-        windows = band_windows(
-            sort, self_mask=False, dtype=torch.promote_types(query.dtype, torch.float32), **window
-        )
+        windows = band_windows(sort, Reach.of(**window), self_mask=False)
         return attend_blockwise(query, key, value, windows, dropout), None
     if documents is None:
         query, key, value = (vectors.unsqueeze(2) for vectors in (query, key, value))
@@ -206,6 +222,7 @@ def local_attention(
     if not output_map:
         return output.squeeze(2), None
     places = window_places(sort.order, chunk_length, num_chunks_before, num_chunks_after)
+    assert attended.probabilities is not None  # since maps are made by `eager`
     return output.squeeze(2), map_rounds(attended.probabilities, attended.logsumexp, places, sort)
 
 
@@ -308,14 +325,12 @@ def attend_sorted(
         "chunk_length": chunk_length,
         "num_chunks_before": num_chunks_before,
         "num_chunks_after": num_chunks_after,
+        "scope": "band",
         "causal": causal,
-        "self_mask": True,
     }
     implementation = choose_implementation(implementation, output_map or deduplicate_rounds)
     if implementation == "sdpa":
-        windows = band_windows(
-            sort, scope="band", dtype=torch.promote_types(query.dtype, torch.float32), **window
-        )
+        windows = band_windows(sort, Reach.of(**window), self_mask=True)
         return attend_blockwise(query, normalise_keys(query), value, windows, dropout), None
     sorted_query = permute(query, sort)
     chunks = (chunk_length, num_chunks_before, num_chunks_after)
@@ -324,6 +339,7 @@ def attend_sorted(
         normalise_keys(sorted_query),
         permute(value, sort),
         sort.segments,
+        self_mask=True,
         counts=count_appearances(sort, *chunks) if deduplicate_rounds else None,
         dropout=dropout,
         implementation=implementation,
@@ -332,6 +348,7 @@ def attend_sorted(
     output = combine_sorted(attended, sort)
     if not output_map:
         return output, None
+    assert attended.probabilities is not None  # since maps are made by `eager`
     places = window_places(sort.order, *chunks)
     return output, map_rounds(attended.probabilities, attended.logsumexp, places, sort)
 

@@ -55,6 +55,12 @@ def attend_blockwise(
 
     Source: paper section 2 and appendix A; backward from log-sum-exps as in FlashAttention
     (arXiv 2205.14135, section 3.1).
+
+    >>> from reformer_hf.ops import sorting, windows
+    >>> x, sort = torch.eye(2).view(1, 1, 2, 2), sorting.keep_order(1, 1, 2)
+    >>> windows = windows.band_windows(sort, windows.Reach(1, 0, 0), self_mask=True)
+    >>> attend_blockwise(x, x, x, windows)[0, 0].tolist()
+    [[1.0, 0.0], [1.0, 0.0]]
     """
     seed = _draw_seed() if dropout else None
     return _AttendBlockwise.apply(query, key, value, windows, dropout, seed)  # type: ignore[return-value]
@@ -72,62 +78,97 @@ class _AttendBlockwise(torch.autograd.Function):
         seed: int | None,
     ) -> Tensor:
         walk = _Walk(windows, query, dropout, seed)
-        queries, keys, values = (_to_rows(x) for x in (query, key, value))
+        rows = [_to_rows(x) for x in (query, key, value)]
         output = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
         normalisers = walk.new_numbers()
+        table = walk.new_table()
         for group in walk.groups():
-            table, logsumexps = walk.new_table(group), normalisers[group.ranks]
+            logsumexps = normalisers[group.ranks]
+            alone = torch.empty_like(logsumexps, dtype=torch.bool)
             for block in walk.blocks(group):
-                v = walk.window_rows(values, block)
-                scores, *_ = walk.score(queries, keys, block)
-                highest = scores.amax(dim=-1, keepdim=True)
-                weights = _exp(scores.sub_(highest))
-                total = weights.sum(dim=-1, keepdim=True)
-                weights = walk.drop(weights, walk.draw_kept(weights))
-                table[block.inner] = _product(weights, v).div_(total).flatten(0, 1)
-                logsumexps[block.inner] = total.log_().add_(highest).flatten()
-            yielding = logsumexps.masked_fill(windows.alone[group.ranks], ALONE_LOGSUMEXP)
-            log_shares = torch.log_softmax(_take(yielding, group.bags), dim=-1)
+                _attend_block(walk, block, *rows, table, logsumexps, alone)
+            comparable = _take(logsumexps.masked_fill(alone, ALONE_LOGSUMEXP), group.bags)
+            log_shares = torch.log_softmax(comparable, dim=-1)
             combined = _sum_bags(table, group.bags, log_shares.exp())
             output[group.batch, :, group.heads] = combined.to(output.dtype)
-            logsumexps.index_add_(0, group.bags.flatten(), log_shares.flatten(), alpha=-1)
+            log_shares = _take(logsumexps, group.bags) - log_shares
+            logsumexps.fill_(torch.inf)  # no weight in backward to what is in no bag
+            logsumexps.index_copy_(0, group.bags.flatten().long(), log_shares.flatten())
         ctx.settings = (windows.geometry, type(windows.mask), dropout, seed)
-        tensors = (*windows[:3], normalisers, *windows.mask)
-        ctx.save_for_backward(query, key, value, output, *tensors)
+        where = (windows.rows, windows.ranks, windows.copies)
+        ctx.save_for_backward(query, key, value, output, normalisers, *where, *windows.mask)
         return output.transpose(1, 2)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         geometry, mask_type, dropout, seed = ctx.settings
-        query, key, value, output, rows, ranks, alone, normalisers, *mask = ctx.saved_tensors
-        windows = Windows(rows, ranks, alone, mask_type(*mask), geometry)
+        query, key, value, output, normalisers, *where = ctx.saved_tensors
+        windows = Windows(*where[:3], mask_type(*where[3:]), geometry)
         walk = _Walk(windows, query, dropout, seed)
-        queries, keys, values, cotangents = (_to_rows(x) for x in (query, key, value, grads[0]))
+        rows = [_to_rows(x) for x in (query, key, value, grads[0])]
         # What the gradient of a softmax subtracts; the same in all rounds of a token.
-        shifts = (cotangents * output.view(cotangents.shape)).sum(-1, dtype=normalisers.dtype)
+        shifts = _dot_rows(rows[3], output.view(rows[3].shape), normalisers.dtype)
         results = [torch.empty_like(output) for _ in range(3)]
+        tables = [walk.new_table(margins=True) for _ in range(3)]
         for group in walk.groups():
-            tables = [walk.new_table(group, margins=True) for _ in range(3)]
+            for table in tables:
+                table.zero_()
             for block in walk.blocks(group):
-                v = walk.window_rows(values, block)
-                d = walk.query_rows(cotangents, block)
-                scores, q, k = walk.score(queries, keys, block)
-                normaliser = normalisers[group.ranks][block.inner].view(*scores.shape[:2], 1)
-                weights = _exp(scores.sub_(normaliser))
-                kept = walk.draw_kept(weights)
-                grad_scores = walk.drop(_product(d, v.mT), kept)
-                grad_scores.sub_(walk.query_rows(shifts, block).unsqueeze(-1)).mul_(weights)
-                tables[0][block.inner_queries] = (
-                    _product(grad_scores, k).mul_(walk.scale).flatten(0, 1)
-                )
-                walk.add(tables[1], block, _product(grad_scores.mT, q))
-                walk.add(tables[2], block, _product(walk.drop(weights, kept).mT, d))
+                _differentiate_block(walk, block, *rows, shifts, normalisers[group.ranks], tables)
             for result, table in zip(results, tables, strict=True):
-                inner = table[geometry.before : table.shape[0] - geometry.after]
+                inner = table[geometry.before :]
+                if group.copies is not None:
+                    copies, originals = group.copies
+                    inner.index_add_(0, originals, inner.index_select(0, copies))
                 summed = _sum_bags(inner, group.bags)
                 result[group.batch, :, group.heads] = summed.to(result.dtype)
         return *(result.transpose(1, 2) for result in results), None, None, None
+
+
+def _attend_block(
+    walk: "_Walk",
+    block: "_Block",
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    table: Tensor,
+    logsumexps: Tensor,
+    alone: Tensor,
+) -> None:
+    """Attend from the queries of a block; fills its part of the last three arguments."""
+    q, k, v = walk.queries(queries, block), walk.windows(keys, block), walk.windows(values, block)
+    scores, alone[block.inner] = walk.score(q, k, block)
+    highest = scores.amax(dim=-1, keepdim=True)
+    weights = _exp(scores.sub_(highest))
+    total = weights.sum(dim=-1, keepdim=True)
+    weights = walk.drop(weights, walk.draw_kept(weights))
+    table[block.inner] = _product(weights, v).div_(total).flatten(0, 1)
+    logsumexps[block.inner] = total.log_().add_(highest).flatten()
+
+
+def _differentiate_block(
+    walk: "_Walk",
+    block: "_Block",
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    cotangents: Tensor,
+    shifts: Tensor,
+    normalisers: Tensor,
+    tables: list[Tensor],
+) -> None:
+    """Adds a block's share of the gradients of queries, keys and values to their tables."""
+    q, k, v = walk.queries(queries, block), walk.windows(keys, block), walk.windows(values, block)
+    cotangent, shift = walk.queries(cotangents, block), walk.queries(shifts, block)
+    scores, _ = walk.score(q, k, block)
+    weights = _exp(scores.sub_(normalisers[block.inner].view_as(shift).unsqueeze(-1)))
+    kept = walk.draw_kept(weights)
+    grad_scores = walk.drop(_product(cotangent, v.mT).to(weights.dtype), kept)
+    grad_scores.sub_(shift.unsqueeze(-1)).mul_(weights)
+    tables[0][block.inner_queries] = _product(grad_scores, k).mul_(walk.scale).flatten(0, 1)
+    walk.add(tables[1], block, _product(grad_scores.mT, q))
+    walk.add(tables[2], block, _product(walk.drop(weights, kept).mT, cotangent))
 
 
 class _Group(NamedTuple):
@@ -138,12 +179,14 @@ class _Group(NamedTuple):
         heads: heads.
         ranks: their part of the long order.
         bags: for each token of each head, the ranks of its rounds within that part.
+        copies: ranks within that part that repeat keys, and those that they repeat.
     """
 
     batch: slice
     heads: slice
     ranks: slice
     bags: Int[Tensor, "batch seq heads rounds"]
+    copies: Int[Tensor, "2 repeated"] | None
 
 
 class _Block(NamedTuple):
@@ -170,47 +213,50 @@ class _Walk:
     """The order in which the blocks are computed, and what is the same in both directions."""
 
     def __init__(self, windows: Windows, query: Tensor, dropout: float, seed: int | None):
-        self.windows, self.query, self.dropout = windows, query, dropout
-        self.geometry = windows.geometry
+        self.order, self.ranks, self.copies, self.mask, self.geometry = windows
+        self.query, self.dropout = query, dropout
         self.scale = 1 / math.sqrt(query.shape[-1])
         on_cpu = query.device.type == "cpu"
         self.wide = torch.promote_types(query.dtype, torch.float32)
         self.compute = self.wide if on_cpu else query.dtype
         # Per block, ranks; per group, numbers in a table of outputs.
-        self.block_ranks, self.group_size = (4096, 2**22) if on_cpu else (2**18, 2**28)
+        self.block_ranks, group_size = (4096, 2**22) if on_cpu else (2**18, 2**28)
+        self.heads_and_rows = query.shape[0] * query.shape[1]
+        margins = self.geometry.before + self.geometry.after
+        self.length = (windows.rows.shape[0] - margins) // self.heads_and_rows
+        self.fitting = max(1, group_size // (self.length * query.shape[-1]))
         self.generator = None
         if seed is not None:
             self.generator = torch.Generator(query.device).manual_seed(seed)
 
     def new_numbers(self) -> Tensor:
         """Room for a number per rank of the long order."""
-        return self.query.new_empty(self.windows.alone.shape, dtype=self.wide)
+        return self.query.new_empty(self.length * self.heads_and_rows, dtype=self.wide)
 
-    def new_table(self, group: _Group, margins: bool = False) -> Tensor:
-        """Room for a vector per rank of a group; with margins, zeros that windows may reach."""
-        length, dim = group.ranks.stop - group.ranks.start, self.query.shape[-1]
-        if not margins:
-            return self.query.new_empty(length, dim, dtype=self.wide)
-        length += self.geometry.before + self.geometry.after
-        return self.query.new_zeros(length, dim, dtype=self.wide)
+    def new_table(self, margins: bool = False) -> Tensor:
+        """Room for a vector per rank of a group, and with margins for what its windows reach."""
+        count = min(self.fitting, self.heads_and_rows) * self.length
+        if margins:
+            count += self.geometry.before + self.geometry.after
+        return self.query.new_empty(count, self.query.shape[-1], dtype=self.wide)
 
     def groups(self) -> Iterator[_Group]:
         """Cut the heads into groups whose tables have a bounded size."""
-        batch, heads, rounds, seq = self.windows.ranks.shape
-        length = self.windows.alone.shape[0] // (batch * heads)
-        fitting = max(1, self.group_size // (length * self.query.shape[-1]))
+        (batch, heads), length, fitting = self.ranks.shape[:2], self.length, self.fitting
         rows_step, heads_step = max(1, fitting // heads), min(heads, fitting)
         for row in range(0, batch, rows_step):
             for head in range(0, heads, heads_step):
                 rows = slice(row, min(batch, row + rows_step))
                 some = slice(head, min(heads, head + heads_step))
-                ranks = self.windows.ranks[rows, some]
-                count = ranks.shape[0] * ranks.shape[1]
-                first = (row * heads + head) * length
-                starts = torch.arange(count, device=ranks.device, dtype=ranks.dtype) * length
-                bags = ranks + starts.view(*ranks.shape[:2], 1, 1)
-                part = slice(first, first + count * length)
-                yield _Group(rows, some, part, bags.permute(0, 3, 1, 2).contiguous())
+                first, count = row * heads + head, self.ranks[rows, some, 0, 0].numel()
+                part = slice(first * length, (first + count) * length)
+                starts = torch.arange(count, device=self.ranks.device, dtype=torch.int32)
+                starts = (starts * length).view(-1, some.stop - some.start, 1, 1)
+                bags = (self.ranks[rows, some] + starts).permute(0, 3, 1, 2).contiguous()
+                copies = None
+                if self.copies is not None:
+                    copies = (self.copies[rows, some] + starts).permute(2, 0, 1, 3).flatten(1)
+                yield _Group(rows, some, part, bags, copies)
 
     def blocks(self, group: _Group) -> Iterator[_Block]:
         """Cut a group into blocks."""
@@ -228,25 +274,23 @@ class _Walk:
                 slice(first, last + before + after),
             )
 
-    def query_rows(self, rows: Tensor, block: _Block) -> Tensor:
+    def queries(self, rows: Tensor, block: _Block) -> Tensor:
         """Gather what stands at the queries of a block, (chunks, chunk_len, ...)."""
-        gathered = rows.index_select(0, self.windows.rows[block.padded_queries])
-        gathered = gathered.to(self.compute if gathered.ndim > 1 else self.wide)
-        return gathered.unflatten(0, (-1, self.geometry.chunk_length))
+        gathered = rows.index_select(0, self.order[block.padded_queries])
+        dtype = self.compute if gathered.ndim > 1 else self.wide
+        return gathered.to(dtype).unflatten(0, (-1, self.geometry.chunk_length))
 
-    def window_rows(self, rows: Tensor, block: _Block) -> Tensor:
+    def windows(self, rows: Tensor, block: _Block) -> Tensor:
         """Gather the windows of a block as overlapping views, (chunks, window, dim)."""
-        gathered = rows.index_select(0, self.windows.rows[block.padded_windows]).to(self.compute)
+        gathered = rows.index_select(0, self.order[block.padded_windows]).to(self.compute)
         chunk, before, after = self.geometry
         return gathered.unfold(0, before + chunk + after, chunk).transpose(1, 2)
 
-    def score(self, queries: Tensor, keys: Tensor, block: _Block) -> tuple[Tensor, Tensor, Tensor]:
-        """Masked scores of a block, (chunks, chunk_len, window); scaled queries; keys."""
-        q = self.query_rows(queries, block).mul_(self.scale)
-        k = self.window_rows(keys, block)
-        scores = _product(q, k.mT).to(self.wide)
-        mask = self.windows.mask.block(*block.ranks, self.geometry)
-        return scores.add_(mask), q, k
+    def score(self, q: Tensor, k: Tensor, block: _Block) -> tuple[Tensor, Tensor]:
+        """Masked scores, (chunks, chunk_len, window), and which queries yield to other rounds."""
+        scores = _product(q.mul_(self.scale), k.mT).to(self.wide)
+        mask, alone = self.mask.block(*block.ranks, self.geometry, scores.dtype)
+        return scores.add_(mask), alone
 
     def draw_kept(self, weights: Tensor) -> Tensor | None:
         """Which weights dropout keeps, scaled up; the same numbers in both directions."""
@@ -278,6 +322,12 @@ def _draw_seed() -> int | None:
 def _to_rows(vectors: Float[Tensor, "batch heads seq dim"]) -> Float[Tensor, "rows dim"]:
     """Rows of (batch, seq, heads): no copy of what a linear layer has made."""
     return vectors.transpose(1, 2).reshape(-1, vectors.shape[-1])
+
+
+def _dot_rows(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
+    """Scalar product of each two rows, in a dtype of its own without a wide copy of them all."""
+    parts = zip(left.split(2**14), right.split(2**14), strict=True)
+    return torch.cat([(a.to(dtype) * b).sum(dim=-1) for a, b in parts])
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:

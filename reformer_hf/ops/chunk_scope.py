@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from reformer_hf.ops.attention import combine_rounds
+from reformer_hf.ops.attention import Implementation, choose_implementation, combine_rounds
 from reformer_hf.ops.attention_map import AttentionMap, choose_map, map_rounds, unalign_map
+from reformer_hf.ops.blockwise import attend_blockwise
 from reformer_hf.ops.chunking import split_chunks
 from reformer_hf.ops.full_attention import full_attention
 from reformer_hf.ops.sorting import (
@@ -26,6 +27,14 @@ from reformer_hf.ops.sorting import (
     unpermute,
 )
 from reformer_hf.ops.window_attention import Attended, attend_windows, normalise_keys
+from reformer_hf.ops.windows import (
+    NO_KEY,
+    EarlierPlaceMask,
+    Geometry,
+    PlaceMask,
+    Windows,
+    number_rows,
+)
 
 
 def layout_length(seq: Tensor | int, chunk_lengths: tuple[int, ...]) -> Tensor | int:
@@ -64,6 +73,7 @@ def chunk_attention(
     dropout: float = 0.0,
     output_map: bool = False,
     chunk_lengths: tuple[int, ...] = (),
+    implementation: Implementation = "sdpa",
 ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
     """LSH attention of the published checkpoints.
 
@@ -81,9 +91,13 @@ def chunk_attention(
         dropout: of the probabilities.
         output_map: also return the attention map.
         chunk_lengths: of all chunked layers of the model, which decide the padding of a row.
+        implementation: ``eager`` or ``sdpa``.
 
     Returns:
         The output, and the map or None.
+
+    Raises:
+        ValueError: if ``implementation`` is another.
 
     Source: paper section 2; trax ``LSHSelfAttention``; transformers ``LSHSelfAttention``.
 
@@ -92,6 +106,11 @@ def chunk_attention(
     >>> chunk_attention(x, x, buckets, **window)[0][0, 0].tolist()
     [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
     """
+    if implementation == "flex_attention":
+        raise ValueError(
+            "implementation='flex_attention' in the chunk scope, whose windows wrap around: use "
+            "'sdpa' or 'eager', or the band scope"
+        )
     seq, lengths = query.shape[-2], (chunk_length, *chunk_lengths)
     real = query.new_full((query.shape[0],), seq, dtype=torch.int64)
     alignment = None
@@ -118,12 +137,21 @@ def chunk_attention(
         query, value = (torch.nn.functional.pad(x, (0, 0, 0, padded - seq)) for x in (query, value))
         laid_out = torch.as_tensor(layout_length(real, lengths))
         sort = _sort_layout(buckets, real, laid_out, padded, num_buckets)
-        windows = _Windows(sort, real, laid_out, chunk_length, num_chunks_before, num_chunks_after)
-        chunked = windows.attend(query, value, causal, deduplicate_rounds, dropout)
+        window = (chunk_length, num_chunks_before, num_chunks_after)
         one_chunk = laid_out <= chunk_length
-        if attention_map is not None:
-            attention_map = choose_map(one_chunk, attention_map, windows.to_map(chunked))
-        output = _choose(one_chunk, output, windows.combine(chunked))
+        # In rows of two chunks and one round, a window may reach around to its own chunk.
+        repeats = 2 * buckets.shape[2] < num_chunks_before + 1 + num_chunks_after
+        needs_all = output_map or deduplicate_rounds or repeats
+        if choose_implementation(implementation, needs_all) == "sdpa":
+            wrapped = _wrapped_windows(sort, real, laid_out, *window, causal)
+            chunked = attend_blockwise(query, normalise_keys(query), value, wrapped, dropout)
+            output = _choose(one_chunk, output, chunked)
+        else:
+            windows = _Windows(sort, real, laid_out, *window)
+            attended = windows.attend(query, value, causal, deduplicate_rounds, dropout)
+            if attention_map is not None:
+                attention_map = choose_map(one_chunk, attention_map, windows.to_map(attended))
+            output = _choose(one_chunk, output, windows.combine(attended))
     return _restore(output, attention_map, alignment, seq)
 
 
@@ -144,6 +172,54 @@ def _sort_layout(
     keys = torch.where(behind > 0, num_buckets - 1 + behind, buckets)
     segments, order = torch.sort(keys, dim=-1, stable=True)
     return SortOrder(order, invert_order(order), segments)
+
+
+def _wrapped_windows(
+    sort: SortOrder,
+    real: Tensor,
+    laid_out: Tensor,
+    chunk_length: int,
+    num_chunks_before: int,
+    num_chunks_after: int,
+    causal: bool,
+) -> Windows:
+    """The windows of all rounds' chunks, each head's rounds joined to a ring.
+
+    In the long order a head's rounds stand between copies of the chunks that its first and last
+    windows reach around the ring. A row's ring has only the chunks that the row uses.
+    """
+    before, after = chunk_length * num_chunks_before, chunk_length * num_chunks_after
+    geometry = Geometry(chunk_length, before, after)
+    rounds, padded = sort.order.shape[2:]
+    used = (laid_out // chunk_length).clamp(min=1)[:, None] * chunk_length
+    length = rounds * used
+    unrolled = torch.arange(-before, rounds * padded + after, device=real.device)
+    on_ring = unrolled < length + after
+    ring_ranks = unrolled % length
+    ranks = (ring_ranks // used * padded + ring_ranks % used)[:, None]
+    places = sort.order.flatten(2).gather(-1, ranks.expand(-1, sort.order.shape[1], -1))
+    # What is laid out behind a row stands off the ring, with the last place of all.
+    places = places.masked_fill(~on_ring[:, None], padded - 1)
+    is_key = on_ring[:, None] & (places < real[:, None, None])
+    is_query = is_key & (torch.arange(places.shape[-1], device=real.device) >= before)
+    keys = places.masked_fill(~is_key, NO_KEY).to(torch.int32).flatten()
+    mask = (EarlierPlaceMask if causal else PlaceMask)(
+        places.masked_fill(~is_query, -1).to(torch.int32).flatten(),
+        torch.nn.functional.pad(keys, (before, after), value=NO_KEY),
+    )
+    used = used[:, None, None]
+    in_round = before + torch.arange(rounds, device=real.device)[:, None] * used + sort.inverse
+    in_round = torch.where(sort.inverse < used, in_round, places.shape[-1] - 1)
+    behind = length + torch.arange(after, device=real.device)
+    copied = torch.cat([unrolled[:before].expand(len(length), -1), behind], dim=-1)
+    copies = before + torch.stack([copied, copied % length], dim=1)
+    return Windows(
+        number_rows(places, padded, geometry),
+        in_round.to(torch.int32),
+        copies.unsqueeze(1).expand(-1, sort.order.shape[1], -1, -1).to(torch.int32),
+        mask,
+        geometry,
+    )
 
 
 class _Windows:

@@ -63,6 +63,9 @@ def check_look_ahead(num_chunks_after: int, causal: bool) -> None:
 
     Raises:
         ValueError: if ``causal`` meets ``num_chunks_after`` above 0.
+
+    >>> check_look_ahead(1, causal=False) is None
+    True
     """
     if causal and num_chunks_after:
         raise ValueError(

@@ -17,12 +17,13 @@ class Attended(NamedTuple):
     Attributes:
         output: weighted sum of the values.
         logsumexp: of the visible scores, float32 or wider.
-        probabilities: over the query's window, before dropout, float32 or wider.
+        probabilities: over the query's window, before dropout, float32 or wider; None where they
+            are not kept.
     """
 
     output: Float[Tensor, "*lead seq dim"]
     logsumexp: Float[Tensor, "*lead seq"]
-    probabilities: Float[Tensor, "*lead seq window"]
+    probabilities: Float[Tensor, "*lead seq window"] | None
 
 
 def normalise_keys(query: Float[Tensor, "*lead dim"]) -> Float[Tensor, "*lead dim"]:

@@ -17,6 +17,9 @@ CHUNK_LENGTH = 32
 """Queries that are computed together where a scope leaves it open: fewer make a window that is
 read for less, more compute scores that the band hides."""
 
+NO_KEY = 2**31 - 1
+"""In place of a key's place in the row, where there is no key."""
+
 
 class Geometry(NamedTuple):
     """How the long order is cut.
@@ -39,6 +42,7 @@ class BandMask(NamedTuple):
     rows are looked up in a table.
 
     Attributes:
+        alone: whether a query sees only itself and yields to other rounds.
         early: for each rank, the row of ``hide_early``.
         hide_early: rows that hide what is too early.
         late: for each rank, the row of ``hide_late``; None where no query sees what is behind it,
@@ -46,28 +50,69 @@ class BandMask(NamedTuple):
         hide_late: rows that hide what is too late, or None.
     """
 
+    alone: Bool[Tensor, " length"]
     early: Int[Tensor, " length"]
     hide_early: Float[Tensor, "kinds window"]
     late: Int[Tensor, " length"] | None = None
     hide_late: Float[Tensor, "more_kinds window"] | None = None
 
     def block(
-        self, first: int, last: int, geometry: Geometry
-    ) -> Float[Tensor, "chunks chunk_len window"]:
+        self, first: int, last: int, geometry: Geometry, dtype: torch.dtype
+    ) -> tuple[Float[Tensor, "chunks chunk_len window"], Bool[Tensor, " ranks"]]:
         """Make what is added to the scores of the queries of some ranks.
 
         Args:
             first: the first rank.
             last: the rank behind the last.
             geometry: of the long order.
+            dtype: of the scores.
 
         Returns:
-            0 where the key is visible, otherwise -inf.
+            0 where the key is visible, otherwise -inf; and which queries yield to other rounds.
         """
-        rows = self.hide_early.index_select(0, self.early[first:last])
+        rows = self.hide_early.to(dtype).index_select(0, self.early[first:last])
         if self.late is not None and self.hide_late is not None:
-            rows += self.hide_late.index_select(0, self.late[first:last])
-        return rows.unflatten(0, (-1, geometry.chunk_length))
+            rows += self.hide_late.to(dtype).index_select(0, self.late[first:last])
+        return rows.unflatten(0, (-1, geometry.chunk_length)), self.alone[first:last]
+
+
+class PlaceMask(NamedTuple):
+    """Each query sees the keys of its window that stand at other places of the row.
+
+    Attributes:
+        query_places: place in the row of the query at each rank; -1 where there is none.
+        key_places: the same of the key, with margins; ``NO_KEY`` where there is none.
+    """
+
+    query_places: Int[Tensor, " length"]
+    key_places: Int[Tensor, " padded"]
+
+    def block(
+        self, first: int, last: int, geometry: Geometry, dtype: torch.dtype
+    ) -> tuple[Float[Tensor, "chunks chunk_len window"], Bool[Tensor, " ranks"]]:
+        """Make what is added to the scores; see :meth:`BandMask.block`."""
+        chunk, before, after = geometry
+        queries = self.query_places[first:last].view(-1, chunk, 1)
+        keys = self.key_places[first : last + before + after]
+        visible = self.visible(queries, keys.unfold(0, before + chunk + after, chunk).unsqueeze(1))
+        alone = ~visible.any(dim=-1)
+        visible[..., before:].diagonal(dim1=1, dim2=2).copy_(alone)
+        mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+        return mask.masked_fill_(~visible, -torch.inf), alone.flatten()
+
+    @staticmethod
+    def visible(queries: Tensor, keys: Tensor) -> Tensor:
+        """Which keys the queries see besides themselves."""
+        return (keys != queries) & (keys != NO_KEY)
+
+
+class EarlierPlaceMask(PlaceMask):
+    """Each query sees the keys of its window that stand at earlier places of the row."""
+
+    @staticmethod
+    def visible(queries: Tensor, keys: Tensor) -> Tensor:
+        """Which keys the queries see besides themselves."""
+        return keys < queries
 
 
 class Windows(NamedTuple):
@@ -77,73 +122,124 @@ class Windows(NamedTuple):
         rows: which row of ``(batch, seq, heads)`` stands at each rank of the long order, with
             ``before`` more ranks in front and ``after`` more behind, which nobody sees.
         ranks: where each token stands in each round, counted from the first rank of its head.
-        alone: whether a query sees only itself and yields to other rounds.
+        copies: ranks that repeat another as a key, and those that they repeat, counted likewise.
         mask: hides keys.
         geometry: of the long order.
     """
 
     rows: Int[Tensor, " padded"]
     ranks: Int[Tensor, "batch heads rounds seq"]
-    alone: Bool[Tensor, " length"]
-    mask: BandMask
+    copies: Int[Tensor, "batch heads 2 repeated"] | None
+    mask: BandMask | PlaceMask
     geometry: Geometry
 
 
-def band_windows(
-    sort: SortOrder,
-    *,
-    chunk_length: int,
-    num_chunks_before: int,
-    num_chunks_after: int,
-    scope: Scope,
-    causal: bool,
-    self_mask: bool,
-    dtype: torch.dtype,
-) -> Windows:
+class Reach(NamedTuple):
+    """How far a query sees in an order.
+
+    Attributes:
+        before: places before its own, at most.
+        after: places behind its own, at most.
+        border: tokens of a chunk whose borders end the view; 0 if nothing does.
+    """
+
+    before: int
+    after: int
+    border: int
+
+    @classmethod
+    def of(
+        cls,
+        chunk_length: int,
+        num_chunks_before: int,
+        num_chunks_after: int,
+        scope: Scope,
+        causal: bool,
+    ) -> "Reach":
+        """Read the usual description of a window.
+
+        Args:
+            chunk_length: tokens.
+            num_chunks_before: look-back, in chunks.
+            num_chunks_after: look-ahead, in chunks.
+            scope: ``band`` for windows that move with the query, ``chunk`` for fixed borders.
+            causal: whether places behind the query are hidden.
+
+        Returns:
+            The reach.
+
+        Raises:
+            ValueError: if ``causal`` meets ``num_chunks_after`` above 0.
+        """
+        check_look_ahead(num_chunks_after, causal)
+        border = chunk_length if scope == "chunk" else 0
+        rest = max(0, border - 1)  # of the own chunk
+        after = 0 if causal else chunk_length * num_chunks_after + rest
+        return cls(chunk_length * num_chunks_before + rest, after, border)
+
+
+def count_visible(
+    segments: Int[Tensor, "*lead seq"], reach: Reach
+) -> tuple[Int[Tensor, "*lead seq"], Int[Tensor, "*lead seq"]]:
+    """Count the places of its segment that each place sees before and behind itself.
+
+    Args:
+        segments: along an order.
+        reach: how far a place sees.
+
+    Returns:
+        Two counts, int32.
+
+    >>> counts = count_visible(torch.tensor([0, 0, 0, 1]), Reach(1, 2, 0))
+    >>> [count.tolist() for count in counts]
+    [[0, 1, 1, 0], [2, 1, 0, 0]]
+    """
+    ranks = torch.arange(segments.shape[-1], device=segments.device, dtype=torch.int32)
+    begins = torch.ones_like(segments, dtype=torch.bool)
+    begins[..., 1:] = segments[..., 1:] != segments[..., :-1]
+    before, after = reach.before, reach.after
+    if reach.border:
+        before = before - (-ranks - 1) % reach.border
+    earlier = (ranks - torch.where(begins, ranks, 0).cummax(dim=-1).values).clamp_(max=before)
+    if not after:
+        return earlier, torch.zeros_like(earlier)
+    if reach.border:
+        after = after - ranks % reach.border
+    ends = begins.roll(-1, dims=-1).flip(-1)
+    later = (ranks - torch.where(ends, ranks, 0).cummax(dim=-1).values).flip(-1)
+    return earlier, later.clamp_(max=after)
+
+
+def band_windows(sort: SortOrder, reach: Reach, *, self_mask: bool) -> Windows:
     """Windows of places near each query in its segment.
 
     Args:
         sort: the order of all rounds.
-        chunk_length: tokens.
-        num_chunks_before: look-back, in chunks.
-        num_chunks_after: look-ahead, in chunks.
-        scope: ``band`` for windows that move with the query, ``chunk`` for fixed chunk borders.
-        causal: whether places behind the query are hidden.
+        reach: how far a query sees.
         self_mask: the own place counts only when there is no other.
-        dtype: of the scores.
 
     Returns:
         The windows.
 
-    Raises:
-        ValueError: if ``causal`` meets ``num_chunks_after`` above 0.
+    >>> order = torch.tensor([[[[1, 0]]]])
+    >>> sort, reach = SortOrder(order, order, order), Reach(1, 0, 0)
+    >>> band_windows(sort, reach, self_mask=False).rows.tolist()
+    [0, 1, 0]
     """
-    check_look_ahead(num_chunks_after, causal)
-    device, (rounds, seq) = sort.order.device, sort.order.shape[2:]
-    ranks = torch.arange(seq, device=device, dtype=torch.int32)
-    before, after = chunk_length * num_chunks_before, chunk_length * num_chunks_after
-    reach_before, reach_after = before, after
-    if scope == "chunk":
-        before, reach_before = before + chunk_length - 1, before + ranks % chunk_length
-        after, reach_after = after + chunk_length - 1, after + (-ranks - 1) % chunk_length
-    if causal:  # also the rest of its chunk
-        after = reach_after = 0
-    geometry = Geometry(min(CHUNK_LENGTH, rounds * seq), before, after)
-    begins = torch.ones_like(sort.segments, dtype=torch.bool)
-    begins[..., 1:] = sort.segments[..., 1:] != sort.segments[..., :-1]
-    seen = earlier = _count_since(begins, ranks).clamp_(max=reach_before)
-    hide_early, hide_late = _hiding_rows(geometry, self_mask, device, dtype)
-    mask = BandMask(_row_numbers(earlier, before, geometry), hide_early)
-    if after:
-        ends = begins.roll(-1, dims=-1).flip(-1)
-        later = _count_since(ends, ranks).flip(-1).clamp_(max=reach_after)
-        mask = mask._replace(late=_row_numbers(later, after, geometry), hide_late=hide_late)
-        seen = earlier + later
-    starts = torch.arange(rounds, device=device).unsqueeze(-1) * seq
+    rounds, seq = sort.order.shape[2:]
+    earlier, later = count_visible(sort.segments, reach)
+    geometry = Geometry(min(CHUNK_LENGTH, rounds * seq), reach.before, reach.after)
+    hide_early, hide_late = _hiding_rows(geometry, self_mask, earlier.device)
+    alone = _fill((earlier + later == 0) & self_mask, geometry.chunk_length).flatten()
+    mask = BandMask(alone, _row_numbers(earlier, reach.before, geometry), hide_early)
+    if reach.after:
+        late = _row_numbers(later, reach.after, geometry)
+        mask = mask._replace(late=late, hide_late=hide_late)
+    starts = torch.arange(rounds, device=earlier.device).unsqueeze(-1) * seq
     return Windows(
         number_rows(_fill(sort.order, geometry.chunk_length), seq, geometry),
         (sort.inverse + starts).to(torch.int32),
-        _fill((seen == 0) & self_mask, geometry.chunk_length).flatten(),
+        None,
         mask,
         geometry,
     )
@@ -172,13 +268,6 @@ def number_rows(
     return torch.nn.functional.pad(rows.flatten().to(torch.int32), margins)
 
 
-def _count_since(
-    begins: Bool[Tensor, "batch heads rounds seq"], ranks: Int[Tensor, " seq"]
-) -> Int[Tensor, "batch heads rounds seq"]:
-    """How many ranks ago the segment began."""
-    return ranks - torch.where(begins, ranks, 0).cummax(dim=-1).values
-
-
 def _fill(
     tensor: Shaped[Tensor, "batch heads rounds seq"], chunk_length: int
 ) -> Shaped[Tensor, "batch heads length"]:
@@ -195,7 +284,7 @@ def _row_numbers(counts: Tensor, limit: int, geometry: Geometry) -> Int[Tensor, 
 
 
 def _hiding_rows(
-    geometry: Geometry, self_mask: bool, device: torch.device, dtype: torch.dtype
+    geometry: Geometry, self_mask: bool, device: torch.device
 ) -> tuple[Float[Tensor, "kinds window"], Float[Tensor, "more_kinds window"]]:
     """Rows of the mask by the query's place in its chunk and how many places it sees.
 
@@ -213,8 +302,6 @@ def _hiding_rows(
     if not after:
         hide_early = hide_early | hide_late
     return tuple(
-        torch.zeros(hidden.shape, device=device, dtype=dtype)
-        .masked_fill_(hidden, -torch.inf)
-        .flatten(0, 1)
+        torch.zeros(hidden.shape, device=device).masked_fill_(hidden, -torch.inf).flatten(0, 1)
         for hidden in (hide_early, hide_late)
     )  # type: ignore[return-value]
