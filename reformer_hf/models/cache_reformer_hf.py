@@ -12,6 +12,7 @@ from reformer_hf.nn.attention import LSHSelfAttention
 from reformer_hf.nn.heads import Attention
 from reformer_hf.nn.past.base import NewTokens, Past
 from reformer_hf.nn.window_attention import WindowSelfAttention
+from reformer_hf.ops.attention import Implementation
 
 
 class ReformerHFCacheLayer(CacheLayerMixin):
@@ -46,6 +47,7 @@ class ReformerHFCacheLayer(CacheLayerMixin):
         new: NewTokens,
         hashing: dict[str, Any],
         output_map: bool,
+        implementation: Implementation,
     ) -> Attention:
         """Attend from new tokens to the past and to each other, and remember them.
 
@@ -55,6 +57,7 @@ class ReformerHFCacheLayer(CacheLayerMixin):
             new: where they stand.
             hashing: keyword arguments of `LSHSelfAttention.forward`.
             output_map: also return the attention map.
+            implementation: how to compute attention.
 
         Returns:
             What self-attention returns.
@@ -69,7 +72,14 @@ class ReformerHFCacheLayer(CacheLayerMixin):
         past.recording = self.record_past
         self._count(new)
         decision = {"decision": hashing["decision"]} if lsh else {}
-        return attention(hidden_states, past=past, new=new, output_map=output_map, **decision)
+        return attention(
+            hidden_states,
+            past=past,
+            new=new,
+            output_map=output_map,
+            implementation=implementation,
+            **decision,
+        )
 
     def activate_past_recording(self) -> None:
         """Keep what `crop` needs, from now until the next `crop` and after it."""

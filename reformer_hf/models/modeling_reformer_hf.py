@@ -122,6 +122,7 @@ class ReformerHFAttention(nn.Module):
 
     def __init__(self, config: ReformerHFConfig, layer_index: int):
         super().__init__()
+        self.config = config
         self.layer_norm = StreamLayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.self_attention = build_self_attention(config, layer_index)
         width = config.num_attention_heads * config.attention_head_size
@@ -137,14 +138,20 @@ class ReformerHFAttention(nn.Module):
     ) -> tuple[Tensor, AttentionMap | None]:
         """Return what is added to the other stream, and the attention map or None."""
         normalised = self.layer_norm(hidden_states)
+        # Read at each pass: `set_attn_implementation` changes it.
+        implementation: Any = self.config._attn_implementation or "sdpa"
         if remembered is None:
             options = hashing if isinstance(self.self_attention, LSHSelfAttention) else {}
             heads, attention_map = self.self_attention(
-                normalised, documents, output_map=output_map, **options
+                normalised,
+                documents,
+                output_map=output_map,
+                implementation=implementation,
+                **options,
             )
         else:
             heads, attention_map = remembered.layer.attend(
-                self.self_attention, normalised, remembered.new, hashing, output_map
+                self.self_attention, normalised, remembered.new, hashing, output_map, implementation
             )
         return self.output(heads), attention_map
 
@@ -260,12 +267,27 @@ class ReformerHFPreTrainedModel(PreTrainedModel):
     config_class = ReformerHFConfig
     base_model_prefix = "reformer"
     supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
     _no_split_modules = ["ReformerHFLayer"]
     _skip_keys_device_placement = ["past_key_values"]
 
     def __init__(self, config: ReformerHFConfig, *inputs: Any, **kwargs: Any):
         config.check_fields()
         super().__init__(config, *inputs, **kwargs)
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        # transformers looks for its own interface in the source, which serves dense masks only.
+        return True
+
+    def _flex_attn_can_dispatch(self, is_init_check: bool = False) -> bool:
+        if self.config.attention_scope == "chunk" and {"lsh"} & set(self.config.attn_layers):
+            raise ValueError(
+                "attn_implementation='flex_attention' with attention_scope='chunk', whose windows "
+                "wrap around: use 'sdpa' or 'eager', or the band scope"
+            )
+        return super()._flex_attn_can_dispatch(is_init_check)
 
     @classmethod
     def from_pretrained(

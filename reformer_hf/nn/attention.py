@@ -1,5 +1,7 @@
 """Self-attention modules: projections around the functions of :mod:`reformer_hf.ops`."""
 
+from functools import partial
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from reformer_hf.nn.past.lsh_chunk import LSHChunkPast
 from reformer_hf.nn.past.window import WindowPast
 from reformer_hf.nn.reversible import Decision
 from reformer_hf.nn.window_attention import WindowSelfAttention
-from reformer_hf.ops.attention import local_attention, lsh_attention
+from reformer_hf.ops.attention import Implementation, local_attention, lsh_attention
 from reformer_hf.ops.attention_map import AttentionMap
 from reformer_hf.ops.chunk_scope import chunk_attention, layout_length
 from reformer_hf.ops.hashing import (
@@ -93,6 +95,7 @@ class LSHSelfAttention(nn.Module):
         num_hashes: int | None = None,
         decision: Decision | None = None,
         output_map: bool = False,
+        implementation: Implementation = "sdpa",
         past: LSHPast | None = None,
         new: NewTokens | None = None,
     ) -> Attention:
@@ -105,6 +108,7 @@ class LSHSelfAttention(nn.Module):
             num_hashes: rounds, if other than the module's.
             decision: remembers the bucket ids for replay, or brings those of another pass.
             output_map: also return the attention map.
+            implementation: how to compute attention.
             past: from :meth:`new_past`, in a pass with a cache. It knows the rotations.
             new: where the tokens stand, if there is a past; in place of ``documents``.
 
@@ -112,7 +116,9 @@ class LSHSelfAttention(nn.Module):
             Heads side by side, and the map or None.
         """
         if past is not None and new is not None:
-            return self._forward_with_past(hidden_states, past, new, decision, output_map)
+            return self._forward_with_past(
+                hidden_states, past, new, decision, output_map, implementation
+            )
         query, value = self._project(hidden_states)
         dropout = self.dropout if self.training else 0.0
         if self.scope == "chunk" and self._fits_one_chunk(hidden_states.shape[1]):
@@ -120,7 +126,12 @@ class LSHSelfAttention(nn.Module):
         else:
             decision = Decision() if decision is None else decision
             buckets = decision.recall(lambda: self.hash(query, hash_seed, num_hashes))
-        options = {"dropout": dropout, "output_map": output_map, **self.window}
+        options = {
+            "dropout": dropout,
+            "output_map": output_map,
+            "implementation": implementation,
+            **self.window,
+        }
         if self.scope == "band":
             assert buckets is not None
             output, attention_map = lsh_attention(query, value, buckets, documents, **options)
@@ -194,12 +205,15 @@ class LSHSelfAttention(nn.Module):
         new: NewTokens,
         decision: Decision | None,
         output_map: bool,
+        implementation: Implementation,
     ) -> Attention:
         """Attend from new tokens to the past and to each other; the past remembers them."""
         query, value = self._project(hidden_states)
         decision = Decision() if decision is None else decision
         buckets = decision.recall(lambda: hash_vectors(query, past.rotations, self.num_buckets))
-        attend = past.decode if past.length else past.prefill
+        attend = past.decode
+        if not past.length:
+            attend = partial(past.prefill, implementation=implementation)
         dropout = self.dropout if self.training else 0.0
         output, attention_map = attend(
             query, value, buckets, new, dropout=dropout, output_map=output_map
@@ -276,6 +290,7 @@ class LocalSelfAttention(WindowSelfAttention):
         value: Float[Tensor, "batch heads seq dim"],
         documents: Int[Tensor, "batch seq"] | None,
         output_map: bool,
+        implementation: Implementation = "sdpa",
     ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
         """Attend within rows; see the base class."""
         return local_attention(
@@ -287,5 +302,6 @@ class LocalSelfAttention(WindowSelfAttention):
             causal=self.causal,
             dropout=self.dropout if self.training else 0.0,
             output_map=output_map,
+            implementation=implementation,
             **self.window,
         )

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from reformer_hf.nn.heads import split_heads
 from reformer_hf.nn.past.window import WindowPast
 from reformer_hf.nn.window_attention import WindowSelfAttention
+from reformer_hf.ops.attention import Implementation
 from reformer_hf.ops.attention_map import AttentionMap
 from reformer_hf.ops.full_attention import full_attention
 from reformer_hf.ops.window_attention import normalise_keys
@@ -66,6 +67,7 @@ class FullSelfAttention(WindowSelfAttention):
         value: Float[Tensor, "batch heads seq dim"],
         documents: Int[Tensor, "batch seq"] | None,
         output_map: bool,
+        implementation: Implementation = "sdpa",
     ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
         """Attend within rows; see the base class."""
         return full_attention(
@@ -77,4 +79,5 @@ class FullSelfAttention(WindowSelfAttention):
             self_mask=self.shared_query_key,
             dropout=self.dropout if self.training else 0.0,
             output_map=output_map,
+            implementation=implementation,
         )

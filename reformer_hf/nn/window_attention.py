@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from reformer_hf.nn.heads import Attention, merge_heads
 from reformer_hf.nn.past.base import NewTokens
 from reformer_hf.nn.past.window import WindowPast
+from reformer_hf.ops.attention import Implementation
 from reformer_hf.ops.attention_map import AttentionMap
 
 
@@ -30,6 +31,7 @@ class WindowSelfAttention(nn.Module, ABC):
         documents: Int[Tensor, "batch seq"] | None = None,
         *,
         output_map: bool = False,
+        implementation: Implementation = "sdpa",
         past: WindowPast | None = None,
         new: NewTokens | None = None,
     ) -> Attention:
@@ -39,6 +41,7 @@ class WindowSelfAttention(nn.Module, ABC):
             hidden_states: normalised stream.
             documents: document of each place, padding last; None for a single document.
             output_map: also return the attention map.
+            implementation: how to compute attention.
             past: from :meth:`new_past`, in a pass with a cache.
             new: where the tokens stand, if there is a past; in place of ``documents``.
 
@@ -47,9 +50,13 @@ class WindowSelfAttention(nn.Module, ABC):
         """
         query, key, value = self.project(hidden_states)
         if past is not None and new is not None:
-            output, attention_map = self._attend_with_past(query, key, value, past, new, output_map)
+            output, attention_map = self._attend_with_past(
+                query, key, value, past, new, output_map, implementation
+            )
         else:
-            output, attention_map = self.attend(query, key, value, documents, output_map)
+            output, attention_map = self.attend(
+                query, key, value, documents, output_map, implementation
+            )
         return merge_heads(output), attention_map
 
     @abstractmethod
@@ -81,6 +88,7 @@ class WindowSelfAttention(nn.Module, ABC):
         value: Float[Tensor, "batch heads seq dim"],
         documents: Int[Tensor, "batch seq"] | None,
         output_map: bool,
+        implementation: Implementation = "sdpa",
     ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
         """Attend from all tokens of a row to each other.
 
@@ -90,6 +98,7 @@ class WindowSelfAttention(nn.Module, ABC):
             value: values.
             documents: document of each place, padding last; None for a single document.
             output_map: also return the attention map.
+            implementation: how to compute it.
 
         Returns:
             The output, and the map or None.
@@ -103,10 +112,11 @@ class WindowSelfAttention(nn.Module, ABC):
         past: WindowPast,
         new: NewTokens,
         output_map: bool,
+        implementation: Implementation,
     ) -> tuple[Tensor, AttentionMap | None]:
         """Attend from new tokens to the past and to each other; the past remembers them."""
         if past.length:
             dropout = self.dropout if self.training else 0.0
             return past.decode(query, key, value, new, dropout=dropout, output_map=output_map)
         past.remember(key, value, new)
-        return self.attend(query, key, value, new.documents, output_map)
+        return self.attend(query, key, value, new.documents, output_map, implementation)

@@ -128,13 +128,16 @@ def chunk_attention(
         self_mask=True,
         dropout=dropout,
         output_map=output_map,
+        implementation=implementation,
     )
     padded = int(layout_length(seq, lengths))
     if padded > chunk_length:
         assert buckets is not None, "buckets may be None only where the layout fits one chunk"
         if alignment is not None:
             buckets = buckets.gather(-1, alignment.order.expand_as(buckets))
-        query, value = (torch.nn.functional.pad(x, (0, 0, 0, padded - seq)) for x in (query, value))
+        if padded > seq:
+            behind = (0, 0, 0, padded - seq)
+            query, value = (torch.nn.functional.pad(x, behind) for x in (query, value))
         laid_out = torch.as_tensor(layout_length(real, lengths))
         sort = _sort_layout(buckets, real, laid_out, padded, num_buckets)
         window = (chunk_length, num_chunks_before, num_chunks_after)
@@ -145,7 +148,7 @@ def chunk_attention(
         if choose_implementation(implementation, needs_all) == "sdpa":
             wrapped = _wrapped_windows(sort, real, laid_out, *window, causal)
             chunked = attend_blockwise(query, normalise_keys(query), value, wrapped, dropout)
-            output = _choose(one_chunk, output, chunked)
+            output = chunked if alignment is None else _choose(one_chunk, output, chunked)
         else:
             windows = _Windows(sort, real, laid_out, *window)
             attended = windows.attend(query, value, causal, deduplicate_rounds, dropout)

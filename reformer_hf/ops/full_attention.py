@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from reformer_hf.ops.attention import Implementation
 from reformer_hf.ops.attention_map import AttentionMap
 from reformer_hf.ops.window_attention import attend_windows
 
@@ -19,6 +20,7 @@ def full_attention(
     self_mask: bool = False,
     dropout: float = 0.0,
     output_map: bool = False,
+    implementation: Implementation = "sdpa",
 ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
     """Attend to every token of the same document.
 
@@ -34,6 +36,7 @@ def full_attention(
         self_mask: the own place counts only when there is no other key.
         dropout: of the probabilities.
         output_map: also return the attention map.
+        implementation: ``eager`` holds the scores; for the others torch computes them piecewise.
 
     Returns:
         The output, and the map or None.
@@ -42,8 +45,9 @@ def full_attention(
     >>> full_attention(x, 0 * x, x, self_mask=True)[0][0, 0].tolist()
     [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0]]
     """
-    if output_map:
-        return _with_map(query, key, value, documents, causal, self_mask, dropout)
+    if output_map or implementation == "eager":
+        output, attention_map = _with_map(query, key, value, documents, causal, self_mask, dropout)
+        return output, attention_map if output_map else None
     if causal and documents is None:
         if not self_mask:
             return scaled_dot_product_attention(
@@ -90,6 +94,7 @@ def _with_map(
     own = torch.eye(query.shape[-2], dtype=torch.bool, device=query.device) if self_mask else None
     visible = _visible(query, documents, causal)
     attended = attend_windows(query, key, value, visible, own=own, dropout=dropout)
+    assert attended.probabilities is not None
     probabilities = attended.probabilities.unsqueeze(2)
     places = torch.arange(query.shape[-2], device=query.device).expand(probabilities.shape)
     return attended.output, AttentionMap(probabilities, places.masked_fill(probabilities == 0, -1))

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reformer_hf.nn.past.token_store import TokenStore
+from reformer_hf.ops.attention import Implementation
 from reformer_hf.ops.attention_map import AttentionMap
 
 
@@ -117,6 +118,7 @@ class LSHPast(Past):
         *,
         dropout: float = 0.0,
         output_map: bool = False,
+        implementation: Implementation = "sdpa",
     ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
         """Attend from the first tokens to each other, and remember them.
 
@@ -127,6 +129,7 @@ class LSHPast(Past):
             new: where the tokens stand.
             dropout: of the probabilities.
             output_map: also return the attention map.
+            implementation: how to compute it.
 
         Returns:
             The output, and the map or None.

@@ -10,7 +10,12 @@ from torch import Tensor
 from reformer_hf.nn.past.base import LSHPast, NewTokens
 from reformer_hf.nn.past.candidates import attend_candidates
 from reformer_hf.nn.past.token_store import writable
-from reformer_hf.ops.attention import attend_sorted, band_attention, combine_sorted
+from reformer_hf.ops.attention import (
+    Implementation,
+    attend_sorted,
+    band_attention,
+    combine_sorted,
+)
 from reformer_hf.ops.attention_map import AttentionMap
 from reformer_hf.ops.decoding import (
     NOWHERE,
@@ -72,6 +77,7 @@ class LSHBandPast(LSHPast):
         *,
         dropout: float = 0.0,
         output_map: bool = False,
+        implementation: Implementation = "sdpa",
     ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
         """Attend from the first tokens to each other; see :meth:`LSHPast.prefill`."""
         buckets = self._store(query, value, buckets, new)
@@ -87,6 +93,7 @@ class LSHBandPast(LSHPast):
             deduplicate_rounds=self.deduplicate_rounds,
             dropout=dropout,
             output_map=output_map,
+            implementation=implementation,
             **self.chunks,
         )
 

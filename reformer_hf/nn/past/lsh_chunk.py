@@ -10,6 +10,7 @@ from torch import Tensor
 from reformer_hf.nn.past.base import LSHPast, NewTokens
 from reformer_hf.nn.past.candidates import attend_candidates
 from reformer_hf.nn.past.token_store import TokenStore
+from reformer_hf.ops.attention import Implementation
 from reformer_hf.ops.attention_map import AttentionMap
 from reformer_hf.ops.chunk_scope import chunk_attention, layout_length
 from reformer_hf.ops.decoding import chunk_candidates, insert_place
@@ -63,6 +64,7 @@ class LSHChunkPast(LSHPast):
         *,
         dropout: float = 0.0,
         output_map: bool = False,
+        implementation: Implementation = "sdpa",
     ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
         """Attend from the first tokens to each other; see :meth:`LSHPast.prefill`."""
         self._store(query, value, buckets, new)
@@ -77,6 +79,7 @@ class LSHChunkPast(LSHPast):
             dropout=dropout,
             output_map=output_map,
             chunk_lengths=self.chunk_lengths,
+            implementation=implementation,
             **self.chunks,
         )
 
