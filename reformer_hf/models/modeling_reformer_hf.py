@@ -205,7 +205,7 @@ class ReformerHFLayer(nn.Module):
             return output
 
         x1 = coupling.couple(x1, attend, x2)
-        x2 = coupling.couple(x2, self.feed_forward, x1)
+        x2 = coupling.couple(x2, self.feed_forward, x1, self.feed_forward.piece_length(x1))
         return x1, x2, maps[0]
 
 

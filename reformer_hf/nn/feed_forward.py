@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from reformer_hf.nn.layer_norm import StreamLayerNorm
 
+CPU_TOKENS = 2048
+"""Tokens of all rows that a CPU computes at a time: new memory costs it more than arithmetic."""
+
 
 class _Dropped(nn.Module):
     """A linear layer and dropout, named as in the published checkpoints."""
@@ -60,6 +63,19 @@ class ChunkedFeedForward(nn.Module):
         self.dense = _Dropped(hidden_size, feed_forward_size, bias=True, dropout=dropout)
         self.activation = activation
         self.output = _Dropped(feed_forward_size, hidden_size, bias=True, dropout=dropout)
+
+    def piece_length(self, hidden_states: Float[Tensor, "batch seq dim"]) -> int:
+        """How many tokens of each row are best computed at a time.
+
+        Args:
+            hidden_states: a stream.
+
+        Returns:
+            The chunk size; if it is 0, what fits the caches of a CPU, and elsewhere 0 for all.
+        """
+        if self.chunk_size or hidden_states.device.type != "cpu":
+            return self.chunk_size
+        return max(1, CPU_TOKENS // hidden_states.shape[0])
 
     def forward(
         self, hidden_states: Float[Tensor, "batch seq dim"]

@@ -18,19 +18,22 @@ What holds between the parts:
   memory is freed by reference counting, with or without a backward.
 - Between forward and backward only the last step holds streams (its two outputs). Every earlier
   step gets its outputs from the next step, which rebuilds them as its own inputs when it is
-  inverted and hands them over once.
+  inverted and hands them over once. A stream that a step has rebuilt is overwritten by the next
+  to be rebuilt from it.
 - A replay repeats its forward: same random numbers, autocast state, gradient flags and discrete
   decisions (`Decision`). It must save the same tensors in the same order, which is checked.
+- A sub-layer that treats each place by itself may run on pieces of the sequence, which are
+  replayed one at a time.
 - Replayed tensors live as long as plain autograd would keep them, and at most until the step
   before is inverted. After that (`retain_graph`), they are rebuilt once more on demand.
 """
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Generic, TypeVar, cast
+from typing import Generic, NamedTuple, TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -40,6 +43,11 @@ from torch.autograd.graph import saved_tensors_hooks
 from reformer_hf.nn.surroundings import Surroundings
 
 SubLayer = Callable[[Tensor], Tensor]
+"""Maps a source to an addend."""
+
+Terms = Sequence[SubLayer]
+"""Sub-layers of one source whose results are added one after another, such as groups of heads."""
+
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable)
 
@@ -81,20 +89,28 @@ class PlainCoupling:
     def couple(
         self,
         target: Float[Tensor, "*batch seq dim"],
-        sublayer: SubLayer,
+        sublayer: SubLayer | Terms,
         source: Float[Tensor, "*batch seq dim"],
+        piece_length: int = 0,
     ) -> Float[Tensor, "*batch seq dim"]:
         """Adds to the target stream a function of the source stream.
 
         Args:
             target: stream to add to, (batch, seq, dim).
-            sublayer: maps the source to an addend of the target's shape.
+            sublayer: maps the source to an addend of the target's shape; or several that do.
             source: stream to read, (batch, seq, dim).
+            piece_length: places given to the sub-layer at a time, if it treats each place by
+                itself; 0 for all.
 
         Returns:
             `target + sublayer(source)`, (batch, seq, dim).
         """
-        return target + sublayer(source)
+        outputs = []
+        for part, piece in zip(_cut(target, piece_length), _cut(source, piece_length), strict=True):
+            for term in _terms(sublayer):
+                part = part + term(piece)
+            outputs.append(part)
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-2)
 
 
 class ReversibleCoupling(PlainCoupling):
@@ -120,16 +136,20 @@ class ReversibleCoupling(PlainCoupling):
     def couple(
         self,
         target: Float[Tensor, "*batch seq dim"],
-        sublayer: SubLayer,
+        sublayer: SubLayer | Terms,
         source: Float[Tensor, "*batch seq dim"],
+        piece_length: int = 0,
     ) -> Float[Tensor, "*batch seq dim"]:
         """Adds to the target stream a function of the source stream, and remembers how.
 
         Args:
             target: stream to add to, (batch, seq, dim); after the first call, the last `source`.
             sublayer: maps the source to an addend of the target's shape. It is called again in
-                backward and must then compute the same (see the module's docstring).
+                backward and must then compute the same (see the module's docstring). Of several,
+                backward holds what one saved at a time.
             source: stream to read, (batch, seq, dim); after the first call, the last output.
+            piece_length: places given to the sub-layer at a time, if it treats each place by
+                itself; 0 for all. Backward holds what one piece saved at a time.
 
         Returns:
             `target + sublayer(source)`, (batch, seq, dim).
@@ -138,7 +158,7 @@ class ReversibleCoupling(PlainCoupling):
             ValueError: a stream is narrower than float32, or is not what the last call left.
         """
         if not torch.is_grad_enabled():
-            return super().couple(target, sublayer, source)
+            return super().couple(target, sublayer, source, piece_length)
         for name, stream in (("target", target), ("source", source)):
             if torch.finfo(stream.dtype).bits < 32:
                 raise ValueError(
@@ -148,8 +168,8 @@ class ReversibleCoupling(PlainCoupling):
                 )
         if self._ends is not None:
             self._ends.check_continued_by(target, source)
-        step = _Step(sublayer, source, self._lock)
-        output = target + step.run(source)
+        step = _Step(piece_length, self._lock)
+        output = step.run(target, _terms(sublayer), source)
         step.outputs = self._ends = _Ends(source, output)
         if self._last is not None:
             self._last.outputs = step
@@ -178,63 +198,125 @@ class _Ends:
                     "and not changed in between (by a forward hook?); or use PlainCoupling"
                 )
 
-    def take_inputs(self) -> tuple[Tensor, Tensor]:
+    def take_inputs(self) -> "_Inputs":
         """Returns what a following step would: its target and its source."""
         if tuple(stream._version for stream in self.streams) != self.versions:
             raise RuntimeError("a final stream was modified in place between forward and backward")
-        return self.streams
+        return _Inputs(*self.streams, own_target=False, own_source=False)
+
+
+class _Inputs(NamedTuple):
+    """What a step hands to the one before, and whether that one may write to it."""
+
+    target: Tensor
+    source: Tensor
+    own_target: bool
+    own_source: bool
 
 
 class _Slot:
-    """What the graph keeps in place of a saved tensor; a replay of the step fills it."""
+    """What the graph keeps in place of a saved tensor; a replay fills it."""
 
-    __slots__ = ("__weakref__", "step", "tensor")
+    __slots__ = ("__weakref__", "step", "index", "tensor")
 
-    def __init__(self, step: "_Step") -> None:
-        self.step = step
+    def __init__(self, step: "_Step", index: int) -> None:
+        self.step, self.index = step, index
         self.tensor: Tensor | None = None
 
 
 class _Step:
-    """One call of `couple`: what is needed to run it again and to undo it."""
+    """One call of `couple`: what is needed to run it again and to undo it, piece by piece."""
 
-    def __init__(
-        self, sublayer: SubLayer, source: Tensor, lock: AbstractContextManager[object]
-    ) -> None:
-        self.sublayer = sublayer
-        self.name = getattr(sublayer, "__qualname__", type(sublayer).__name__)
+    def __init__(self, piece_length: int, lock: AbstractContextManager[object]) -> None:
+        self.piece_length = piece_length
         self.lock = lock
+        self.pieces: list[_Piece] = []
+        self.outputs: _Step | _Ends | None = None  # who gives them: the next step, or the ends
+        self.inversion: _Inversion | None = None  # from the first piece to the step before
+
+    def run(self, target: Tensor, terms: Terms, source: Tensor) -> Tensor:
+        """Runs the sub-layers in forward; the graph gets a slot for each tensor they save."""
+        outputs = []
+        parts = zip(_cut(target, self.piece_length), _cut(source, self.piece_length), strict=True)
+        for part, (output, piece_source) in enumerate(parts):
+            for term in terms:
+                self.pieces.append(_Piece(term, part, piece_source))
+                # Autograd keeps the hooks as long as the graph: they must not refer to the source.
+                with saved_tensors_hooks(partial(self.drop, len(self.pieces) - 1), _unpack):
+                    output = output + term(piece_source)
+            outputs.append(output)
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-2)
+
+    @_eager
+    def drop(self, index: int, tensor: Tensor) -> "_Slot":
+        """Notes what autograd saves in forward and gives it a slot to keep instead."""
+        slot = _Slot(self, index)
+        self.pieces[index].note(slot, tensor)
+        return slot
+
+    def invert(self, index: int) -> None:
+        """Fills the slots of a piece and rebuilds its part of the target."""
+        piece = self.pieces[index]
+        if self.inversion is None:
+            if self.outputs is None:
+                raise RuntimeError(f"{piece.name} was differentiated within its own forward")
+            inputs = self.outputs.take_inputs()
+            self.inversion = _Inversion(inputs, piece.surroundings.device, self.piece_length)
+        self.inversion.targets[piece.part].sub_(piece.replay(self.inversion.sources[piece.part]))
+        self.inversion.undone.add(index)
+
+    def take_inputs(self) -> _Inputs:
+        """Hands target and source to the step before; what the replays rebuilt has been used."""
+        for index in range(len(self.pieces)):
+            if self.inversion is None or index not in self.inversion.undone:
+                self.invert(index)
+        assert self.inversion is not None
+        inputs, self.inversion = self.inversion.inputs, None
+        retained = any([piece.forget() for piece in self.pieces])
+        if any(piece.slots for piece in self.pieces) and not retained:
+            self.outputs = None  # nobody can ask again
+        return inputs
+
+
+class _Inversion:
+    """The rebuilding of a step's inputs from its outputs."""
+
+    def __init__(self, outputs: _Inputs, device: torch.device, piece_length: int) -> None:
+        # A step's source and output are the target and the source of the step after it.
+        source, output = outputs.target.to(device), outputs.source.to(device)
+        target = output if outputs.own_source else output.clone()
+        self.inputs = _Inputs(target, source, True, outputs.own_target)
+        self.sources, self.targets = _cut(source, piece_length), _cut(target, piece_length)
+        self.undone: set[int] = set()  # pieces that are subtracted again
+
+
+class _Piece:
+    """One run of a sub-layer on a part of a step's places."""
+
+    def __init__(self, sublayer: SubLayer, part: int, source: Tensor) -> None:
+        self.sublayer, self.part = sublayer, part
+        self.name = getattr(sublayer, "__qualname__", type(sublayer).__name__)
         self.surroundings = Surroundings(source.device)
         self.source_requires_grad = source.requires_grad
         self.source_version = source._version
         self.slots: list[weakref.ref[_Slot]] = []
         self.saved: list[tuple] = []  # shape, dtype and version of each saved tensor
-        self.outputs: _Step | _Ends | None = None  # who gives them: the next step, or the ends
-        self.inputs: tuple[Tensor, Tensor] | None = None  # rebuilt, until the step before takes it
 
-    def run(self, source: Tensor) -> Tensor:
-        """Runs the sub-layer in forward; the graph gets a slot for each tensor it saves."""
-        # Autograd keeps the hooks as long as the graph: they must not refer to the source.
-        with saved_tensors_hooks(self.drop, _unpack):
-            return self.sublayer(source)
+    def note(self, slot: _Slot, tensor: Tensor) -> None:
+        """Notes what autograd saves in forward."""
+        self.slots.append(weakref.ref(slot))
+        self.saved.append((tensor.shape, tensor.dtype, tensor._version))
 
     def replay(self, source: Tensor) -> Tensor:
         """Runs the sub-layer again as in forward, without history, and fills the slots."""
         saved: list[tuple] = []
-        source = source.detach().requires_grad_(self.source_requires_grad)
+        # Not `detach`: the versions noted in forward do not count how the source was rebuilt.
+        source = source.data.requires_grad_(self.source_requires_grad)
         hooks = saved_tensors_hooks(partial(self.fill, saved), lambda tensor: tensor)
         with self.surroundings.restored(), torch.enable_grad(), hooks:
             addend = self.sublayer(source).detach()
         self.check_repeated(saved)
         return addend
-
-    @_eager
-    def drop(self, tensor: Tensor) -> "_Slot":
-        """Notes what autograd saves in forward and gives it a slot to keep instead."""
-        slot = _Slot(self)
-        self.slots.append(weakref.ref(slot))
-        self.saved.append((tensor.shape, tensor.dtype, tensor._version))
-        return slot
 
     @_eager
     def fill(self, saved: list[tuple], tensor: Tensor) -> Tensor:
@@ -246,26 +328,12 @@ class _Step:
         saved.append((tensor.shape, tensor.dtype, tensor._version))
         return tensor
 
-    def invert(self) -> tuple[Tensor, Tensor]:
-        """Fills the slots and rebuilds the two inputs from the two outputs."""
-        if self.outputs is None:
-            raise RuntimeError(f"{self.name} was differentiated within its own forward")
-        device = self.surroundings.device
-        source, output = (stream.to(device) for stream in self.outputs.take_inputs())
-        self.inputs = (output - self.replay(source), source)
-        return self.inputs
-
-    def take_inputs(self) -> tuple[Tensor, Tensor]:
-        """Hands target and source to the step before; what the replay rebuilt has been used."""
-        inputs, self.inputs = self.inputs or self.invert(), None
-        self.forget()
-        return inputs
-
-    def forget(self) -> None:
-        """Empties the slots that a retained graph still holds."""
-        for reference in self.slots:
-            if (slot := reference()) is not None:
-                slot.tensor = None
+    def forget(self) -> bool:
+        """Empties the slots that a retained graph still holds, and says if there are any."""
+        slots = [slot for reference in self.slots if (slot := reference()) is not None]
+        for slot in slots:
+            slot.tensor = None
+        return bool(slots)
 
     def check_repeated(self, saved: list[tuple]) -> None:
         """Raises RuntimeError unless the replay saved what the forward did."""
@@ -283,6 +351,17 @@ class _Step:
         raise RuntimeError(f"{self.name} {fault}")
 
 
+def _cut(stream: Tensor, piece_length: int) -> tuple[Tensor, ...]:
+    """Cut the places of a stream into pieces; the whole stream is not made a view."""
+    if not 0 < piece_length < stream.shape[-2]:
+        return (stream,)
+    return stream.split(piece_length, dim=-2)
+
+
+def _terms(sublayer: SubLayer | Terms) -> Terms:
+    return sublayer if isinstance(sublayer, Sequence) else [sublayer]
+
+
 def _unpack(slot: _Slot) -> Tensor:
     """Gives backward a saved tensor, rebuilding it if need be."""
     if torch.is_grad_enabled():
@@ -292,6 +371,6 @@ def _unpack(slot: _Slot) -> Tensor:
         )
     with slot.step.lock:
         if slot.tensor is None:
-            slot.step.invert()
+            slot.step.invert(slot.index)
         assert slot.tensor is not None  # a replay fills every slot or raises
         return slot.tensor

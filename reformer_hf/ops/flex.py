@@ -44,23 +44,26 @@ def attend_flex(
     """
     seq = query.shape[-2]
     earlier, later = (_fill(count) for count in count_visible(segments, reach))
-    sees_others = earlier + later > 0
-
-    def visible(row: Tensor, head: Tensor, place: Tensor, other: Tensor) -> Tensor:
-        distance = place - other
-        near = (distance <= earlier[row, head, place]) & (-distance <= later[row, head, place])
-        if self_mask:
-            near = near & ((distance != 0) | ~sees_others[row, head, place])
-        return near
-
+    alone = earlier + later == 0
+    own_visible = alone if self_mask else torch.ones_like(alone)
     filled = (_fill(x.transpose(-1, -2)).transpose(-1, -2) for x in (query, key, value))
-    mask = _block_mask(visible, earlier.shape[-1], reach, query.device)
     output, extra = _function(query.device.type)(
-        *filled, block_mask=mask, return_aux=AuxRequest(lse=True)
+        *filled,
+        block_mask=_block_mask(
+            lambda row, head, place, other: (
+                (place - other <= earlier[row, head, place])
+                & (other - place <= later[row, head, place])
+                & ((place != other) | own_visible[row, head, place])
+            ),
+            earlier.shape[-1],
+            reach,
+            query.device,
+        ),
+        return_aux=AuxRequest(lse=True),
     )
     logsumexp = extra.lse[..., :seq]
     if self_mask:
-        logsumexp = logsumexp.masked_fill(~sees_others[..., :seq], ALONE_LOGSUMEXP)
+        logsumexp = logsumexp.masked_fill(alone[..., :seq], ALONE_LOGSUMEXP)
     return output[..., :seq, :], logsumexp
 
 
