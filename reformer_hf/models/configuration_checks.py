@@ -126,10 +126,11 @@ def _check_sizes(config: ReformerHFConfig) -> None:
     ):
         if getattr(config, name) < 1:
             raise ValueError(f"{name}={getattr(config, name)!r} must be at least 1")
-    for name in ("chunk_size_feed_forward", "chunk_size_lm_head"):
+    for name in ("chunk_size_attention_heads", "chunk_size_feed_forward", "chunk_size_lm_head"):
         if getattr(config, name) < 0:
             raise ValueError(
-                f"{name}={getattr(config, name)!r} must be 0 (no chunks) or a number of tokens"
+                f"{name}={getattr(config, name)!r} must be 0 (no chunks) or a number of "
+                + ("heads" if name.endswith("heads") else "tokens")
             )
     for name in ("initializer_range", "axial_norm_std", "layer_norm_eps"):
         if getattr(config, name) < 0:

@@ -46,6 +46,8 @@ class ReformerHFConfig(PreTrainedConfig):
         feed_forward_size (`int`): width inside the feed-forward sub-layer.
         hidden_act (`str`): activation of the feed-forward sub-layer.
         chunk_size_feed_forward (`int`): tokens of a row computed at a time; 0 for all.
+        chunk_size_attention_heads (`int`): heads that attend at a time, which bounds the memory of
+            very long inputs; 0 for all.
         chunk_size_lm_head (`int`): tokens of a row whose logits are held at a time while the loss
             is computed; 0 for all. Above 0, training returns no logits.
         local_attn_chunk_length, lsh_attn_chunk_length (`int`): tokens in a chunk.
@@ -96,6 +98,7 @@ class ReformerHFConfig(PreTrainedConfig):
     attention_head_size: int = 64
     feed_forward_size: int = 512
     hidden_act: str = "relu"
+    chunk_size_attention_heads: int = 0
     chunk_size_lm_head: int = 0
 
     local_attn_chunk_length: int = 64

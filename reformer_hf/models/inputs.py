@@ -170,6 +170,12 @@ def check_hashing(
             f"num_hashes={num_hashes} must be at least 1; leave it out for the configuration's "
             f"{config.num_hashes}"
         )
+    if hash_decisions is not None and config.chunk_size_attention_heads:
+        raise ValueError(
+            "hash_decisions with chunk_size_attention_heads="
+            f"{config.chunk_size_attention_heads}: each group of heads decides by itself; set "
+            "chunk_size_attention_heads to 0"
+        )
     if hash_decisions is not None and len(hash_decisions) != config.num_hidden_layers:
         raise ValueError(
             f"hash_decisions has {len(hash_decisions)} entries: give one Decision for each of the "

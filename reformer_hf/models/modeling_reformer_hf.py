@@ -39,10 +39,11 @@ from reformer_hf.nn.attention import LocalSelfAttention, LSHSelfAttention
 from reformer_hf.nn.embeddings import AxialPositionEmbeddings, LearnedPositionEmbeddings
 from reformer_hf.nn.feed_forward import ChunkedFeedForward, OutputProjection
 from reformer_hf.nn.full_attention import FullSelfAttention
-from reformer_hf.nn.layer_norm import StreamLayerNorm
+from reformer_hf.nn.layer_norm import StreamLayerNorm, cast_for_products
 from reformer_hf.nn.reversible import Decision, PlainCoupling, ReversibleCoupling
 from reformer_hf.nn.window_attention import WindowSelfAttention
 from reformer_hf.ops.attention import AttentionMap
+from reformer_hf.ops.dropout import draw_seed
 from reformer_hf.ops.losses import chunked_cross_entropy
 
 IGNORE_INDEX = -100
@@ -135,25 +136,45 @@ class ReformerHFAttention(nn.Module):
         hashing: dict[str, Any],
         output_map: bool,
         remembered: Remembered | None = None,
+        heads: slice | None = None,
+        dropout_seed: int | None = None,
     ) -> tuple[Tensor, AttentionMap | None]:
-        """Return what is added to the other stream, and the attention map or None."""
-        normalised = self.layer_norm(hidden_states)
+        """Return what is added to the other stream, and the attention map or None.
+
+        Of some `heads`, their share of what is added; `dropout_seed` is the same for all of them.
+        """
+        normalised = cast_for_products(self.layer_norm(hidden_states))
         # Read at each pass: `set_attn_implementation` changes it.
         implementation: Any = self.config._attn_implementation or "sdpa"
         if remembered is None:
             options = hashing if isinstance(self.self_attention, LSHSelfAttention) else {}
-            heads, attention_map = self.self_attention(
+            outputs, attention_map = self.self_attention(
                 normalised,
                 documents,
                 output_map=output_map,
                 implementation=implementation,
+                heads=heads,
                 **options,
             )
         else:
-            heads, attention_map = remembered.layer.attend(
+            outputs, attention_map = remembered.layer.attend(
                 self.self_attention, normalised, remembered.new, hashing, output_map, implementation
             )
-        return self.output(heads), attention_map
+        if heads is not None:
+            count = self.self_attention.num_heads
+            return self.output.project_some(outputs, count, heads, dropout_seed), None
+        return self.output(outputs), attention_map
+
+    def head_groups(self) -> list[slice]:
+        """Groups of heads that `chunk_size_attention_heads` allows to attend at a time.
+
+        One group where it allows all, and where an adapter has replaced a projection.
+        """
+        step, count = self.config.chunk_size_attention_heads, self.self_attention.num_heads
+        modules = [*self.self_attention.children(), self.output.dense]
+        if not 0 < step < count or any(type(module) is not nn.Linear for module in modules):
+            return [slice(0, count)]
+        return [slice(head, min(head + step, count)) for head in range(0, count, step)]
 
 
 class ReformerHFLayer(nn.Module):
@@ -197,14 +218,28 @@ class ReformerHFLayer(nn.Module):
         """
         maps = []
 
-        def attend(stream: Tensor) -> Tensor:
+        def attend(stream: Tensor, hashing: dict[str, Any], **some_heads: Any) -> Tensor:
             output, attention_map = self.attention(
-                stream, documents, hashing or {}, output_map, remembered
+                stream, documents, hashing, output_map, remembered, **some_heads
             )
             maps.append(attention_map)
             return output
 
-        x1 = coupling.couple(x1, attend, x2)
+        hashing = hashing or {}
+        terms = [partial(attend, hashing=hashing)]
+        groups = self.attention.head_groups()
+        if len(groups) > 1 and not output_map and remembered is None:
+            seed = draw_seed() if self.training else None
+            terms = [
+                partial(
+                    attend,
+                    hashing={**hashing, "decision": Decision()},
+                    heads=heads,
+                    dropout_seed=seed,
+                )
+                for heads in groups
+            ]
+        x1 = coupling.couple(x1, terms, x2)
         x2 = coupling.couple(x2, self.feed_forward, x1, self.feed_forward.piece_length(x1))
         return x1, x2, maps[0]
 
@@ -234,8 +269,9 @@ class ReformerHFEncoder(nn.Module):
         output_hidden_states: bool,
         output_attentions: bool,
         remembered: list[Remembered] | None = None,
+        return_streams: bool = False,
     ) -> BaseModelOutputWithPast:
-        """Run all layers; returns the normalised streams side by side."""
+        """Run all layers; returns what `finish` makes of the streams, or these themselves."""
         replay = self.reversible and not output_attentions and torch.is_grad_enabled()
         coupling = ReversibleCoupling() if replay else PlainCoupling()
         checkpointing = self.gradient_checkpointing and self.training and not replay
@@ -252,12 +288,16 @@ class ReformerHFEncoder(nn.Module):
             maps.append(attention_map)
             if past is not None and past.offload:
                 past.layer.offload()
-        last = self.dropout(self.layer_norm(torch.cat([x1, x2], dim=-1)))
+        last: Any = (x1, x2) if return_streams else self.finish(x1, x2)
         return BaseModelOutputWithPast(
             last_hidden_state=last,
             hidden_states=(*streams, last) if output_hidden_states else None,  # type: ignore[arg-type]
             attentions=tuple(maps) if output_attentions else None,  # type: ignore[arg-type]
         )
+
+    def finish(self, x1: Tensor, x2: Tensor) -> Tensor:
+        """The last hidden state: both streams side by side, normalised."""
+        return self.dropout(self.layer_norm(torch.cat([x1, x2], dim=-1)))
 
 
 class ReformerHFPreTrainedModel(PreTrainedModel):
@@ -352,6 +392,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         output_attentions: bool | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
+        return_streams: bool = False,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Encode a batch of rows of any length up to the position limit.
@@ -375,6 +416,8 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
                 are those outside training. Nothing has a gradient.
             use_cache: return a cache. By default not, so that a plain pass costs no more than it
                 must; `generate` asks for it.
+            return_streams: without a cache, leave the final layer norm out: `last_hidden_state` is
+                the two streams, for `encoder.finish` to take a piece at a time.
             **kwargs: others of transformers' `TransformersKwargs`.
 
         Returns:
@@ -414,6 +457,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
             num_hashes,
             hash_decisions,
             *recorded,
+            return_streams=return_streams,
         )
 
     @torch.no_grad()
@@ -563,6 +607,10 @@ class ReformerHFForCausalLM(ReformerHFPreTrainedModel, ReformerHFGenerationMixin
         inputs = inputs_embeds if input_ids is None else input_ids
         if labels is not None and inputs is not None:
             check_labels(self.config, labels, inputs.shape[:2])
+        chunked = labels is not None and self.config.chunk_size_lm_head > 0
+        recorded = _default(kwargs.get("output_hidden_states"), self.config.output_hidden_states)
+        cached = use_cache or past_key_values is not None
+        return_streams = chunked and self.training and not (recorded or cached)
         outputs = self.reformer(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -573,10 +621,10 @@ class ReformerHFForCausalLM(ReformerHFPreTrainedModel, ReformerHFGenerationMixin
             past_key_values=past_key_values,
             use_cache=use_cache,
             return_dict=True,
+            return_streams=return_streams,
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state
-        chunked = labels is not None and self.config.chunk_size_lm_head > 0
         logits, loss = None, None
         # Without a gradient behind a cache, or that of the head alone would look like the model's.
         with torch.set_grad_enabled(torch.is_grad_enabled() and outputs.past_key_values is None):
@@ -600,7 +648,7 @@ class ReformerHFForCausalLM(ReformerHFPreTrainedModel, ReformerHFGenerationMixin
 
     def _loss(
         self,
-        hidden_states: Tensor,
+        hidden_states: Tensor | tuple[Tensor, Tensor],
         logits: Tensor | None,
         labels: Tensor,
         num_items: Tensor | int | None,
@@ -612,14 +660,17 @@ class ReformerHFForCausalLM(ReformerHFPreTrainedModel, ReformerHFGenerationMixin
                 logits, labels, vocab_size=self.config.vocab_size, num_items_in_batch=num_items
             )
         shifted = nn.functional.pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:]
+        project, device = self.lm_head, hidden_states[0].device
+        if isinstance(hidden_states, tuple):
+
+            def project(x1: Tensor, x2: Tensor) -> Tensor:
+                return self.lm_head(self.reformer.encoder.finish(x1, x2))
+
         if isinstance(num_items, Tensor):
-            num_items = num_items.to(hidden_states.device)
+            num_items = num_items.to(device)
+        chunk_size = self.config.chunk_size_lm_head
         return chunked_cross_entropy(
-            hidden_states,
-            shifted.to(hidden_states.device),
-            self.lm_head,
-            self.config.chunk_size_lm_head,
-            num_items,
+            hidden_states, shifted.to(device), project, chunk_size, num_items
         )
 
 

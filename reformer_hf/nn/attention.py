@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from reformer_hf.nn.heads import Attention, merge_heads, split_heads
+from reformer_hf.nn.heads import Attention, merge_heads, project_heads
 from reformer_hf.nn.past.base import LSHPast, NewTokens
 from reformer_hf.nn.past.lsh_band import LSHBandPast
 from reformer_hf.nn.past.lsh_chunk import LSHChunkPast
@@ -20,6 +20,7 @@ from reformer_hf.ops.hashing import (
     NumBuckets,
     derive_seed,
     hash_vectors,
+    narrow_buckets,
     sample_rotations,
     sample_shared_rotations,
     total_buckets,
@@ -96,6 +97,7 @@ class LSHSelfAttention(nn.Module):
         decision: Decision | None = None,
         output_map: bool = False,
         implementation: Implementation = "sdpa",
+        heads: slice | None = None,
         past: LSHPast | None = None,
         new: NewTokens | None = None,
     ) -> Attention:
@@ -109,6 +111,7 @@ class LSHSelfAttention(nn.Module):
             decision: remembers the bucket ids for replay, or brings those of another pass.
             output_map: also return the attention map.
             implementation: how to compute attention.
+            heads: attend with these only; not in a pass with a cache.
             past: from :meth:`new_past`, in a pass with a cache. It knows the rotations.
             new: where the tokens stand, if there is a past; in place of ``documents``.
 
@@ -119,13 +122,17 @@ class LSHSelfAttention(nn.Module):
             return self._forward_with_past(
                 hidden_states, past, new, decision, output_map, implementation
             )
-        query, value = self._project(hidden_states)
+        query, value = self._project(hidden_states, heads)
         dropout = self.dropout if self.training else 0.0
         if self.scope == "chunk" and self._fits_one_chunk(hidden_states.shape[1]):
             buckets = None
         else:
             decision = Decision() if decision is None else decision
-            buckets = decision.recall(lambda: self.hash(query, hash_seed, num_hashes))
+            buckets = decision.recall(
+                lambda: narrow_buckets(
+                    self.hash(query, hash_seed, num_hashes, heads), self.num_buckets
+                )
+            )
         options = {
             "dropout": dropout,
             "output_map": output_map,
@@ -166,6 +173,7 @@ class LSHSelfAttention(nn.Module):
         query: Float[Tensor, "batch heads seq dim"],
         hash_seed: int,
         num_hashes: int | None = None,
+        heads: slice | None = None,
     ) -> Int[Tensor, "batch heads rounds seq"]:
         """Bucket ids of queries under the rotations of a seed.
 
@@ -173,12 +181,13 @@ class LSHSelfAttention(nn.Module):
             query: queries.
             hash_seed: seed of the model's rotations.
             num_hashes: rounds, if other than the module's.
+            heads: which heads the queries are of; None for all.
 
         Returns:
             Bucket ids.
         """
         rotations = self.rotations(hash_seed, num_hashes or self.num_hashes, query.device)
-        return hash_vectors(query, rotations, self.num_buckets)
+        return hash_vectors(query, rotations[heads or slice(None)], self.num_buckets)
 
     def rotations(
         self, hash_seed: int, num_hashes: int, device: torch.device | str = "cpu"
@@ -208,7 +217,7 @@ class LSHSelfAttention(nn.Module):
         implementation: Implementation,
     ) -> Attention:
         """Attend from new tokens to the past and to each other; the past remembers them."""
-        query, value = self._project(hidden_states)
+        query, value = self._project(hidden_states, None)
         decision = Decision() if decision is None else decision
         buckets = decision.recall(lambda: hash_vectors(query, past.rotations, self.num_buckets))
         attend = past.decode
@@ -220,9 +229,9 @@ class LSHSelfAttention(nn.Module):
         )
         return merge_heads(output), attention_map
 
-    def _project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
-        query = split_heads(self.query_key(hidden_states), self.num_heads)
-        return query, split_heads(self.value(hidden_states), self.num_heads)
+    def _project(self, hidden_states: Tensor, heads: slice | None) -> tuple[Tensor, Tensor]:
+        query = project_heads(self.query_key, hidden_states, self.num_heads, heads)
+        return query, project_heads(self.value, hidden_states, self.num_heads, heads)
 
     def _fits_one_chunk(self, seq: int) -> bool:
         return int(layout_length(seq, self.chunk_lengths)) <= self.chunk_lengths[0]
@@ -276,12 +285,12 @@ class LocalSelfAttention(WindowSelfAttention):
         )
 
     def project(
-        self, hidden_states: Float[Tensor, "batch seq dim"]
+        self, hidden_states: Float[Tensor, "batch seq dim"], heads: slice | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values; see the base class."""
-        query = split_heads(self.query(hidden_states), self.num_heads)
-        key = split_heads(self.key(hidden_states), self.num_heads)
-        return query, key, split_heads(self.value(hidden_states), self.num_heads)
+        query = project_heads(self.query, hidden_states, self.num_heads, heads)
+        key = project_heads(self.key, hidden_states, self.num_heads, heads)
+        return query, key, project_heads(self.value, hidden_states, self.num_heads, heads)
 
     def attend(
         self,

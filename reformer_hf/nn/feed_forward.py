@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from reformer_hf.nn.layer_norm import StreamLayerNorm
+from reformer_hf.nn.layer_norm import StreamLayerNorm, cast_for_products
+from reformer_hf.ops.dropout import draw_kept, seeded_generator
 
 CPU_TOKENS = 2048
 """Tokens of all rows that a CPU computes at a time: new memory costs it more than arithmetic."""
@@ -31,6 +32,31 @@ class OutputProjection(_Dropped):
 
     def __init__(self, in_features: int, out_features: int, dropout: float = 0.0):
         super().__init__(in_features, out_features, bias=False, dropout=dropout)
+
+    def project_some(
+        self,
+        hidden_states: Float[Tensor, "batch seq some"],
+        num_heads: int,
+        heads: slice,
+        dropout_seed: int | None = None,
+    ) -> Float[Tensor, "batch seq dim"]:
+        """Project the outputs of some heads; the results of all heads add up to the whole.
+
+        Args:
+            hidden_states: these heads' outputs, side by side.
+            num_heads: number of all heads.
+            heads: which heads they are.
+            dropout_seed: the same for all heads, since dropout is of their sum.
+
+        Returns:
+            Their part of the projection.
+        """
+        weight = self.dense.weight.unflatten(1, (num_heads, -1))[:, heads].flatten(1)
+        part = nn.functional.linear(hidden_states, weight)
+        if not (self.dropout.training and self.dropout.p):
+            return part
+        generator = seeded_generator(dropout_seed, part.device)
+        return part * draw_kept(part, self.dropout.p, generator)
 
 
 class ChunkedFeedForward(nn.Module):
@@ -94,4 +120,5 @@ class ChunkedFeedForward(nn.Module):
         return torch.cat([self._forward_chunk(chunk) for chunk in chunks], dim=1)
 
     def _forward_chunk(self, chunk: Tensor) -> Tensor:
-        return self.output(self.activation(self.dense(self.layer_norm(chunk))))
+        normalised = cast_for_products(self.layer_norm(chunk))
+        return self.output(self.activation(self.dense(normalised)))

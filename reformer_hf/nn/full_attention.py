@@ -3,7 +3,7 @@
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from reformer_hf.nn.heads import split_heads
+from reformer_hf.nn.heads import project_heads
 from reformer_hf.nn.past.window import WindowPast
 from reformer_hf.nn.window_attention import WindowSelfAttention
 from reformer_hf.ops.attention import Implementation
@@ -50,15 +50,15 @@ class FullSelfAttention(WindowSelfAttention):
         return WindowPast(self_mask=self.shared_query_key)
 
     def project(
-        self, hidden_states: Float[Tensor, "batch seq dim"]
+        self, hidden_states: Float[Tensor, "batch seq dim"], heads: slice | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values; see the base class."""
-        value = split_heads(self.value(hidden_states), self.num_heads)
+        value = project_heads(self.value, hidden_states, self.num_heads, heads)
         if self.shared_query_key:
-            query = split_heads(self.query_key(hidden_states), self.num_heads)
+            query = project_heads(self.query_key, hidden_states, self.num_heads, heads)
             return query, normalise_keys(query), value
-        query = split_heads(self.query(hidden_states), self.num_heads)
-        return query, split_heads(self.key(hidden_states), self.num_heads), value
+        query = project_heads(self.query, hidden_states, self.num_heads, heads)
+        return query, project_heads(self.key, hidden_states, self.num_heads, heads), value
 
     def attend(
         self,

@@ -1,7 +1,7 @@
 """Splitting the width of a stream into heads, and joining them."""
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from reformer_hf.ops.attention_map import AttentionMap
 
@@ -23,6 +23,29 @@ def split_heads(
     """
     batch, seq, _ = hidden_states.shape
     return hidden_states.view(batch, seq, num_heads, -1).transpose(1, 2)
+
+
+def project_heads(
+    linear: nn.Module,
+    hidden_states: Float[Tensor, "batch seq dim"],
+    num_heads: int,
+    heads: slice | None = None,
+) -> Float[Tensor, "batch some_heads seq head_dim"]:
+    """Project to heads.
+
+    Args:
+        linear: projection to all heads side by side.
+        hidden_states: what it projects.
+        num_heads: heads.
+        heads: project to these only; then ``linear`` must be an ``nn.Linear`` without bias.
+
+    Returns:
+        One sequence per head.
+    """
+    if heads is None:
+        return split_heads(linear(hidden_states), num_heads)
+    weight: Tensor = linear.weight.unflatten(0, (num_heads, -1))[heads]  # type: ignore[operator]
+    return split_heads(nn.functional.linear(hidden_states, weight.flatten(0, 1)), len(weight))
 
 
 def merge_heads(

@@ -5,6 +5,22 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
+def cast_for_products(normalised: Float[Tensor, "*lead dim"]) -> Float[Tensor, "*lead dim"]:
+    """Cast what several linear layers read to autocast's dtype, once for all of them.
+
+    Args:
+        normalised: a normalised stream.
+
+    Returns:
+        The same; in autocast's dtype where autocast is on and would cast it.
+    """
+    device = normalised.device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return normalised
+    narrow = torch.get_autocast_dtype(device)
+    return normalised.to(narrow) if normalised.dtype == torch.float32 else normalised
+
+
 class StreamLayerNorm(nn.LayerNorm):
     """``nn.LayerNorm`` computed in its input's precision, with its output in the weights' dtype.
 

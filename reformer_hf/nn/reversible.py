@@ -295,7 +295,8 @@ class _Piece:
 
     def __init__(self, sublayer: SubLayer, part: int, source: Tensor) -> None:
         self.sublayer, self.part = sublayer, part
-        self.name = getattr(sublayer, "__qualname__", type(sublayer).__name__)
+        function = getattr(sublayer, "func", sublayer)  # of a partial
+        self.name = getattr(function, "__qualname__", type(function).__name__)
         self.surroundings = Surroundings(source.device)
         self.source_requires_grad = source.requires_grad
         self.source_version = source._version

@@ -32,6 +32,7 @@ class WindowSelfAttention(nn.Module, ABC):
         *,
         output_map: bool = False,
         implementation: Implementation = "sdpa",
+        heads: slice | None = None,
         past: WindowPast | None = None,
         new: NewTokens | None = None,
     ) -> Attention:
@@ -42,13 +43,14 @@ class WindowSelfAttention(nn.Module, ABC):
             documents: document of each place, padding last; None for a single document.
             output_map: also return the attention map.
             implementation: how to compute attention.
+            heads: attend with these only; not in a pass with a cache.
             past: from :meth:`new_past`, in a pass with a cache.
             new: where the tokens stand, if there is a past; in place of ``documents``.
 
         Returns:
             Heads side by side, and the map or None.
         """
-        query, key, value = self.project(hidden_states)
+        query, key, value = self.project(hidden_states, heads)
         if past is not None and new is not None:
             output, attention_map = self._attend_with_past(
                 query, key, value, past, new, output_map, implementation
@@ -69,12 +71,13 @@ class WindowSelfAttention(nn.Module, ABC):
 
     @abstractmethod
     def project(
-        self, hidden_states: Float[Tensor, "batch seq dim"]
+        self, hidden_states: Float[Tensor, "batch seq dim"], heads: slice | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values.
 
         Args:
             hidden_states: normalised stream.
+            heads: of these heads only; None for all.
 
         Returns:
             Each of shape (batch, heads, seq, head_dim).

@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.functional import embedding_bag
 
+from reformer_hf.ops.dropout import draw_kept, draw_seed, seeded_generator
 from reformer_hf.ops.window_attention import ALONE_LOGSUMEXP
 from reformer_hf.ops.windows import Windows
 
@@ -62,7 +62,7 @@ def attend_blockwise(
     >>> attend_blockwise(x, x, x, windows)[0, 0].tolist()
     [[1.0, 0.0], [1.0, 0.0]]
     """
-    seed = _draw_seed() if dropout else None
+    seed = draw_seed() if dropout else None
     return _AttendBlockwise.apply(query, key, value, windows, dropout, seed)  # type: ignore[return-value]
 
 
@@ -225,9 +225,7 @@ class _Walk:
         margins = self.geometry.before + self.geometry.after
         self.length = (windows.rows.shape[0] - margins) // self.heads_and_rows
         self.fitting = max(1, group_size // (self.length * query.shape[-1]))
-        self.generator = None
-        if seed is not None:
-            self.generator = torch.Generator(query.device).manual_seed(seed)
+        self.generator = seeded_generator(seed, query.device)
 
     def new_numbers(self) -> Tensor:
         """Room for a number per rank of the long order."""
@@ -294,10 +292,7 @@ class _Walk:
 
     def draw_kept(self, weights: Tensor) -> Tensor | None:
         """Which weights dropout keeps, scaled up; the same numbers in both directions."""
-        if not self.dropout:
-            return None
-        kept = torch.empty_like(weights).bernoulli_(1 - self.dropout, generator=self.generator)
-        return kept.div_(1 - self.dropout)
+        return draw_kept(weights, self.dropout, self.generator) if self.dropout else None
 
     @staticmethod
     def drop(weights: Tensor, kept: Tensor | None) -> Tensor:
@@ -312,11 +307,6 @@ class _Walk:
             ranks = table[block.inner_windows][first:]
             places = ranks.unfold(0, part.shape[1], chunk)[: len(part)]
             places.transpose(1, 2).add_(part)
-
-
-def _draw_seed() -> int | None:
-    drawn = torch.randint(2**63 - 1, (), device="cpu")
-    return None if isinstance(drawn, FakeTensor) else int(drawn)  # a fake pass draws nothing
 
 
 def _to_rows(vectors: Float[Tensor, "batch heads seq dim"]) -> Float[Tensor, "rows dim"]:

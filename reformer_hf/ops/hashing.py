@@ -204,6 +204,23 @@ def hash_vectors(
     return buckets
 
 
+def narrow_buckets(buckets: Int[Tensor, "*lead"], num_buckets: NumBuckets) -> Int[Tensor, "*lead"]:
+    """Store bucket ids, which a replay remembers for every layer, in as few bytes as they need.
+
+    Args:
+        buckets: bucket ids.
+        num_buckets: even int or even factors.
+
+    Returns:
+        The same as int16 or int32.
+
+    >>> narrow_buckets(torch.tensor([3]), 4).dtype
+    torch.int16
+    """
+    small = total_buckets(num_buckets) <= torch.iinfo(torch.int16).max
+    return buckets.to(torch.int16 if small else torch.int32)
+
+
 def _rotate(
     vectors: Float[Tensor, "batch heads seq dim"],
     rotations: Float[Tensor, "heads dim rounds columns"],

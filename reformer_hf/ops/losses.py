@@ -10,9 +10,9 @@ from torch.utils.checkpoint import checkpoint
 
 
 def chunked_cross_entropy(
-    hidden_states: Float[Tensor, "batch seq dim"],
+    hidden_states: Float[Tensor, "batch seq dim"] | tuple[Float[Tensor, "batch seq dim"], ...],
     labels: Int[Tensor, "batch seq"],
-    project: Callable[[Tensor], Tensor],
+    project: Callable[..., Tensor],
     chunk_size: int,
     num_items: Num[Tensor, ""] | int | None = None,
     ignore_index: int = -100,
@@ -22,9 +22,9 @@ def chunked_cross_entropy(
     A chunk's logits are dropped after use and computed again in backward.
 
     Args:
-        hidden_states: inputs of the output projection.
+        hidden_states: inputs of the output projection; one tensor or several.
         labels: target of each place (already shifted); ``ignore_index`` where there is none.
-        project: maps hidden states ``(batch, chunk, dim)`` to logits ``(batch, chunk, vocab)``.
+        project: maps chunks of them ``(batch, chunk, dim)`` to logits ``(batch, chunk, vocab)``.
         chunk_size: tokens of each row at a time.
         num_items: what the summed loss is divided by; None for the number of labels.
         ignore_index: label without a loss.
@@ -43,16 +43,15 @@ def chunked_cross_entropy(
     if chunk_size < 1:
         raise ValueError(f"chunk_size={chunk_size}: the loss needs chunks of at least one token")
 
-    def chunk_loss(hidden: Tensor, targets: Tensor) -> Tensor:
-        logits = project(hidden).flatten(0, 1)
+    def chunk_loss(targets: Tensor, *chunks: Tensor) -> Tensor:
+        logits = project(*chunks).flatten(0, 1)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return cross_entropy(logits, targets.flatten(), ignore_index=ignore_index, reduction="sum")
 
+    states = (hidden_states,) if isinstance(hidden_states, Tensor) else hidden_states
     parts = [
-        checkpoint(chunk_loss, hidden, targets, use_reentrant=False)
-        for hidden, targets in zip(
-            hidden_states.split(chunk_size, dim=1), labels.split(chunk_size, dim=1), strict=True
-        )
+        checkpoint(chunk_loss, *chunks, use_reentrant=False)
+        for chunks in zip(*(x.split(chunk_size, dim=1) for x in (labels, *states)), strict=True)
     ]
     total = torch.stack(parts).sum()  # type: ignore[arg-type]
     if num_items is None:
