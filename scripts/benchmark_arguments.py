@@ -1,17 +1,11 @@
 """The arguments of the generation benchmark."""
 
-import os
 from dataclasses import dataclass, field
 
+from scripts.benchmark_cores import usable_cores
 from scripts.benchmark_peers import OURS, VARIANTS, ModelShape
 from scripts.benchmark_report import Case
 from scripts.benchmark_run import Run
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 @dataclass

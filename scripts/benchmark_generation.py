@@ -8,31 +8,46 @@ and a plot to the output folder, after every run, and goes on where it was inter
 `--profile` counts the operators of a decode step instead, and writes profile.md.
 """
 
-import hashlib
-import json
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
 from transformers import HfArgumentParser
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import reformer_hf
 from reformer_hf.training.machine import machine_record
 from reformer_hf.training.storage import write_json
 from scripts.benchmark_arguments import BenchmarkArguments
 from scripts.benchmark_peers import ModelShape
 from scripts.benchmark_plot import plot
+from scripts.benchmark_processes import (
+    Planned,
+    conclude,
+    do_missing,
+    earlier_runs,
+    run_process,
+    settings_of,
+)
 from scripts.benchmark_profile import render_profile
-from scripts.benchmark_report import Case, case_of, counts, render, short
+from scripts.benchmark_report import Case, case_of, render
 from scripts.benchmark_run import Run
+from scripts.benchmark_tables import short
 
 CHILD = Path(__file__).with_name("benchmark_run.py")
+SETTINGS = (
+    "steps",
+    "warmup",
+    "max_seconds_per_run",
+    "max_prefill",
+    "prefill_tokens",
+    "num_threads",
+    "max_waiting",
+)
+"""Arguments that must be equal for runs to be comparable."""
 
 
 def planned_runs(arguments: BenchmarkArguments) -> Iterator[Run]:
@@ -61,45 +76,7 @@ def run_child(run: Run, shape: ModelShape, timeout: float, profile: bool = False
         What it measured, or an `error` that says how it ended.
     """
     request = {"run": asdict(run), "shape": asdict(shape), "profile": profile}
-    try:
-        child = subprocess.run(
-            [sys.executable, str(CHILD)],
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
-    except subprocess.TimeoutExpired:
-        return {"error": f"given up after {timeout:.0f} seconds"}
-    if child.returncode == 0:
-        return json.loads(child.stdout.splitlines()[-1])
-    if child.returncode < 0:
-        return {"error": f"killed by signal {-child.returncode}"}
-    last_words = child.stderr.strip().splitlines()[-1:] or ["no message"]
-    return {"error": last_words[0]}
-
-
-def source_digest() -> str:
-    """Digest of the package's source: runs of different code must not be mixed."""
-    package = Path(reformer_hf.__file__).parent
-    digest = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
-        digest.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def settings_of(arguments: BenchmarkArguments, shape: ModelShape, machine: dict) -> dict:
-    """All that must be equal for runs to be comparable."""
-    names = ("steps", "warmup", "max_seconds_per_run", "max_prefill", "prefill_tokens")
-    return {
-        "shape": asdict(shape),
-        **{name: getattr(arguments, name) for name in names},
-        "num_threads": arguments.num_threads,
-        "processor": machine["processor"],
-        "versions": machine["versions"],
-        "max_waiting": arguments.max_waiting,
-        "source": source_digest(),
-    }
+    return run_process(CHILD, request, timeout)
 
 
 def summary(arguments: BenchmarkArguments, shape: ModelShape) -> str:
@@ -114,21 +91,6 @@ def summary(arguments: BenchmarkArguments, shape: ModelShape) -> str:
     )
 
 
-def earlier_runs(path: Path, settings: dict) -> list[dict]:
-    """The runs of an earlier call; those that failed or were disturbed are tried again.
-
-    Raises:
-        ValueError: if they were made with other settings, or with other code.
-    """
-    if not path.exists():
-        return []
-    earlier = json.loads(path.read_text(encoding="utf-8"))
-    if earlier["settings"] != settings:
-        changed = [name for name in settings if earlier["settings"].get(name) != settings[name]]
-        raise ValueError(f"{path} has runs with other {changed}: choose another output_dir")
-    return [run for run in earlier["runs"] if counts(run)]
-
-
 def write_results(folder: Path, header: dict, runs: list[dict]) -> None:
     """Write all runs so far: JSON, tables and plot."""
     write_json(folder / "results.json", {**header, "runs": runs})
@@ -136,48 +98,19 @@ def write_results(folder: Path, header: dict, runs: list[dict]) -> None:
     plot(runs, folder / "milliseconds_per_token.png")
 
 
-def run_quietly(run: Run, shape: ModelShape, arguments: BenchmarkArguments) -> dict:
-    """Do a run, again where other processes disturbed it; the least disturbed attempt counts.
-
-    How long threads waited for a core decides, never the times that were measured.
-
-    Returns:
-        What was measured, `attempts`, and whether even the best attempt was `disturbed`; or an
-        `error`.
-    """
-    results: list[dict] = []
-    for _ in range(arguments.attempts):
-        result = run_child(run, shape, arguments.timeout)
-        if "error" in result:
-            return result
-        results.append(result)
-        if (result["waiting"] or 0.0) <= arguments.max_waiting:
-            break
-    best = min(results, key=lambda result: result["waiting"] or 0.0)
-    disturbed = (best["waiting"] or 0.0) > arguments.max_waiting
-    return best | {"attempts": len(results), "disturbed": disturbed}
-
-
 def benchmark(
     arguments: BenchmarkArguments, shape: ModelShape, header: dict, runs: list[dict]
 ) -> None:
-    """Do what is missing; a case that has failed is not repeated in this call."""
-    folder = Path(arguments.output_dir)
-    done = {(case_of(run), run["repeat"]) for run in runs}
-    planned = [(Case(run.variant, run.context, run.batch), run) for run in planned_runs(arguments)]
-    missing = [(case, run) for case, run in planned if (case, run.repeat) not in done]
-    failed: set[Case] = set()
-    progress = tqdm(missing, unit="run")
-    for case, run in progress:
-        if case in failed:
-            continue
-        progress.set_postfix_str(f"{case.variant} at {short(case.context)}, batch {case.batch}")
-        result = run_quietly(run, shape, arguments)
-        if "error" in result:
-            failed.add(case)
-        record = {**case._asdict(), "repeat": run.repeat, "random_states": run.random_states}
-        runs.append(record | result)
-        write_results(folder, header, runs)
+    """Do what is missing, and write the results after each run."""
+    planned = []
+    for run in planned_runs(arguments):
+        case = Case(run.variant, run.context, run.batch)
+        label = f"{case.variant} at {short(case.context)}, batch {case.batch}"
+        attempt = partial(run_child, run, shape, arguments.timeout)
+        notes = {"random_states": run.random_states}
+        planned.append(Planned(case, run.repeat, label, attempt, notes))
+    save = partial(write_results, Path(arguments.output_dir), header, runs)
+    do_missing(planned, runs, case_of, arguments.attempts, arguments.max_waiting, save)
 
 
 def write_profile(arguments: BenchmarkArguments, shape: ModelShape, header: dict) -> int:
@@ -203,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     machine = machine_record() | {"torch_threads": arguments.num_threads}
-    settings = settings_of(arguments, shape, machine)
+    settings = settings_of(arguments, SETTINGS, shape, machine)
     header = {"machine": machine, "summary": summary(arguments, shape), "settings": settings}
     if arguments.profile:
         return write_profile(arguments, shape, header)
@@ -211,11 +144,8 @@ def main(argv: list[str] | None = None) -> int:
         runs = earlier_runs(folder / "results.json", settings)
     except ValueError as error:
         parser.error(str(error))
-    if runs:
-        print(f"Going on after {len(runs)} finished runs")
     benchmark(arguments, shape, header, runs)
-    print((folder / "results.md").read_text(encoding="utf-8"))
-    return int(not all(map(counts, runs)))
+    return conclude(folder, runs)
 
 
 if __name__ == "__main__":

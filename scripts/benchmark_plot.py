@@ -1,13 +1,75 @@
-"""The plot of the generation benchmark."""
+"""The plot of the generation benchmark, and what the plots of all benchmarks share."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from scripts.benchmark_peers import VARIANTS
-from scripts.benchmark_report import Case, Results, milliseconds, short
+from scripts.benchmark_report import Case, Results, milliseconds
+from scripts.benchmark_tables import short
 
-STYLES = {"band": "C0o-", "chunk": "C1s-", "stock": "C2^--", "gpt2": "C3v--"}
+STYLES = {
+    "band": "C0o-",
+    "chunk": "C1s-",
+    "stock": "C2^--",
+    "gpt2": "C3v--",
+    "lucid": "C4D--",
+    "floor": "C7x:",
+}
+"""Colour, marker and line of the variants of all benchmarks."""
+
+
+def new_figure(width: float, height: float) -> Any:
+    """A figure of its own, without pyplot: no display and no global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def draw_spreads(
+    axes: Any,
+    points: dict[int, list[float]],
+    variant: str,
+    label: str,
+    is_open: Sequence[int] = (),
+) -> None:
+    """Draw a line through medians, with bars for the ranges.
+
+    Args:
+        axes: to draw on.
+        points: values by length; lengths without any are left out.
+        variant: decides the style.
+        label: name in the legend.
+        is_open: lengths whose markers are open.
+    """
+    points = {length: values for length, values in points.items() if values}
+    if not points:
+        return
+    middles = [median(values) for values in points.values()]
+    bars = (
+        [middle - min(one) for middle, one in zip(middles, points.values(), strict=True)],
+        [max(one) - middle for middle, one in zip(middles, points.values(), strict=True)],
+    )
+    style = STYLES[variant]
+    axes.errorbar(list(points), middles, yerr=bars, fmt=style, label=label)
+    marked = [(x, y) for x, y in zip(points, middles, strict=True) if x in is_open]
+    if marked:
+        above = 3  # bars and the line through them are at 2.1 and below
+        axes.plot(*zip(*marked, strict=True), style[:3], markerfacecolor="white", zorder=above)
+
+
+def scale_lengths(axes: Any, lengths: Sequence[int], **words: str) -> None:
+    """Make both axes logarithmic, lengths at the bottom; `words` are labels and a title."""
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(lengths, [short(length) for length in lengths])
+    axes.set(**words)
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
 
 
 def plot(runs: Sequence[dict], path: Path) -> None:
@@ -20,49 +82,21 @@ def plot(runs: Sequence[dict], path: Path) -> None:
         runs: as in results.json.
         path: a PNG file.
     """
-    # A figure of its own, without pyplot: no display and no global state.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     results = Results(runs)
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7, 4.5)
     axes = figure.add_subplot()
     for variant in results.variants:
-        draw_variant(axes, results, variant)
+        cases = [Case(variant, context, 1) for context in results.contexts]
+        points = {c.context: list(results.per_repeat(c, milliseconds).values()) for c in cases}
+        random = [case.context for case in cases if results.has_random_states(case)]
+        draw_spreads(axes, points, variant, VARIANTS[variant], random)
     if not axes.lines:
         return
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xticks(results.contexts, [short(context) for context in results.contexts])
-    axes.set(
+    scale_lengths(
+        axes,
+        results.contexts,
         xlabel="tokens of context (open markers: a cache of random states)",
         ylabel="milliseconds per token",
         title="Cached generation, batch 1",
     )
-    axes.grid(alpha=0.3, which="both")
-    axes.legend()
     figure.savefig(path, dpi=120)
-
-
-def draw_variant(axes, results: Results, variant: str) -> None:
-    """Add the line of a variant, if any of its runs has finished."""
-    cases = [Case(variant, context, 1) for context in results.contexts]
-    cases = [case for case in cases if case in results.finished]
-    if not cases:
-        return
-    values = [list(results.per_repeat(case, milliseconds).values()) for case in cases]
-    middles = [median(one) for one in values]
-    bars = (
-        [middle - min(one) for middle, one in zip(middles, values, strict=True)],
-        [max(one) - middle for middle, one in zip(middles, values, strict=True)],
-    )
-    style, contexts = STYLES[variant], [case.context for case in cases]
-    axes.errorbar(contexts, middles, yerr=bars, fmt=style, label=VARIANTS[variant])
-    random = [i for i, case in enumerate(cases) if results.has_random_states(case)]
-    axes.plot(
-        [contexts[i] for i in random],
-        [middles[i] for i in random],
-        style[:3],
-        markerfacecolor="white",
-    )

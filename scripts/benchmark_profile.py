@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from reformer_hf import ReformerHFForCausalLM
 from scripts.benchmark_peers import Ours
-from scripts.benchmark_report import describe_machine, short, table
+from scripts.benchmark_tables import describe_machine, short, table
 
 OPERATOR = "aten::"
 PART = "part: "

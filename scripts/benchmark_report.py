@@ -1,10 +1,18 @@
 """Tables of the generation benchmark, from the runs in results.json."""
 
-from collections.abc import Callable, Sequence
-from statistics import median
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from scripts.benchmark_peers import VARIANTS
+from scripts.benchmark_tables import (
+    Repeats,
+    describe_machine,
+    disturbance,
+    length_table,
+    short,
+    spread,
+    table,
+)
 
 
 class Case(NamedTuple):
@@ -26,12 +34,7 @@ def case_of(run: dict) -> Case:
     return Case(run["variant"], run["context"], run["batch"])
 
 
-def counts(run: dict) -> bool:
-    """Whether a recorded run finished, and without being disturbed."""
-    return "error" not in run and not run["disturbed"]
-
-
-class Results:
+class Results(Repeats[Case]):
     """The recorded runs by case and repeat.
 
     Args:
@@ -39,26 +42,14 @@ class Results:
     """
 
     def __init__(self, runs: Sequence[dict]):
-        self.failed = [run for run in runs if "error" in run]
-        self.disturbed = [run for run in runs if "error" not in run and not counts(run)]
-        self.finished: dict[Case, dict[int, dict]] = {}
-        for run in runs:
-            if counts(run):
-                self.finished.setdefault(case_of(run), {})[run["repeat"]] = run
-        cases = {case_of(run) for run in runs}
-        self.contexts = sorted({case.context for case in cases})
-        self.batches = sorted({case.batch for case in cases} - {1})
-        self.variants = [name for name in VARIANTS if name in {case.variant for case in cases}]
-
-    def per_repeat(self, case: Case, value: Callable[[dict], float]) -> dict[int, float]:
-        """A value of each repeat of a case; empty where none has finished."""
-        return {repeat: value(run) for repeat, run in self.finished.get(case, {}).items()}
+        super().__init__(runs, case_of)
+        self.contexts = sorted({case.context for case in self.cases})
+        self.batches = sorted({case.batch for case in self.cases} - {1})
+        self.variants = [name for name in VARIANTS if name in {case.variant for case in self.cases}]
 
     def ratios(self, above: Case, below: Case) -> list[float]:
         """Milliseconds per step of one case over those of another, repeat by repeat."""
-        numerators = self.per_repeat(above, milliseconds)
-        denominators = self.per_repeat(below, milliseconds)
-        return [numerators[i] / denominators[i] for i in numerators if i in denominators]
+        return self.paired(above, below, milliseconds)
 
     def has_random_states(self, case: Case) -> bool:
         """Whether a case's cache was filled with random states."""
@@ -80,54 +71,6 @@ def prefill_rate(run: dict) -> float:
     return run["batch"] * run["context"] / run["prefill_seconds"]
 
 
-def short(tokens: int) -> str:
-    """A length such as 16K."""
-    return f"{tokens // 1024}K" if tokens % 1024 == 0 else str(tokens)
-
-
-def spread(values: Sequence[float], form: str = ",.2f") -> str:
-    """The median of some values and, of several, their range; a dash where there are none."""
-    if len(values) < 2:
-        return f"{values[0]:{form}}" if values else "-"
-    return f"{median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table."""
-    ruled = [header, ["---"] * len(header), *rows]
-    return ["| " + " | ".join(cells) + " |" for cells in ruled] + [""]
-
-
-def context_table(
-    results: Results, rows: Sequence[tuple[str, Callable[[int], str]]], corner: str
-) -> list[str]:
-    """A table with a column per context; `rows` are names and what fills a cell of a context."""
-    header = [corner, *map(short, results.contexts)]
-    return table(header, [[name, *map(cell, results.contexts)] for name, cell in rows])
-
-
-def describe_machine(header: dict) -> str:
-    """Date, machine, versions and setting in a paragraph."""
-    machine = header["machine"]
-    versions = ", ".join(f"{p} {machine['versions'][p]}" for p in ("torch", "transformers"))
-    return (
-        f"{machine['date'][:10]}, {machine['processor']}, {machine['torch_threads']} threads, "
-        f"{versions}. {header['summary']}"
-    )
-
-
-def disturbance(results: Results, name: str, what: str) -> str:
-    """A sentence on what other processes did to the machine meanwhile; empty if unknown."""
-    runs = [run for repeats in results.finished.values() for run in repeats.values()]
-    shares = [run[name] for run in runs if run[name] is not None]
-    text = ""
-    if shares:
-        text = f"Seconds that threads waited for a core in each second of {what}: {spread(shares)}."
-    if results.disturbed:
-        text += f" {len(results.disturbed)} runs are left out, because they waited longer."
-    return text.strip()
-
-
 def time_section(results: Results) -> list[str]:
     """Milliseconds per token at batch 1."""
 
@@ -144,7 +87,7 @@ def time_section(results: Results) -> list[str]:
         "`*`: the cache was filled with random states instead of a prefill. "
         + disturbance(results, "waiting", "decoding"),
         "",
-        *context_table(results, rows, "context"),
+        *length_table(results.contexts, rows, "context"),
     ]
 
 
@@ -172,7 +115,7 @@ def ratio_section(results: Results) -> list[str]:
         "",
         "Median and range of the ratios of runs of the same repeat.",
         "",
-        *context_table(results, rows, "context"),
+        *length_table(results.contexts, rows, "context"),
     ]
 
 
@@ -210,7 +153,7 @@ def prefill_section(results: Results) -> list[str]:
         "",
         disturbance(results, "waiting_in_prefill", "prefill"),
         "",
-        *context_table(results, rows, "context"),
+        *length_table(results.contexts, rows, "context"),
     ]
 
 

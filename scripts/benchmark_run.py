@@ -8,8 +8,6 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from transformers import set_seed
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from reformer_hf.training.machine import peak_memory_bytes
+from scripts.benchmark_cores import watched_cores
 from scripts.benchmark_peers import CachedModel, ModelShape, Ours, build
 from scripts.benchmark_profile import profile_steps
 
@@ -93,31 +92,6 @@ def decode(subject: CachedModel, run: Run) -> list[float]:
         if end - begin > run.max_seconds and len(seconds) >= FEWEST_STEPS:
             break
     return seconds
-
-
-def waiting_seconds() -> float | None:
-    """How long the threads of this process have waited for a core so far; None if unknown."""
-    try:
-        files = list(Path("/proc/self/task").glob("*/schedstat"))
-        waited = [int(file.read_text(encoding="ascii").split()[1]) for file in files]
-    except OSError:  # a thread that has just ended
-        return None
-    return sum(waited) / 1e9 if files else None  # no files: not Linux
-
-
-@contextmanager
-def watched_cores(record: dict, name: str) -> Iterator[None]:
-    """Put into `record[name]` how long threads waited for a core in each second of a block.
-
-    With no more threads than cores they wait only for other processes.
-    """
-    begin, before = time.perf_counter(), waiting_seconds()
-    yield
-    seconds, after = time.perf_counter() - begin, waiting_seconds()
-    if before is None or after is None:
-        record[name] = None
-    else:
-        record[name] = round((after - before) / seconds, 4)
 
 
 def next_token(logits: Tensor) -> Tensor:

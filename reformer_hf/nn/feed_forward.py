@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from reformer_hf.nn.layer_norm import StreamLayerNorm, cast_for_products
 from reformer_hf.ops.dropout import draw_kept, seeded_generator
 
-CPU_TOKENS = 2048
+CPU_TOKENS = 4096
 """Tokens of all rows that a CPU computes at a time: new memory costs it more than arithmetic."""
 
 

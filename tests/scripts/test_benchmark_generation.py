@@ -3,19 +3,17 @@
 Most tests measure in this process instead of one per run, which would import torch each time.
 """
 
-import json
-
 import pytest
 import torch
 from PIL import Image
 
-from scripts import benchmark_generation, benchmark_run
+from scripts import benchmark_generation, benchmark_processes, benchmark_run
 from scripts.benchmark_arguments import BenchmarkArguments
-from scripts.benchmark_generation import main, planned_runs, run_child, run_quietly
+from scripts.benchmark_generation import main, planned_runs
 from scripts.benchmark_peers import VARIANTS
 from scripts.benchmark_report import Case
 from scripts.benchmark_run import measure
-from tests.scripts.tiny_benchmark import SHAPE, TINY, tiny_run
+from tests.scripts.tiny_benchmark import TINY, results_of, words_of
 
 
 def tiny_arguments(folder, **changes):
@@ -35,14 +33,7 @@ def tiny_arguments(folder, **changes):
         **TINY,
         **changes,
     }
-    words = []
-    for name, value in values.items():
-        words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-    return words
-
-
-def results_of(folder):
-    return json.loads((folder / "results.json").read_text())
+    return words_of(values)
 
 
 @pytest.fixture
@@ -107,7 +98,7 @@ class TestRuns:
         (tmp_path / "package" / "ops").mkdir(parents=True)
         (tmp_path / "package" / "ops" / "new.py").write_text("x = 1")
         package = tmp_path / "package" / "__init__.py"
-        monkeypatch.setattr(benchmark_generation.reformer_hf, "__file__", str(package))
+        monkeypatch.setattr(benchmark_processes.reformer_hf, "__file__", str(package))
         with pytest.raises(SystemExit):
             main(tiny_arguments(tmp_path, **arguments))
         assert "other ['source']" in capsys.readouterr().err
@@ -122,23 +113,6 @@ class TestRuns:
         assert "no luck" in (tmp_path / "results.md").read_text()
         assert main(arguments) == 0
         assert [run["repeat"] for run in results_of(tmp_path)["runs"]] == [0, 1]
-
-    @pytest.mark.parametrize(
-        ("waiting", "attempts", "kept", "disturbed"),
-        [
-            ([0.9, 0.5, 0.7, 0.1], 3, 1, True),
-            ([0.9, 0.2, 0.1], 3, 1, False),
-            ([0.2, 0.1], 3, 0, False),
-            ([0.9, 0.2], 1, 0, True),
-            ([None, 0.1], 3, 0, False),
-        ],
-    )
-    def test_a_disturbed_run_is_done_again(self, monkeypatch, waiting, attempts, kept, disturbed):
-        results = iter([{"waiting": w, "attempt": i} for i, w in enumerate(waiting)])
-        monkeypatch.setattr(benchmark_generation, "run_child", lambda *_: next(results))
-        arguments = BenchmarkArguments(attempts=attempts, max_waiting=0.3)
-        result = run_quietly(tiny_run(), SHAPE, arguments)
-        assert (result["attempt"], result["disturbed"]) == (kept, disturbed)
 
     def test_a_run_that_stayed_disturbed_is_left_to_the_next_call(
         self, tmp_path, started, monkeypatch
@@ -166,20 +140,6 @@ class TestRuns:
         assert "AssertionError: There should be an even number of buckets" in stock["error"]
         assert "ms_per_step" not in stock
         assert gpt2["steps"] == 2 and "error" not in gpt2
-
-    @pytest.mark.parametrize(
-        ("body", "timeout", "message"),
-        [
-            ("import time; time.sleep(60)", 0.2, "given up after 0 seconds"),
-            ("import os; os.kill(os.getpid(), 9)", 60, "killed by signal 9"),
-            ("raise SystemExit(3)", 60, "no message"),
-        ],
-    )
-    def test_how_a_process_ended(self, tmp_path, monkeypatch, body, timeout, message):
-        child = tmp_path / "child.py"
-        child.write_text(body)
-        monkeypatch.setattr(benchmark_generation, "CHILD", child)
-        assert run_child(tiny_run(), SHAPE, timeout) == {"error": message}
 
     @pytest.mark.parametrize(
         ("changes", "message"),

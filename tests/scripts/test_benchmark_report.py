@@ -1,7 +1,7 @@
 """The tables of the generation benchmark, from runs with known numbers."""
 
 from scripts.benchmark_peers import VARIANTS
-from scripts.benchmark_report import Case, Results, render, spread
+from scripts.benchmark_report import Case, Results, render
 
 
 def recorded(variant, context, repeat, milliseconds, batch=1, **changes):
@@ -76,8 +76,3 @@ class TestReport:
         text = "\n".join(lines)
         assert "each second of decoding: 0.50 (0.50 to 0.50). 1 runs are left out" in text
         assert "each second of prefill: 0.25 (0.25 to 0.25)." in text
-
-    def test_a_spread(self):
-        assert spread([]) == "-"
-        assert spread([1.0]) == "1.00"
-        assert spread([3.0, 1.0, 1.5]) == "1.50 (1.00 to 3.00)"

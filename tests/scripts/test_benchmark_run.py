@@ -1,16 +1,11 @@
 """One run of the generation benchmark: the models behind their interface, times and bytes."""
 
-import os
-import subprocess
-import sys
-import time
-
 import pytest
 import torch
 
 from scripts import benchmark_run
 from scripts.benchmark_peers import VARIANTS, FullAttention, StockReformer, build
-from scripts.benchmark_run import measure, waiting_seconds, watched_cores
+from scripts.benchmark_run import measure
 from tests.scripts.tiny_benchmark import SHAPE, tiny_run
 
 
@@ -69,32 +64,3 @@ class TestMeasurement:
         monkeypatch.setattr(benchmark_run, "build", lambda *_: subject)
         with pytest.raises(RuntimeError, match="not finite"):
             measure(tiny_run(variant="gpt2"), SHAPE)
-
-    @pytest.mark.skipif(waiting_seconds() is None, reason="only Linux says how long threads wait")
-    def test_waiting_for_a_core_is_noticed(self):
-        cores = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, {min(cores)})  # and so the other process
-        other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-        record = {}
-        try:
-            with watched_cores(record, "waiting"):
-                own = time.process_time()
-                while time.process_time() - own < 0.3:
-                    pass
-        finally:
-            other.kill()
-            other.wait()
-            os.sched_setaffinity(0, cores)
-        assert record["waiting"] > 0.1
-
-    def test_waiting_is_per_second(self, monkeypatch):
-        waited = iter([7.0, 7.5, None, 3.0])
-        clock = iter([100.0, 102.0, 110.0, 111.0])
-        monkeypatch.setattr(benchmark_run, "waiting_seconds", lambda: next(waited))
-        monkeypatch.setattr(benchmark_run.time, "perf_counter", lambda: next(clock))
-        record = {}
-        with watched_cores(record, "known"):
-            pass
-        with watched_cores(record, "unknown"):
-            pass
-        assert record == {"known": 0.25, "unknown": None}

@@ -1,4 +1,6 @@
-"""Tiny sizes for the tests of the generation benchmark."""
+"""Tiny sizes for the tests of the benchmarks, their arguments and results."""
+
+import json
 
 import torch
 
@@ -33,3 +35,15 @@ def tiny_run(**changes):
         "num_threads": torch.get_num_threads(),
     }
     return Run(**values | changes)
+
+
+def words_of(values):
+    """A command line."""
+    words = []
+    for name, value in values.items():
+        words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return words
+
+
+def results_of(folder):
+    return json.loads((folder / "results.json").read_text())
