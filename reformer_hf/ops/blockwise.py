@@ -122,6 +122,8 @@ class _AttendBlockwise(torch.autograd.Function):
                     copies, originals = group.copies
                     inner.index_add_(0, originals, inner.index_select(0, copies))
                 summed = _sum_bags(inner, group.bags)
+                if table is tables[0]:
+                    summed.mul_(walk.scale)
                 result[group.batch, :, group.heads] = summed.to(result.dtype)
         return *(result.transpose(1, 2) for result in results), None, None, None
 
@@ -143,7 +145,7 @@ def _attend_block(
     weights = _exp(scores.sub_(highest))
     total = weights.sum(dim=-1, keepdim=True)
     weights = walk.drop(weights, walk.draw_kept(weights))
-    table[block.inner] = _product(weights, v).div_(total).flatten(0, 1)
+    _product(weights, v, out=table[block.inner]).div_(total.flatten(0, 1))
     logsumexps[block.inner] = total.log_().add_(highest).flatten()
 
 
@@ -166,7 +168,7 @@ def _differentiate_block(
     kept = walk.draw_kept(weights)
     grad_scores = walk.drop(_product(cotangent, v.mT).to(weights.dtype), kept)
     grad_scores.sub_(shift.unsqueeze(-1)).mul_(weights)
-    tables[0][block.inner_queries] = _product(grad_scores, k).mul_(walk.scale).flatten(0, 1)
+    _product(grad_scores, k, out=tables[0][block.inner_queries])
     walk.add(tables[1], block, _product(grad_scores.mT, q))
     walk.add(tables[2], block, _product(walk.drop(weights, kept).mT, cotangent))
 
@@ -320,8 +322,15 @@ def _dot_rows(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.cat([(a.to(dtype) * b).sum(dim=-1) for a, b in parts])
 
 
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    return torch.bmm(left.to(right.dtype), right)
+def _product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
+    """Batched product in the right factor's dtype; written to the rows of ``out``, if given."""
+    left = left.to(right.dtype)
+    if out is None:
+        return torch.bmm(left, right)
+    if out.dtype == right.dtype:
+        torch.bmm(left, right, out=out.view(*left.shape[:2], -1))
+        return out
+    return out.copy_(torch.bmm(left, right).flatten(0, 1))
 
 
 def _exp(scores: Tensor) -> Tensor:

@@ -193,14 +193,29 @@ def hash_vectors(
             f"{sum(factors) // 2}: sample them with the same num_buckets"
         )
     with torch.no_grad(), _autocast_off(vectors.device.type):
-        vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-        rotated = _rotate(vectors, rotations)
-        parts = torch.split_with_sizes(rotated, [factor // 2 for factor in factors], dim=-1)
-        digits = [_largest_direction(part) for part in parts]
-        buckets, radix = digits[0], factors[0]
-        for factor, digit in zip(factors[1:], digits[1:], strict=True):
-            buckets = buckets + radix * digit
-            radix *= factor
+        pieces = vectors.split(_piece_length(vectors), dim=2)
+        return torch.cat([_hash_piece(piece, rotations, factors) for piece in pieces], dim=-1)
+
+
+def _piece_length(vectors: Float[Tensor, "batch heads seq dim"]) -> int:
+    """How many tokens are best hashed at a time: on a CPU, what its caches hold."""
+    batch, heads, seq, _ = vectors.shape
+    return max(1, 4096 // (batch * heads)) if vectors.device.type == "cpu" else seq
+
+
+def _hash_piece(
+    vectors: Float[Tensor, "batch heads seq dim"],
+    rotations: Float[Tensor, "heads dim rounds columns"],
+    factors: tuple[int, ...],
+) -> Int[Tensor, "batch heads rounds seq"]:
+    vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+    rotated = _rotate(vectors, rotations)
+    parts = torch.split_with_sizes(rotated, [factor // 2 for factor in factors], dim=-1)
+    digits = [_largest_direction(part) for part in parts]
+    buckets, radix = digits[0], factors[0]
+    for factor, digit in zip(factors[1:], digits[1:], strict=True):
+        buckets = buckets + radix * digit
+        radix *= factor
     return buckets
 
 

@@ -1,7 +1,8 @@
 """Exact attention of queries over given windows of keys."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -40,8 +41,44 @@ def normalise_keys(query: Float[Tensor, "*lead dim"]) -> Float[Tensor, "*lead di
     >>> [round(x, 3) for x in normalise_keys(torch.tensor([3.0, -3.0])).tolist()]
     [1.0, -1.0]
     """
-    wide = query.to(torch.promote_types(query.dtype, torch.float32))
-    return (wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + 1e-6)).to(query.dtype)
+    return _NormaliseKeys.apply(query)  # type: ignore[return-value]
+
+
+class _NormaliseKeys(torch.autograd.Function):
+    """Keeps the query alone for backward, and holds a part of it in a wider dtype at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor) -> Tensor:
+        ctx.save_for_backward(query)
+        keys = torch.empty_like(query)
+        for part, key in _parts(query, keys):
+            wide = part.to(torch.promote_types(part.dtype, torch.float32))
+            key.copy_(wide * _inverse_length(wide))
+        return keys
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (query,) = ctx.saved_tensors
+        result = torch.empty_like(query)
+        for part, grad, out in _parts(query, grads[0], result):
+            wide = part.to(torch.promote_types(part.dtype, torch.float32))
+            inverse = _inverse_length(wide)
+            key = wide * inverse
+            along = (key * grad).mean(dim=-1, keepdim=True)
+            out.copy_((grad - key * along).mul_(inverse))
+        return result
+
+
+def _inverse_length(wide: Tensor) -> Tensor:
+    return torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + 1e-6)
+
+
+def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Cut tensors of vectors into parts along the sequence."""
+    if tensors[0].ndim < 2:
+        return iter([tensors])
+    return zip(*(tensor.split(4096, dim=-2) for tensor in tensors), strict=True)
 
 
 def attend_windows(
