@@ -261,7 +261,7 @@ class ReformerHFEncoder(nn.Module):
 
     def forward(
         self,
-        hidden_states: Tensor,
+        embedded: list[Tensor],
         documents: Tensor | None,
         hash_seed: int,
         num_hashes: int | None,
@@ -271,11 +271,14 @@ class ReformerHFEncoder(nn.Module):
         remembered: list[Remembered] | None = None,
         return_streams: bool = False,
     ) -> BaseModelOutputWithPast:
-        """Run all layers; returns what `finish` makes of the streams, or these themselves."""
+        """Run all layers; returns what `finish` makes of the streams, or these themselves.
+
+        `embedded` holds the embedded tokens and is emptied: nobody else is to keep them alive.
+        """
         replay = self.reversible and not output_attentions and torch.is_grad_enabled()
         coupling = ReversibleCoupling() if replay else PlainCoupling()
         checkpointing = self.gradient_checkpointing and self.training and not replay
-        x1 = x2 = hidden_states
+        x1 = x2 = embedded.pop()
         streams, maps = [], []
         for index, (layer, decision) in enumerate(zip(self.layers, decisions, strict=True)):
             if output_hidden_states:
@@ -285,6 +288,7 @@ class ReformerHFEncoder(nn.Module):
             arguments = (x1, x2, coupling, documents, hashing, output_attentions, past)
             run = partial(self._gradient_checkpointing_func, layer) if checkpointing else layer
             x1, x2, attention_map = run(*arguments)
+            del arguments
             maps.append(attention_map)
             if past is not None and past.offload:
                 past.layer.offload()
@@ -450,8 +454,10 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         layout: RowLayout = lay_out_rows(
             self.config, inputs_embeds, attention_mask, position_ids, seq_idx
         )
+        embedded = [self.embeddings(inputs_embeds, layout.position_ids)]
+        del inputs_embeds  # as large as a stream
         return self.encoder(
-            self.embeddings(inputs_embeds, layout.position_ids),
+            embedded,
             layout.documents,
             self._draw_hash_seed(),
             num_hashes,
@@ -481,7 +487,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         offload = getattr(cache, "offload_between_layers", cache.offloading)
         layers[0].in_pass = True
         outputs = self.encoder(
-            self.embeddings(inputs_embeds, position_ids),
+            [self.embeddings(inputs_embeds, position_ids)],
             None,
             self.config.hash_seed or 0,
             num_hashes,

@@ -230,8 +230,9 @@ class LSHSelfAttention(nn.Module):
         return merge_heads(output), attention_map
 
     def _project(self, hidden_states: Tensor, heads: slice | None) -> tuple[Tensor, Tensor]:
-        query = project_heads(self.query_key, hidden_states, self.num_heads, heads)
-        return query, project_heads(self.value, hidden_states, self.num_heads, heads)
+        linears = (self.query_key, self.value)
+        query, value = project_heads(linears, hidden_states, self.num_heads, heads)
+        return query, value
 
     def _fits_one_chunk(self, seq: int) -> bool:
         return int(layout_length(seq, self.chunk_lengths)) <= self.chunk_lengths[0]
@@ -288,9 +289,9 @@ class LocalSelfAttention(WindowSelfAttention):
         self, hidden_states: Float[Tensor, "batch seq dim"], heads: slice | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values; see the base class."""
-        query = project_heads(self.query, hidden_states, self.num_heads, heads)
-        key = project_heads(self.key, hidden_states, self.num_heads, heads)
-        return query, key, project_heads(self.value, hidden_states, self.num_heads, heads)
+        linears = (self.query, self.key, self.value)
+        query, key, value = project_heads(linears, hidden_states, self.num_heads, heads)
+        return query, key, value
 
     def attend(
         self,

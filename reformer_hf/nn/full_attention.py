@@ -53,12 +53,13 @@ class FullSelfAttention(WindowSelfAttention):
         self, hidden_states: Float[Tensor, "batch seq dim"], heads: slice | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values; see the base class."""
-        value = project_heads(self.value, hidden_states, self.num_heads, heads)
         if self.shared_query_key:
-            query = project_heads(self.query_key, hidden_states, self.num_heads, heads)
+            linears = (self.query_key, self.value)
+            query, value = project_heads(linears, hidden_states, self.num_heads, heads)
             return query, normalise_keys(query), value
-        query = project_heads(self.query, hidden_states, self.num_heads, heads)
-        return query, project_heads(self.key, hidden_states, self.num_heads, heads), value
+        linears = (self.query, self.key, self.value)
+        query, key, value = project_heads(linears, hidden_states, self.num_heads, heads)
+        return query, key, value
 
     def attend(
         self,

@@ -1,5 +1,8 @@
 """Splitting the width of a stream into heads, and joining them."""
 
+from collections.abc import Sequence
+
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -26,26 +29,28 @@ def split_heads(
 
 
 def project_heads(
-    linear: nn.Module,
+    linears: Sequence[nn.Module],
     hidden_states: Float[Tensor, "batch seq dim"],
     num_heads: int,
     heads: slice | None = None,
-) -> Float[Tensor, "batch some_heads seq head_dim"]:
+) -> tuple[Float[Tensor, "batch some_heads seq head_dim"], ...]:
     """Project to heads.
 
     Args:
-        linear: projection to all heads side by side.
-        hidden_states: what it projects.
+        linears: projections to all heads side by side.
+        hidden_states: what they project.
         num_heads: heads.
-        heads: project to these only; then ``linear`` must be an ``nn.Linear`` without bias.
+        heads: project to these only, in one product; then all must be ``nn.Linear`` without bias.
 
     Returns:
-        One sequence per head.
+        Of each projection, one sequence per head.
     """
     if heads is None:
-        return split_heads(linear(hidden_states), num_heads)
-    weight: Tensor = linear.weight.unflatten(0, (num_heads, -1))[heads]  # type: ignore[operator]
-    return split_heads(nn.functional.linear(hidden_states, weight.flatten(0, 1)), len(weight))
+        return tuple(split_heads(linear(hidden_states), num_heads) for linear in linears)
+    weights = [linear.weight.unflatten(0, (num_heads, -1))[heads] for linear in linears]  # type: ignore[operator]
+    # One product has one gradient by what it reads, which is as large as a stream.
+    joined = nn.functional.linear(hidden_states, torch.cat(weights).flatten(0, 1))
+    return split_heads(joined, len(weights) * len(weights[0])).chunk(len(weights), dim=1)
 
 
 def merge_heads(

@@ -243,7 +243,9 @@ class _Step:
                 self.pieces.append(_Piece(term, part, piece_source))
                 # Autograd keeps the hooks as long as the graph: they must not refer to the source.
                 with saved_tensors_hooks(partial(self.drop, len(self.pieces) - 1), _unpack):
-                    output = output + term(piece_source)
+                    addend = term(piece_source)
+                output = output + addend if term is terms[0] else output.add_(addend)
+                del addend
             outputs.append(output)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-2)
 
@@ -260,8 +262,10 @@ class _Step:
         if self.inversion is None:
             if self.outputs is None:
                 raise RuntimeError(f"{piece.name} was differentiated within its own forward")
-            inputs = self.outputs.take_inputs()
-            self.inversion = _Inversion(inputs, piece.surroundings.device, self.piece_length)
+            # Handed on without a name, which would keep a stream alive that is copied.
+            self.inversion = _Inversion(
+                self.outputs.take_inputs(), piece.surroundings.device, self.piece_length
+            )
         self.inversion.targets[piece.part].sub_(piece.replay(self.inversion.sources[piece.part]))
         self.inversion.undone.add(index)
 

@@ -110,8 +110,9 @@ class _AttendBlockwise(torch.autograd.Function):
         # What the gradient of a softmax subtracts; the same in all rounds of a token.
         shifts = _dot_rows(rows[3], output.view(rows[3].shape), normalisers.dtype)
         results = [torch.empty_like(output) for _ in range(3)]
+        # Gradients of rounds add up, so one at a time is enough.
         tables = [walk.new_table(margins=True) for _ in range(3)]
-        for group in walk.groups():
+        for group in walk.groups(rounds_apart=True):
             for table in tables:
                 table.zero_()
             for block in walk.blocks(group):
@@ -124,7 +125,8 @@ class _AttendBlockwise(torch.autograd.Function):
                 summed = _sum_bags(inner, group.bags)
                 if table is tables[0]:
                     summed.mul_(walk.scale)
-                result[group.batch, :, group.heads] = summed.to(result.dtype)
+                part = result[group.batch, :, group.heads]
+                part.add_(summed) if group.continued else part.copy_(summed)
         return *(result.transpose(1, 2) for result in results), None, None, None
 
 
@@ -182,6 +184,7 @@ class _Group(NamedTuple):
         ranks: their part of the long order.
         bags: for each token of each head, the ranks of its rounds within that part.
         copies: ranks within that part that repeat keys, and those that they repeat.
+        continued: whether the group before was of the same heads, in other rounds.
     """
 
     batch: slice
@@ -189,6 +192,17 @@ class _Group(NamedTuple):
     ranks: slice
     bags: Int[Tensor, "batch seq heads rounds"]
     copies: Int[Tensor, "2 repeated"] | None
+    continued: bool = False
+
+    def split_rounds(self) -> "Iterator[_Group]":
+        """Take the rounds one at a time, which must have a part of the ranks each."""
+        count = self.bags.shape[-1]
+        length = (self.ranks.stop - self.ranks.start) // count
+        for round_ in range(count):
+            first = self.ranks.start + round_ * length
+            bags = self.bags[..., round_ : round_ + 1] - round_ * length
+            ranks = slice(first, first + length)
+            yield self._replace(ranks=ranks, bags=bags, continued=round_ > 0)
 
 
 class _Block(NamedTuple):
@@ -227,6 +241,8 @@ class _Walk:
         margins = self.geometry.before + self.geometry.after
         self.length = (windows.rows.shape[0] - margins) // self.heads_and_rows
         self.fitting = max(1, group_size // (self.length * query.shape[-1]))
+        # Windows of the chunk scope reach from one round to another.
+        self.rounds_apart = self.copies is None and self.fitting == 1
         self.generator = seeded_generator(seed, query.device)
 
     def new_numbers(self) -> Tensor:
@@ -234,14 +250,20 @@ class _Walk:
         return self.query.new_empty(self.length * self.heads_and_rows, dtype=self.wide)
 
     def new_table(self, margins: bool = False) -> Tensor:
-        """Room for a vector per rank of a group, and with margins for what its windows reach."""
+        """Room for a vector per rank of a group; with margins that its windows reach, of a part."""
         count = min(self.fitting, self.heads_and_rows) * self.length
         if margins:
+            if self.rounds_apart:
+                count //= self.ranks.shape[2]
             count += self.geometry.before + self.geometry.after
         return self.query.new_empty(count, self.query.shape[-1], dtype=self.wide)
 
-    def groups(self) -> Iterator[_Group]:
-        """Cut the heads into groups whose tables have a bounded size."""
+    def groups(self, rounds_apart: bool = False) -> Iterator[_Group]:
+        """Cut the heads into groups whose tables have a bounded size.
+
+        Args:
+            rounds_apart: cut a head that is too long into its rounds, too.
+        """
         (batch, heads), length, fitting = self.ranks.shape[:2], self.length, self.fitting
         rows_step, heads_step = max(1, fitting // heads), min(heads, fitting)
         for row in range(0, batch, rows_step):
@@ -256,7 +278,11 @@ class _Walk:
                 copies = None
                 if self.copies is not None:
                     copies = (self.copies[rows, some] + starts).permute(2, 0, 1, 3).flatten(1)
-                yield _Group(rows, some, part, bags, copies)
+                group = _Group(rows, some, part, bags, copies)
+                if rounds_apart and self.rounds_apart:
+                    yield from group.split_rounds()
+                else:
+                    yield group
 
     def blocks(self, group: _Group) -> Iterator[_Block]:
         """Cut a group into blocks."""

@@ -228,14 +228,15 @@ def band_windows(sort: SortOrder, reach: Reach, *, self_mask: bool) -> Windows:
     """
     rounds, seq = sort.order.shape[2:]
     earlier, later = count_visible(sort.segments, reach)
-    geometry = Geometry(min(CHUNK_LENGTH, rounds * seq), reach.before, reach.after)
+    geometry = Geometry(min(CHUNK_LENGTH, seq), reach.before, reach.after)
     hide_early, hide_late = _hiding_rows(geometry, self_mask, earlier.device)
     alone = _fill((earlier + later == 0) & self_mask, geometry.chunk_length).flatten()
     mask = BandMask(alone, _row_numbers(earlier, reach.before, geometry), hide_early)
     if reach.after:
         late = _row_numbers(later, reach.after, geometry)
         mask = mask._replace(late=late, hide_late=hide_late)
-    starts = torch.arange(rounds, device=earlier.device).unsqueeze(-1) * seq
+    filled = -(-seq // geometry.chunk_length) * geometry.chunk_length
+    starts = torch.arange(rounds, device=earlier.device).unsqueeze(-1) * filled
     return Windows(
         number_rows(_fill(sort.order, geometry.chunk_length), seq, geometry),
         (sort.inverse + starts).to(torch.int32),
@@ -271,9 +272,8 @@ def number_rows(
 def _fill(
     tensor: Shaped[Tensor, "batch heads rounds seq"], chunk_length: int
 ) -> Shaped[Tensor, "batch heads length"]:
-    """Put the rounds of a head one after another, filled up with zeros to whole chunks."""
-    joined = tensor.flatten(2)
-    return torch.nn.functional.pad(joined, (0, -joined.shape[-1] % chunk_length))
+    """Put the rounds of a head one after another, each filled up with zeros to whole chunks."""
+    return torch.nn.functional.pad(tensor, (0, -tensor.shape[-1] % chunk_length)).flatten(2)
 
 
 def _row_numbers(counts: Tensor, limit: int, geometry: Geometry) -> Int[Tensor, " length"]:
