@@ -52,6 +52,9 @@ ALLOCATOR_NOTES = {
     "keep_pages": "glibc keeps freed memory, for all variants ("
     + ", ".join(f"{name}={value}" for name, value in ALLOCATORS["keep_pages"].items())
     + ")",
+    "return_large": "glibc gives large tensors' memory back at once, for all variants ("
+    + ", ".join(f"{name}={value}" for name, value in ALLOCATORS["return_large"].items())
+    + ")",
 }
 
 

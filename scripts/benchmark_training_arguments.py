@@ -22,6 +22,10 @@ ALLOCATORS = {
         "MALLOC_MMAP_THRESHOLD_": "8589934592",
         "MALLOC_TRIM_THRESHOLD_": "17179869184",
     },
+    "return_large": {
+        "MALLOC_MMAP_THRESHOLD_": "4194304",
+        "MALLOC_TRIM_THRESHOLD_": "268435456",
+    },
 }
 """What the environment of each run tells glibc about giving memory back to the system."""
 

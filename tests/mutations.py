@@ -5,6 +5,7 @@ that the named tests fail.
 """
 
 from tests.cache_mutations import CACHE_MUTATIONS
+from tests.fast_path_mutations import FAST_PATH_MUTATIONS
 from tests.mutation import Mutation
 
 __all__ = ["MUTATIONS", "Mutation"]
@@ -49,7 +50,7 @@ MUTATIONS = [
     Mutation(
         "the duplicate correction is dropped in the band scope",
         "reformer_hf/ops/attention.py",
-        "counts=count_appearances(sort, *window) if deduplicate_rounds else None,",
+        "counts=count_appearances(sort, *chunks) if deduplicate_rounds else None,",
         "counts=None,",
         BAND,
     ),
@@ -249,5 +250,6 @@ MUTATIONS = [
         "return decide()",
         REPLAY,
     ),
+    *FAST_PATH_MUTATIONS,
     *CACHE_MUTATIONS,
 ]

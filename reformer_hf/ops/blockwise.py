@@ -34,6 +34,22 @@ NEGLIGIBLE = -60.0
 """Scores this far below the largest count as hidden: no float64 sum notices exp(-60)."""
 
 
+class Sizes(NamedTuple):
+    """How much is computed at a time.
+
+    Attributes:
+        block_ranks: queries of a block.
+        group_numbers: numbers in the table of outputs of the heads that are combined together.
+    """
+
+    block_ranks: int
+    group_numbers: int
+
+
+CPU_SIZES = Sizes(2**12, 2**22)
+DEVICE_SIZES = Sizes(2**18, 2**28)
+
+
 def attend_blockwise(
     query: Float[Tensor, "batch heads seq dim"],
     key: Float[Tensor, "batch heads seq dim"],
@@ -91,9 +107,10 @@ class _AttendBlockwise(torch.autograd.Function):
             log_shares = torch.log_softmax(comparable, dim=-1)
             combined = _sum_bags(table, group.bags, log_shares.exp())
             output[group.batch, :, group.heads] = combined.to(output.dtype)
-            log_shares = _take(logsumexps, group.bags) - log_shares
+            # From here on the normalisers: exp(score - normaliser) has the round's share in it.
+            by_place = _take(logsumexps, group.bags) - log_shares
             logsumexps.fill_(torch.inf)  # no weight in backward to what is in no bag
-            logsumexps.index_copy_(0, group.bags.flatten().long(), log_shares.flatten())
+            logsumexps.index_copy_(0, group.bags.flatten().long(), by_place.flatten())
         ctx.settings = (windows.geometry, type(windows.mask), dropout, seed)
         where = (windows.rows, windows.ranks, windows.copies)
         ctx.save_for_backward(query, key, value, output, normalisers, *where, *windows.mask)
@@ -235,8 +252,8 @@ class _Walk:
         on_cpu = query.device.type == "cpu"
         self.wide = torch.promote_types(query.dtype, torch.float32)
         self.compute = self.wide if on_cpu else query.dtype
-        # Per block, ranks; per group, numbers in a table of outputs.
-        self.block_ranks, group_size = (4096, 2**22) if on_cpu else (2**18, 2**28)
+        sizes = CPU_SIZES if on_cpu else DEVICE_SIZES
+        self.block_ranks, group_size = sizes.block_ranks, sizes.group_numbers
         self.heads_and_rows = query.shape[0] * query.shape[1]
         margins = self.geometry.before + self.geometry.after
         self.length = (windows.rows.shape[0] - margins) // self.heads_and_rows
@@ -313,7 +330,10 @@ class _Walk:
         return gathered.unfold(0, before + chunk + after, chunk).transpose(1, 2)
 
     def score(self, q: Tensor, k: Tensor, block: _Block) -> tuple[Tensor, Tensor]:
-        """Masked scores, (chunks, chunk_len, window), and which queries yield to other rounds."""
+        """Masked scores, (chunks, chunk_len, window), and which queries yield to other rounds.
+
+        Scales the queries in place, which is what the gradient of the keys needs.
+        """
         scores = _product(q.mul_(self.scale), k.mT).to(self.wide)
         mask, alone = self.mask.block(*block.ranks, self.geometry, scores.dtype)
         return scores.add_(mask), alone

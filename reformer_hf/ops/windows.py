@@ -265,8 +265,9 @@ def number_rows(
     batch, heads, _ = places.shape
     rows = torch.arange(batch, device=places.device).view(-1, 1, 1) * seq + places
     rows = rows * heads + torch.arange(heads, device=places.device).view(-1, 1)
-    margins = (geometry.before, geometry.after)
-    return torch.nn.functional.pad(rows.flatten().to(torch.int32), margins)
+    small = batch * seq * heads <= torch.iinfo(torch.int32).max
+    numbers = rows.flatten().to(torch.int32 if small else torch.int64)
+    return torch.nn.functional.pad(numbers, (geometry.before, geometry.after))
 
 
 def _fill(

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from reformer_hf.ops import blockwise, windows
 from reformer_hf.ops.attention import band_attention, local_attention, lsh_attention
 from reformer_hf.ops.hashing import hash_vectors, sample_rotations, total_buckets
 from tests.ops import oracle
@@ -27,8 +28,21 @@ LOCAL_GRID = oracle.sample_grid(
 )
 
 
+IMPLEMENTATIONS = pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+
+
+@pytest.fixture(params=["whole", "pieces"])
+def small_blocks(request, monkeypatch):
+    """Blocks and groups so small that even short rows need several of them, or as they are."""
+    if request.param == "pieces":
+        monkeypatch.setattr(blockwise, "CPU_SIZES", blockwise.Sizes(4, 16))
+        monkeypatch.setattr(windows, "CHUNK_LENGTH", 2)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@IMPLEMENTATIONS
 @pytest.mark.parametrize("point", LSH_GRID, ids=oracle.name_point)
-def test_lsh_attention_equals_the_oracle(point):
+def test_lsh_attention_equals_the_oracle(point, implementation):
     generator = torch.Generator().manual_seed(1)
     query, value = (oracle.random_heads(point["seq"], generator) for _ in range(2))
     documents = oracle.make_documents(point["padding"], point["seq"], generator)
@@ -41,18 +55,21 @@ def test_lsh_attention_equals_the_oracle(point):
         "num_chunks_after": after,
         "deduplicate_rounds": point["deduplicate"],
     }
+    how = {"implementation": implementation, "output_map": implementation == "eager"}
     total = total_buckets(point["num_buckets"])
     oracle.assert_equal(
         lambda q, v: lsh_attention(
-            q, v, buckets, documents, causal=causal, num_buckets=total, output_map=True, **options
+            q, v, buckets, documents, causal=causal, num_buckets=total, **how, **options
         ),
         lambda q, v: oracle.band_lsh(q, v, buckets, documents, **options),
         [query, value],
     )
 
 
+@pytest.mark.usefixtures("small_blocks")
+@IMPLEMENTATIONS
 @pytest.mark.parametrize("point", LOCAL_GRID, ids=oracle.name_point)
-def test_local_attention_equals_the_oracle(point):
+def test_local_attention_equals_the_oracle(point, implementation):
     generator = torch.Generator().manual_seed(1)
     inputs = [oracle.random_heads(point["seq"], generator) for _ in range(3)]
     padding = point["padding"]
@@ -67,8 +84,9 @@ def test_local_attention_equals_the_oracle(point):
         "num_chunks_after": after,
         "causal": causal,
     }
+    how = {"implementation": implementation, "output_map": implementation == "eager"}
     oracle.assert_equal(
-        lambda *x: local_attention(*x, documents, output_map=True, **options),
+        lambda *x: local_attention(*x, documents, **how, **options),
         lambda *x: oracle.local(*x, documents, **options),
         inputs,
         compared=None if documents is None or point["scope"] == "band" else documents == 0,

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from reformer_hf.ops import reference
+from reformer_hf.ops import blockwise, reference
 from reformer_hf.ops.attention import local_attention, lsh_attention
 from reformer_hf.ops.chunk_scope import chunk_attention, layout_length
 from reformer_hf.ops.hashing import hash_vectors, sample_rotations, total_buckets
@@ -38,8 +38,11 @@ windows = st.fixed_dictionaries(
 BUCKETS = 4
 
 
+@pytest.mark.parametrize("implementation", ["eager", "sdpa", "sdpa in pieces"])
 @pytest.mark.parametrize("point", GRID, ids=oracle.name_point)
-def test_equals_the_oracle(point):
+def test_equals_the_oracle(point, implementation, monkeypatch):
+    if implementation == "sdpa in pieces":
+        monkeypatch.setattr(blockwise, "CPU_SIZES", blockwise.Sizes(4, 16))
     generator = torch.Generator().manual_seed(1)
     query, value = (oracle.random_heads(point["seq"], generator) for _ in range(2))
     documents = oracle.make_documents(point["padding"], point["seq"], generator)
@@ -54,11 +57,10 @@ def test_equals_the_oracle(point):
         "deduplicate_rounds": point["deduplicate"],
         "chunk_lengths": point["chunk_lengths"],
     }
+    how = {"implementation": implementation[:5].strip(), "output_map": implementation == "eager"}
     total = total_buckets(point["num_buckets"])
     oracle.assert_equal(
-        lambda q, v: chunk_attention(
-            q, v, buckets, documents, num_buckets=total, output_map=True, **options
-        ),
+        lambda q, v: chunk_attention(q, v, buckets, documents, num_buckets=total, **how, **options),
         lambda q, v: oracle.chunk_lsh(q, v, buckets, documents, **options),
         [query, value],
         compared=None if documents is None else documents == 0,

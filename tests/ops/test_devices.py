@@ -80,6 +80,18 @@ def test_lsh_attention(device, attend, deduplicate, documents):
     assert attention_map.to_dense().device.type == device.type
 
 
+@pytest.mark.parametrize("attend", [lsh_attention, chunk_attention])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("documents", ["none", "padded"])
+def test_blockwise_lsh_attention(device, attend, dropout, documents):
+    query, value = heads(device), heads(device)
+    buckets = torch.zeros(BATCH, HEADS, ROUNDS, SEQ, dtype=torch.int64, device=device)
+    documents = documents_on(device, documents)
+    window = {**WINDOW, "num_chunks_after": 1, "causal": False}
+    output, _ = attend(query, value, buckets, documents, num_buckets=4, dropout=dropout, **window)
+    check(output, device, query, value)
+
+
 @pytest.mark.parametrize("documents", ["none", "padded", "packed"])
 @pytest.mark.parametrize("output_map", [False, True])
 def test_local_and_full_attention(device, documents, output_map):

@@ -1,0 +1,123 @@
+"""Faults of attention block by block, and of reversible steps in pieces; see `mutations.py`."""
+
+from tests.mutation import Mutation
+
+BLOCKWISE, WINDOWS = "reformer_hf/ops/blockwise.py", "reformer_hf/ops/windows.py"
+BAND = ("tests/ops/test_attention.py",)
+CHUNK = ("tests/ops/test_chunk_scope.py",)
+PIECES = ("tests/nn/test_reversible_pieces.py",)
+
+FAST_PATH_MUTATIONS = [
+    Mutation(
+        "backward forgets the weights of the rounds",
+        BLOCKWISE,
+        "by_place = _take(logsumexps, group.bags) - log_shares",
+        "by_place = _take(logsumexps, group.bags)",
+        BAND,
+    ),
+    Mutation(
+        "blockwise, a round that shows nothing keeps the weight of its own score",
+        BLOCKWISE,
+        "logsumexps.masked_fill(alone, ALONE_LOGSUMEXP)",
+        "logsumexps",
+        BAND,
+    ),
+    Mutation(
+        "keys get no gradient from the chunks behind theirs",
+        BLOCKWISE,
+        "for first in range(0, vectors.shape[1], chunk):",
+        "for first in range(chunk, vectors.shape[1], chunk):",
+        BAND,
+    ),
+    Mutation(
+        "rounds that are apart overwrite each other's gradient",
+        BLOCKWISE,
+        "part.add_(summed) if group.continued else part.copy_(summed)",
+        "part.copy_(summed)",
+        BAND,
+    ),
+    Mutation(
+        "a group's tables are not emptied for the next",
+        BLOCKWISE,
+        "                table.zero_()\n",
+        "                pass\n",
+        BAND,
+    ),
+    Mutation(
+        "what wraps around gets no gradient",
+        BLOCKWISE,
+        "inner.index_add_(0, originals, inner.index_select(0, copies))",
+        "pass",
+        CHUNK,
+    ),
+    Mutation(
+        "backward drops other probabilities than forward",
+        "reformer_hf/ops/dropout.py",
+        "torch.Generator(device).manual_seed(seed)",
+        "torch.Generator(device)",
+        ("tests/ops/test_blockwise.py",),
+    ),
+    Mutation(
+        "blockwise, the band is one rank too short",
+        WINDOWS,
+        ".values).clamp_(max=before)",
+        ".values).clamp_(max=before - 1).clamp_(min=0)",
+        BAND,
+    ),
+    Mutation(
+        "blockwise, fixed chunk borders move",
+        WINDOWS,
+        "before = before - (-ranks - 1) % reach.border",
+        "before = before - ranks % reach.border",
+        BAND,
+    ),
+    Mutation(
+        "blockwise, the self mask is dropped",
+        WINDOWS,
+        "hide_early = hide_early | ((places == own) & (earlier > 0))",
+        "pass",
+        BAND,
+    ),
+    Mutation(
+        "blockwise, later places of a chunk are seen",
+        WINDOWS,
+        "        hide_early = hide_early | hide_late\n",
+        "        pass\n",
+        BAND,
+    ),
+    Mutation(
+        "blockwise, keys at later places are seen in the chunk scope",
+        WINDOWS,
+        "return keys < queries",
+        "return (keys != queries) & (keys != NO_KEY)",
+        CHUNK,
+    ),
+    Mutation(
+        "blockwise, padding is seen in the chunk scope",
+        "reformer_hf/ops/chunk_scope.py",
+        "is_key = on_ring[:, None] & (places < real[:, None, None])",
+        "is_key = on_ring[:, None] & (places < padded)",
+        CHUNK,
+    ),
+    Mutation(
+        "a piece is taken from another part of the stream",
+        "reformer_hf/nn/reversible.py",
+        "self.inversion.targets[piece.part].sub_(",
+        "self.inversion.targets[0].sub_(",
+        PIECES,
+    ),
+    Mutation(
+        "a term is not taken from the stream again",
+        "reformer_hf/nn/reversible.py",
+        "for index in range(len(self.pieces)):",
+        "for index in range(1):",
+        PIECES,
+    ),
+    Mutation(
+        "groups of heads drop different numbers",
+        "reformer_hf/nn/feed_forward.py",
+        "seeded_generator(dropout_seed, part.device)",
+        "seeded_generator(None, part.device)",
+        ("tests/models/test_modeling_memory.py",),
+    ),
+]

@@ -1,0 +1,123 @@
+"""Settings that save memory change no result; attention implementations agree."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from reformer_hf import ReformerHFForCausalLM
+from reformer_hf.nn.reversible import Decision
+from tests.models.tiny import (
+    SCOPES,
+    dropout_fields,
+    loss_and_gradients,
+    random_ids,
+    tiny_config,
+    tiny_lm,
+)
+
+MIXED = {"attn_layers": ["local", "lsh", "full", "full_shared_qk"], "num_attention_heads": 4}
+
+
+def assert_same_results(left: ReformerHFForCausalLM, right: ReformerHFForCausalLM, **inputs):
+    results = []
+    for model in (left, right):
+        torch.manual_seed(7)
+        results.append(loss_and_gradients(model.double().train(), **inputs))
+    (loss, found), (expected_loss, expected) = results
+    assert_close(loss, expected_loss)
+    for name, gradient in expected.items():
+        assert_close(found[name], gradient, rtol=1e-7, atol=1e-10)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"chunk_size_attention_heads": 1},
+        {"chunk_size_attention_heads": 3, "chunk_size_feed_forward": 5},
+        {"chunk_size_attention_heads": 2, "reversible": False},
+        {"attn_implementation": "eager"},
+    ],
+)
+@pytest.mark.parametrize("padded", [False, True])
+def test_results_do_not_change(scope, fields, padded):
+    ids = random_ids(2, 19)
+    mask = torch.ones_like(ids)
+    if padded:
+        mask[1, :6] = 0
+    common = {"attention_scope": scope, "chunk_size_lm_head": 7, **MIXED}
+    assert_same_results(
+        tiny_lm(**common, **fields),
+        tiny_lm(**common),
+        input_ids=ids,
+        labels=ids.masked_fill(mask == 0, -100),
+        attention_mask=mask,
+    )
+
+
+@pytest.mark.parametrize("reversible", [True, False])
+def test_groups_of_heads_share_the_dropout_of_their_sum(reversible):
+    """The gradient is that of the dropped sum, not of sums dropped each by itself."""
+    model = tiny_lm(chunk_size_attention_heads=1, reversible=reversible, **dropout_fields(0.5))
+    model.double().train()
+    attention = model.reformer.encoder.layers[0].attention
+    stream = torch.randn(1, 8, 16, dtype=torch.float64)
+    groups = attention.head_groups()
+    assert len(groups) == 2
+    # Local attention alone, whose own dropout is off: only the sum's is left.
+    attention.self_attention.dropout = 0.0
+    parts = [attention(stream, None, {}, False, None, heads, 3)[0] for heads in groups]
+    assert torch.equal(parts[0] == 0, parts[1] == 0)
+    assert 0.3 < (parts[0] == 0).double().mean() < 0.7
+    attention.output.dropout.p = 0.0
+    whole = attention(stream, None, {}, False)[0]
+    kept = sum(parts)[parts[0] != 0]
+    assert_close(kept, 2 * whole[parts[0] != 0])
+
+
+def test_adapters_attend_with_all_heads_at_once():
+    attention = tiny_lm(chunk_size_attention_heads=1).reformer.encoder.layers[0].attention
+    attention.output.dense = torch.nn.Sequential(attention.output.dense)
+    assert attention.head_groups() == [slice(0, 2)]
+
+
+def test_buckets_of_other_passes_need_all_heads_at_once():
+    model = tiny_lm(chunk_size_attention_heads=1)
+    with pytest.raises(ValueError, match="hash_decisions with chunk_size_attention_heads=1"):
+        model(random_ids(1, 5), hash_decisions=[Decision(), Decision()])
+    with pytest.raises(ValueError, match="chunk_size_attention_heads=-1 must be 0"):
+        tiny_config(chunk_size_attention_heads=-1)
+
+
+def test_bucket_ids_are_remembered_in_two_bytes():
+    decisions = [Decision() for _ in range(2)]
+    tiny_lm().train()(random_ids(1, 9), hash_decisions=decisions)
+    assert decisions[1].recall(lambda: None).dtype == torch.int16
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_attention_implementations(scope):
+    ids = random_ids(2, 19)
+    model = tiny_lm(attention_scope=scope, **MIXED)
+    assert model.config._attn_implementation == "sdpa"
+    expected = model(ids).logits
+    model.set_attn_implementation("eager")
+    assert_close(model(ids).logits, expected)
+    other = ReformerHFForCausalLM._from_config(model.config, attn_implementation="eager")
+    assert other.config._attn_implementation == "eager"
+    with pytest.raises(ValueError, match="flash_attention_2"):
+        model.set_attn_implementation("flash_attention_2")
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_attention():
+    ids = random_ids(2, 19)
+    model = tiny_lm(**MIXED)
+    with torch.no_grad():
+        expected = model(ids).logits
+        model.set_attn_implementation("flex_attention")
+        assert_close(model(ids).logits, expected)
+    with pytest.raises(NotImplementedError, match="backward on CPU"):
+        model(ids)  # torch's FlexAttention
+    with pytest.raises(ValueError, match="'flex_attention' with attention_scope='chunk'"):
+        tiny_lm(attention_scope="chunk", attn_implementation="flex_attention")
