@@ -17,8 +17,9 @@ arithmetic, and large elsewhere. Half precisions are computed in float32 on a CP
 products are taken in the dtype of the inputs. Softmax and sums are float32 or wider.
 """
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from reformer_hf.ops.autocast import autocast_off
 from reformer_hf.ops.dropout import draw_kept, draw_seed, seeded_generator
 from reformer_hf.ops.window_attention import ALONE_LOGSUMEXP
 from reformer_hf.ops.windows import Windows
@@ -82,8 +84,20 @@ def attend_blockwise(
     return _AttendBlockwise.apply(query, key, value, windows, dropout, seed)  # type: ignore[return-value]
 
 
+def _without_autocast(function: Callable) -> Callable:
+    """Autocast would take products of float32 in half precision, and not alike in backward."""
+
+    @functools.wraps(function)
+    def run(ctx: Any, tensor: Tensor, *arguments: Any) -> Any:
+        with autocast_off(tensor.device.type):
+            return function(ctx, tensor, *arguments)
+
+    return run
+
+
 class _AttendBlockwise(torch.autograd.Function):
     @staticmethod
+    @_without_autocast
     def forward(
         ctx: Any,
         query: Tensor,
@@ -118,6 +132,7 @@ class _AttendBlockwise(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @_without_autocast
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         geometry, mask_type, dropout, seed = ctx.settings
         query, key, value, output, normalisers, *where = ctx.saved_tensors

@@ -3,11 +3,12 @@
 import hashlib
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from reformer_hf.ops.autocast import autocast_off
 
 NumBuckets = int | Sequence[int]
 
@@ -192,7 +193,7 @@ def hash_vectors(
             f"rotations have {rotations.shape[-1]} columns, but num_buckets={num_buckets!r} needs "
             f"{sum(factors) // 2}: sample them with the same num_buckets"
         )
-    with torch.no_grad(), _autocast_off(vectors.device.type):
+    with torch.no_grad(), autocast_off(vectors.device.type):
         pieces = vectors.split(_piece_length(vectors), dim=2)
         return torch.cat([_hash_piece(piece, rotations, factors) for piece in pieces], dim=-1)
 
@@ -253,10 +254,3 @@ def _largest_direction(
     highest, lowest = coordinates.max(dim=-1), coordinates.min(dim=-1)
     opposite = lowest.indices + coordinates.shape[-1]
     return torch.where(highest.values >= -lowest.values, highest.indices, opposite)
-
-
-def _autocast_off(device_type: str) -> AbstractContextManager[object]:
-    """Autocast switched off, if it is on (``meta`` does not know it at all)."""
-    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()

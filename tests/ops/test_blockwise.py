@@ -91,6 +91,21 @@ def test_it_differentiates_once_only():
         torch.autograd.grad(gradient.sum(), query)
 
 
+@SCOPES
+def test_autocast_changes_nothing(attend):
+    query, value = rows(40, torch.float32)
+    buckets, cotangent = random_buckets(40), torch.randn(2, 2, 40, 4)
+    results = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            output, _ = attend(query, value, buckets, num_buckets=BUCKETS, **WINDOW)
+            gradients = torch.autograd.grad(output, (query, value), cotangent)
+        results.append((output, *gradients))
+    for mine, plain in zip(*results, strict=True):
+        assert mine.dtype == torch.float32
+        assert torch.equal(mine, plain)
+
+
 def test_half_precisions_are_computed_in_float32_on_a_cpu():
     query, value = (x.detach() for x in rows(40, torch.bfloat16))
     buckets = random_buckets(40)
