@@ -168,13 +168,19 @@ class ReformerHFAttention(nn.Module):
     def head_groups(self) -> list[slice]:
         """Groups of heads that `chunk_size_attention_heads` allows to attend at a time.
 
-        One group where it allows all, and where an adapter has replaced a projection.
+        One group where it allows all, and where a projection is not called for its weight alone:
+        an adapter has replaced it, or a hook brings the weight in, changes or watches it.
         """
         step, count = self.config.chunk_size_attention_heads, self.self_attention.num_heads
         modules = [*self.self_attention.children(), self.output.dense]
-        if not 0 < step < count or any(type(module) is not nn.Linear for module in modules):
+        if not 0 < step < count or not all(map(_is_bare_linear, modules)):
             return [slice(0, count)]
         return [slice(head, min(head + step, count)) for head in range(0, count, step)]
+
+
+def _is_bare_linear(module: nn.Module) -> bool:
+    hooked = module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook")
+    return type(module) is nn.Linear and not hooked and "forward" not in vars(module)
 
 
 class ReformerHFLayer(nn.Module):
@@ -229,7 +235,8 @@ class ReformerHFLayer(nn.Module):
         terms = [partial(attend, hashing=hashing)]
         groups = self.attention.head_groups()
         if len(groups) > 1 and not output_map and remembered is None:
-            seed = draw_seed() if self.training else None
+            drops = self.training and self.attention.output.dropout.p
+            seed = draw_seed() if drops else None
             terms = [
                 partial(
                     attend,

@@ -303,34 +303,35 @@ class _Piece:
         self.name = getattr(function, "__qualname__", type(function).__name__)
         self.surroundings = Surroundings(source.device)
         self.source_requires_grad = source.requires_grad
-        self.source_version = source._version
+        self.source_version, self.source_storage = source._version, source.untyped_storage()._cdata
         self.slots: list[weakref.ref[_Slot]] = []
-        self.saved: list[tuple] = []  # shape, dtype and version of each saved tensor
+        self.saved: list[tuple] = []  # what is known of each saved tensor
 
     def note(self, slot: _Slot, tensor: Tensor) -> None:
         """Notes what autograd saves in forward."""
         self.slots.append(weakref.ref(slot))
-        self.saved.append((tensor.shape, tensor.dtype, tensor._version))
+        self.saved.append(_describe(tensor, self.source_storage, self.source_version))
 
     def replay(self, source: Tensor) -> Tensor:
         """Runs the sub-layer again as in forward, without history, and fills the slots."""
         saved: list[tuple] = []
         # Not `detach`: the versions noted in forward do not count how the source was rebuilt.
         source = source.data.requires_grad_(self.source_requires_grad)
-        hooks = saved_tensors_hooks(partial(self.fill, saved), lambda tensor: tensor)
+        fill = partial(self.fill, saved, source.untyped_storage()._cdata, source._version)
+        hooks = saved_tensors_hooks(fill, lambda tensor: tensor)
         with self.surroundings.restored(), torch.enable_grad(), hooks:
             addend = self.sublayer(source).detach()
         self.check_repeated(saved)
         return addend
 
     @_eager
-    def fill(self, saved: list[tuple], tensor: Tensor) -> Tensor:
+    def fill(self, saved: list[tuple], storage: int, version: int, tensor: Tensor) -> Tensor:
         """Notes what autograd saves in a replay and puts it in its slot, if that still exists."""
         tensor = tensor.detach()
         slot = self.slots[len(saved)]() if len(saved) < len(self.slots) else None
         if slot is not None:
             slot.tensor = tensor
-        saved.append((tensor.shape, tensor.dtype, tensor._version))
+        saved.append(_describe(tensor, storage, version))
         return tensor
 
     def forget(self) -> bool:
@@ -347,8 +348,7 @@ class _Piece:
                 "saved other tensors in its replay than in forward: it is not deterministic, or "
                 "requires_grad, train/eval mode or a setting changed between forward and backward"
             )
-        # Views of the source share its version, which only in a replay is sure to be 0.
-        elif self.source_version == 0 and saved != self.saved:
+        elif saved != self.saved:
             fault = "uses a tensor that was modified in place between forward and backward"
         else:
             return
@@ -363,6 +363,12 @@ def _cut(stream: Tensor, piece_length: int) -> tuple[Tensor, ...]:
     return stream.split(piece_length, dim=-2)
 
 
+def _describe(tensor: Tensor, source_storage: int, source_version: int) -> tuple:
+    """Shape, dtype and version of a saved tensor; of views of the source, since it was given."""
+    is_source = tensor.untyped_storage()._cdata == source_storage
+    return tensor.shape, tensor.dtype, tensor._version - (source_version if is_source else 0)
+
+
 def _terms(sublayer: SubLayer | Terms) -> Terms:
     return sublayer if isinstance(sublayer, Sequence) else [sublayer]
 
@@ -372,7 +378,7 @@ def _unpack(slot: _Slot) -> Tensor:
     if torch.is_grad_enabled():
         raise RuntimeError(
             "create_graph=True needs derivatives of the replay, which ReversibleCoupling does not "
-            "keep: use PlainCoupling (config.reversible=False)"
+            "keep: use PlainCoupling (config.reversible=False), and attn_implementation='eager'"
         )
     with slot.step.lock:
         if slot.tensor is None:

@@ -24,7 +24,12 @@ from reformer_hf.ops.masking import (
     window_pattern,
 )
 from reformer_hf.ops.sorting import SortOrder, keep_order, permute, sort_by_bucket, unpermute
-from reformer_hf.ops.window_attention import Attended, attend_windows, normalise_keys
+from reformer_hf.ops.window_attention import (
+    Attended,
+    attend_windows,
+    normalise_keys,
+    normalise_keys_in_parts,
+)
 from reformer_hf.ops.windows import Reach, band_windows
 
 Implementation = Literal["eager", "sdpa", "flex_attention"]
@@ -331,7 +336,9 @@ def attend_sorted(
     implementation = choose_implementation(implementation, output_map or deduplicate_rounds)
     if implementation == "sdpa":
         windows = band_windows(sort, Reach.of(**window), self_mask=True)
-        return attend_blockwise(query, normalise_keys(query), value, windows, dropout), None
+        return attend_blockwise(
+            query, normalise_keys_in_parts(query), value, windows, dropout
+        ), None
     sorted_query = permute(query, sort)
     chunks = (chunk_length, num_chunks_before, num_chunks_after)
     attended = band_attention(

@@ -178,8 +178,8 @@ def _attend_block(
     highest = scores.amax(dim=-1, keepdim=True)
     weights = _exp(scores.sub_(highest))
     total = weights.sum(dim=-1, keepdim=True)
-    weights = walk.drop(weights, walk.draw_kept(weights))
-    _product(weights, v, out=table[block.inner]).div_(total.flatten(0, 1))
+    weights = walk.drop(weights.div_(total), walk.draw_kept(weights))
+    _product(weights, v, out=table[block.inner])
     logsumexps[block.inner] = total.log_().add_(highest).flatten()
 
 
@@ -317,11 +317,14 @@ class _Walk:
                     yield group
 
     def blocks(self, group: _Group) -> Iterator[_Block]:
-        """Cut a group into blocks."""
+        """Cut a group into blocks, the same in both directions: each draws random numbers."""
         chunk, before, after = self.geometry
-        step = max(1, self.block_ranks // chunk) * chunk
-        for first in range(group.ranks.start, group.ranks.stop, step):
-            last = min(first + step, group.ranks.stop)
+        length = group.ranks.stop - group.ranks.start
+        part = self.length // self.ranks.shape[2] if self.rounds_apart else length
+        step = min(max(1, self.block_ranks // chunk) * chunk, part)
+        starts = range(group.ranks.start, group.ranks.stop, part)
+        for first, begin in ((f, b) for b in starts for f in range(b, b + part, step)):
+            last = min(first + step, begin + part)
             inner, end = first - group.ranks.start, last - group.ranks.start
             yield _Block(
                 (first, last),

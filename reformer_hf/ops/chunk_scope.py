@@ -26,7 +26,12 @@ from reformer_hf.ops.sorting import (
     sort_by_bucket,
     unpermute,
 )
-from reformer_hf.ops.window_attention import Attended, attend_windows, normalise_keys
+from reformer_hf.ops.window_attention import (
+    Attended,
+    attend_windows,
+    normalise_keys,
+    normalise_keys_in_parts,
+)
 from reformer_hf.ops.windows import (
     NO_KEY,
     EarlierPlaceMask,
@@ -147,7 +152,9 @@ def chunk_attention(
         needs_all = output_map or deduplicate_rounds or repeats
         if choose_implementation(implementation, needs_all) == "sdpa":
             wrapped = _wrapped_windows(sort, real, laid_out, *window, causal)
-            chunked = attend_blockwise(query, normalise_keys(query), value, wrapped, dropout)
+            chunked = attend_blockwise(
+                query, normalise_keys_in_parts(query), value, wrapped, dropout
+            )
             output = chunked if alignment is None else _choose(one_chunk, output, chunked)
         else:
             windows = _Windows(sort, real, laid_out, *window)

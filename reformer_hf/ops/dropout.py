@@ -32,7 +32,9 @@ def seeded_generator(seed: int | None, device: torch.device) -> torch.Generator 
     >>> seeded_generator(1, torch.device("cpu")).initial_seed()
     1
     """
-    return None if seed is None else torch.Generator(device).manual_seed(seed)
+    if seed is None or device.type == "meta":
+        return None
+    return torch.Generator(device).manual_seed(seed)
 
 
 def draw_kept(

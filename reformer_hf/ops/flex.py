@@ -73,7 +73,7 @@ def _fill(tensor: Tensor) -> Tensor:
 
 
 def _block_mask(visible: Callable, seq: int, reach: Reach, device: torch.device) -> BlockMask:
-    """The blocks near the diagonal, found without looking at every pair of places."""
+    """The blocks near the diagonal, found without asking about every pair of places."""
     blocks = torch.arange(seq // BLOCK, device=device, dtype=torch.int32)
     first = ((blocks * BLOCK - reach.before) // BLOCK).clamp(min=0)
     last = ((blocks * BLOCK + BLOCK - 1 + reach.after) // BLOCK).clamp(max=len(blocks) - 1)

@@ -41,6 +41,22 @@ def normalise_keys(query: Float[Tensor, "*lead dim"]) -> Float[Tensor, "*lead di
     >>> [round(x, 3) for x in normalise_keys(torch.tensor([3.0, -3.0])).tolist()]
     [1.0, -1.0]
     """
+    wide = query.to(torch.promote_types(query.dtype, torch.float32))
+    return (wide * _inverse_length(wide)).to(query.dtype)
+
+
+def normalise_keys_in_parts(query: Float[Tensor, "*lead dim"]) -> Float[Tensor, "*lead dim"]:
+    """The same in little memory; it can be differentiated once.
+
+    Args:
+        query: queries.
+
+    Returns:
+        What :func:`normalise_keys` does.
+
+    >>> [round(x, 3) for x in normalise_keys_in_parts(torch.tensor([3.0, -3.0])).tolist()]
+    [1.0, -1.0]
+    """
     return _NormaliseKeys.apply(query)  # type: ignore[return-value]
 
 

@@ -17,6 +17,9 @@ CHUNK_LENGTH = 32
 """Queries that are computed together where a scope leaves it open: fewer make a window that is
 read for less, more compute scores that the band hides."""
 
+LARGEST_TABLE = 2**22
+"""Numbers in a table of rows of the mask, above which none is made."""
+
 NO_KEY = 2**31 - 1
 """In place of a key's place in the row, where there is no key."""
 
@@ -39,22 +42,22 @@ class BandMask(NamedTuple):
     """Each query sees some places before its own and some behind it.
 
     A row of the mask depends only on the query's place in its chunk and on these two numbers, so
-    rows are looked up in a table.
+    rows are looked up in a table, unless the window is so wide that the table would be large.
 
     Attributes:
-        alone: whether a query sees only itself and yields to other rounds.
-        early: for each rank, the row of ``hide_early``.
-        hide_early: rows that hide what is too early.
-        late: for each rank, the row of ``hide_late``; None where no query sees what is behind it,
-            which ``hide_early`` hides then.
-        hide_late: rows that hide what is too late, or None.
+        yields: whether a query that sees only itself yields to other rounds (self mask).
+        earlier: for each rank, places that its query sees before its own.
+        later: the same behind its own; None where no query sees any.
+        hide_early: by place in the chunk and number, what hides too early places; or None.
+        hide_late: the same of too late places; or None. Without it ``hide_early`` hides all of
+            them.
     """
 
-    alone: Bool[Tensor, " length"]
-    early: Int[Tensor, " length"]
-    hide_early: Float[Tensor, "kinds window"]
-    late: Int[Tensor, " length"] | None = None
-    hide_late: Float[Tensor, "more_kinds window"] | None = None
+    yields: Bool[Tensor, ""]
+    earlier: Int[Tensor, " length"]
+    later: Int[Tensor, " length"] | None
+    hide_early: Float[Tensor, "kinds window"] | None
+    hide_late: Float[Tensor, "more_kinds window"] | None
 
     def block(
         self, first: int, last: int, geometry: Geometry, dtype: torch.dtype
@@ -70,10 +73,30 @@ class BandMask(NamedTuple):
         Returns:
             0 where the key is visible, otherwise -inf; and which queries yield to other rounds.
         """
-        rows = self.hide_early.to(dtype).index_select(0, self.early[first:last])
-        if self.late is not None and self.hide_late is not None:
-            rows += self.hide_late.to(dtype).index_select(0, self.late[first:last])
-        return rows.unflatten(0, (-1, geometry.chunk_length)), self.alone[first:last]
+        earlier = self.earlier[first:last]
+        later = None if self.later is None else self.later[first:last]
+        alone = self.yields & (earlier == 0 if later is None else earlier + later == 0)
+        if self.hide_early is None:
+            hidden = self._hidden(earlier, later, geometry)
+            mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
+            return mask.masked_fill_(hidden, -torch.inf), alone
+        rows = self.hide_early.to(dtype).index_select(
+            0, _row_numbers(earlier, geometry.before, geometry)
+        )
+        if self.hide_late is not None and later is not None:
+            numbers = _row_numbers(later, geometry.after, geometry)
+            rows += self.hide_late.to(dtype).index_select(0, numbers)
+        return rows.unflatten(0, (-1, geometry.chunk_length)), alone
+
+    def _hidden(self, earlier: Tensor, later: Tensor | None, geometry: Geometry) -> Tensor:
+        """What is hidden, without a table."""
+        chunk, before, after = geometry
+        places = torch.arange(before + chunk + after, device=earlier.device)
+        own = before + torch.arange(chunk, device=earlier.device).unsqueeze(-1)
+        earlier = earlier.view(-1, chunk, 1)
+        later = torch.zeros_like(earlier) if later is None else later.view(-1, chunk, 1)
+        lone = (earlier + later == 0) | ~self.yields
+        return (places < own - earlier) | (places > own + later) | ((places == own) & ~lone)
 
 
 class PlaceMask(NamedTuple):
@@ -228,13 +251,21 @@ def band_windows(sort: SortOrder, reach: Reach, *, self_mask: bool) -> Windows:
     """
     rounds, seq = sort.order.shape[2:]
     earlier, later = count_visible(sort.segments, reach)
-    geometry = Geometry(min(CHUNK_LENGTH, seq), reach.before, reach.after)
-    hide_early, hide_late = _hiding_rows(geometry, self_mask, earlier.device)
-    alone = _fill((earlier + later == 0) & self_mask, geometry.chunk_length).flatten()
-    mask = BandMask(alone, _row_numbers(earlier, reach.before, geometry), hide_early)
-    if reach.after:
-        late = _row_numbers(later, reach.after, geometry)
-        mask = mask._replace(late=late, hide_late=hide_late)
+    # No window is longer than the row.
+    before, after = min(reach.before, seq - 1), min(reach.after, seq - 1)
+    geometry = Geometry(min(CHUNK_LENGTH, seq), before, after)
+    earlier, later = (_fill(x, geometry.chunk_length).flatten() for x in (earlier, later))
+    hide_early = hide_late = None
+    table_size = geometry.chunk_length * (1 + max(before, after)) * sum(geometry)
+    if table_size <= LARGEST_TABLE:
+        hide_early, hide_late = _hiding_rows(geometry, self_mask, earlier.device)
+    mask = BandMask(
+        torch.tensor(self_mask, device=earlier.device),
+        earlier,
+        later if after else None,
+        hide_early,
+        hide_late if after else None,
+    )
     filled = -(-seq // geometry.chunk_length) * geometry.chunk_length
     starts = torch.arange(rounds, device=earlier.device).unsqueeze(-1) * filled
     return Windows(
@@ -277,11 +308,10 @@ def _fill(
     return torch.nn.functional.pad(tensor, (0, -tensor.shape[-1] % chunk_length)).flatten(2)
 
 
-def _row_numbers(counts: Tensor, limit: int, geometry: Geometry) -> Int[Tensor, " length"]:
-    """Which row of a table of :func:`_hiding_rows` hides keys from each query."""
-    counts = _fill(counts, geometry.chunk_length)
-    chunk_places = torch.arange(counts.shape[-1], device=counts.device) % geometry.chunk_length
-    return (chunk_places * (limit + 1) + counts).to(torch.int32).flatten()
+def _row_numbers(counts: Tensor, limit: int, geometry: Geometry) -> Int[Tensor, " ranks"]:
+    """Which row of a table of :func:`_hiding_rows` hides keys from the queries of whole chunks."""
+    chunk_places = torch.arange(geometry.chunk_length, device=counts.device, dtype=counts.dtype)
+    return (counts.view(-1, geometry.chunk_length) + chunk_places * (limit + 1)).flatten()
 
 
 def _hiding_rows(
