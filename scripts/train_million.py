@@ -19,6 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -164,9 +165,10 @@ def autocast(arguments: StepArguments) -> contextlib.AbstractContextManager:
 @contextlib.contextmanager
 def progress(model: ReformerHFForCausalLM, tokens: int) -> Iterator[None]:
     """A bar that moves with each run of a sub-layer, in forward and again in backward."""
-    runs, layers = 0, model.reformer.encoder.layers
+    layers: list[Any] = list(model.reformer.encoder.layers)
+    runs, ids = 0, torch.empty(1, tokens, 1)
     for layer in layers:
-        piece = model.config.chunk_size_feed_forward or tokens
+        piece = layer.feed_forward.piece_length(ids) or tokens
         runs += len(layer.attention.head_groups()) + -(-tokens // piece)
     with tqdm(total=2 * runs, unit="sub-layer", smoothing=0) as bar:
         parts = [part for layer in layers for part in (layer.attention, layer.feed_forward)]

@@ -108,8 +108,11 @@ def band_attention(
                 "attention probabilities to 0, or use another attn_implementation"
             )
         lead = (query.shape[0], -1)
+        query_, key_, value_ = (x.reshape(*lead, *x.shape[-2:]) for x in (query, key, value))
         attended = attend_flex(
-            *(x.reshape(*lead, *x.shape[-2:]) for x in (query, key, value)),
+            query_,
+            key_,
+            value_,
             segments.expand(query.shape[:-1]).reshape(*lead, seq),
             Reach.of(chunk_length, before, after, scope, causal),
             self_mask=self_mask,

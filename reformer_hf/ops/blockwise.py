@@ -108,7 +108,7 @@ class _AttendBlockwise(torch.autograd.Function):
         seed: int | None,
     ) -> Tensor:
         walk = _Walk(windows, query, dropout, seed)
-        rows = [_to_rows(x) for x in (query, key, value)]
+        queries, keys, values = (_to_rows(x) for x in (query, key, value))
         output = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
         normalisers = walk.new_numbers()
         table = walk.new_table()
@@ -116,7 +116,7 @@ class _AttendBlockwise(torch.autograd.Function):
             logsumexps = normalisers[group.ranks]
             alone = torch.empty_like(logsumexps, dtype=torch.bool)
             for block in walk.blocks(group):
-                _attend_block(walk, block, *rows, table, logsumexps, alone)
+                _attend_block(walk, block, queries, keys, values, table, logsumexps, alone)
             comparable = _take(logsumexps.masked_fill(alone, ALONE_LOGSUMEXP), group.bags)
             log_shares = torch.log_softmax(comparable, dim=-1)
             combined = _sum_bags(table, group.bags, log_shares.exp())
@@ -127,7 +127,8 @@ class _AttendBlockwise(torch.autograd.Function):
             logsumexps.index_copy_(0, group.bags.flatten().long(), by_place.flatten())
         ctx.settings = (windows.geometry, type(windows.mask), dropout, seed)
         where = (windows.rows, windows.ranks, windows.copies)
-        ctx.save_for_backward(query, key, value, output, normalisers, *where, *windows.mask)
+        tensors: tuple[Tensor | None, ...] = (query, key, value, output, normalisers)
+        ctx.save_for_backward(*tensors, *where, *windows.mask)
         return output.transpose(1, 2)
 
     @staticmethod
@@ -136,11 +137,13 @@ class _AttendBlockwise(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         geometry, mask_type, dropout, seed = ctx.settings
         query, key, value, output, normalisers, *where = ctx.saved_tensors
-        windows = Windows(*where[:3], mask_type(*where[3:]), geometry)
+        rows, ranks, copies, *mask = where
+        windows = Windows(rows, ranks, copies, mask_type(*mask), geometry)
         walk = _Walk(windows, query, dropout, seed)
-        rows = [_to_rows(x) for x in (query, key, value, grads[0])]
+        queries, keys, values, cotangents = map(_to_rows, (query, key, value, grads[0]))
         # What the gradient of a softmax subtracts; the same in all rounds of a token.
-        shifts = _dot_rows(rows[3], output.view(rows[3].shape), normalisers.dtype)
+        shifts = _dot_rows(cotangents, output.view(cotangents.shape), normalisers.dtype)
+        vectors = (queries, keys, values, cotangents, shifts)
         results = [torch.empty_like(output) for _ in range(3)]
         # Gradients of rounds add up, so one at a time is enough.
         tables = [walk.new_table(margins=True) for _ in range(3)]
@@ -148,7 +151,7 @@ class _AttendBlockwise(torch.autograd.Function):
             for table in tables:
                 table.zero_()
             for block in walk.blocks(group):
-                _differentiate_block(walk, block, *rows, shifts, normalisers[group.ranks], tables)
+                _differentiate_block(walk, block, vectors, normalisers[group.ranks], tables)
             for result, table in zip(results, tables, strict=True):
                 inner = table[geometry.before :]
                 if group.copies is not None:
@@ -186,15 +189,12 @@ def _attend_block(
 def _differentiate_block(
     walk: "_Walk",
     block: "_Block",
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    cotangents: Tensor,
-    shifts: Tensor,
+    vectors: tuple[Tensor, ...],
     normalisers: Tensor,
     tables: list[Tensor],
 ) -> None:
     """Adds a block's share of the gradients of queries, keys and values to their tables."""
+    queries, keys, values, cotangents, shifts = vectors
     q, k, v = walk.queries(queries, block), walk.windows(keys, block), walk.windows(values, block)
     cotangent, shift = walk.queries(cotangents, block), walk.queries(shifts, block)
     scores, _ = walk.score(q, k, block)

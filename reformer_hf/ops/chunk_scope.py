@@ -280,7 +280,9 @@ class _Windows:
             counts=self._count_appearances() if deduplicate else None,
             dropout=dropout,
         )
-        return Attended(*(self._merge(x) for x in attended))
+        output, logsumexp, probabilities = attended
+        assert probabilities is not None  # eager attention keeps them
+        return Attended(*(self._merge(x) for x in (output, logsumexp, probabilities)))
 
     def combine(self, attended: Attended) -> Tensor:
         """Combine the rounds in the order of the row."""
@@ -291,6 +293,7 @@ class _Windows:
         """The attention map in the order of the row."""
         places = self.key_places.expand(-1, -1, -1, self.chunk_length, -1)
         places = self._merge(places)
+        assert attended.probabilities is not None
         return map_rounds(attended.probabilities, attended.logsumexp, places, self.sort)
 
     def _split(self, vectors: Shaped[Tensor, "batch heads rounds seq dim"]) -> Tensor:
