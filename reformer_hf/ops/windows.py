@@ -260,7 +260,7 @@ def band_windows(sort: SortOrder, reach: Reach, *, self_mask: bool) -> Windows:
     if table_size <= LARGEST_TABLE:
         hide_early, hide_late = _hiding_rows(geometry, self_mask, earlier.device)
     mask = BandMask(
-        torch.tensor(self_mask, device=earlier.device),
+        torch.full((), self_mask, dtype=torch.bool, device=earlier.device),
         earlier,
         later if after else None,
         hide_early,

@@ -105,7 +105,7 @@ def test_attention_implementations(scope):
     assert_close(model(ids).logits, expected)
     other = ReformerHFForCausalLM._from_config(model.config, attn_implementation="eager")
     assert other.config._attn_implementation == "eager"
-    with pytest.raises(ValueError, match="flash_attention_2"):
+    with pytest.raises(ValueError, match="Flash Attention 2"):
         model.set_attn_implementation("flash_attention_2")
 
 
