@@ -55,6 +55,21 @@ def test_gradients_equal_plain_ones_with_dropout(piece_length, frozen):
         torch.testing.assert_close(mine, theirs, atol=1e-11, rtol=1e-11)
 
 
+@pytest.mark.parametrize("piece_length", [0, 4])
+def test_terms_that_save_nothing_are_taken_from_the_stream_again(piece_length):
+    ends = [FeedForward(0.0).double() for _ in range(2)]
+    sublayers = [ends[0], [lambda source, f=f: f * source for f in (0.5, 2.0, -1.0)], ends[1]]
+    found = []
+    for coupling in (ReversibleCoupling(), PlainCoupling()):
+        target = source = torch.linspace(-1, 1, SEQ * DIM, dtype=torch.float64).view(1, SEQ, DIM)
+        for sublayer in sublayers:
+            target, source = source, coupling.couple(target, sublayer, source, piece_length)
+        loss = (target * source.cos()).sum()
+        found.append(torch.autograd.grad(loss, list(ends[0].parameters())))
+    for mine, plain in zip(*found, strict=True):
+        torch.testing.assert_close(mine, plain, atol=1e-11, rtol=1e-11)
+
+
 def test_each_piece_is_replayed_once():
     sublayers = make_sublayers()
     results(sublayers, ReversibleCoupling(), 4)
