@@ -45,7 +45,8 @@ class ReformerHFConfig(PreTrainedConfig):
         attention_head_size (`int`): dimension of a head.
         feed_forward_size (`int`): width inside the feed-forward sub-layer.
         hidden_act (`str`): activation of the feed-forward sub-layer.
-        chunk_size_feed_forward (`int`): tokens of a row computed at a time; 0 for all.
+        chunk_size_feed_forward (`int`): tokens of a row computed at a time; 0 for as many as are
+            fast, which is all but on a CPU.
         chunk_size_attention_heads (`int`): heads that attend at a time, which bounds the memory of
             very long inputs; 0 for all.
         chunk_size_lm_head (`int`): tokens of a row whose logits are held at a time while the loss
