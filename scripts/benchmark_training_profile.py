@@ -40,7 +40,7 @@ LABELLED = (
     ("norm", "reformer_hf.ops.attention", "normalise_keys"),
     ("norm", "reformer_hf.ops.chunk_scope", "normalise_keys"),
     ("embedding", "torch.nn", "Embedding.forward"),
-    ("embedding", "reformer_hf.models.modeling_reformer_hf", "ReformerHFEmbeddings.forward"),
+    ("embedding", "reformer_hf.models.layers", "ReformerHFEmbeddings.forward"),
     ("projections", "reformer_hf.nn.attention", "LSHSelfAttention._project"),
     ("projections", "reformer_hf.nn.attention", "LocalSelfAttention.project"),
     ("projections", "reformer_hf.nn.feed_forward", "OutputProjection.forward"),

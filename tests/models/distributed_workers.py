@@ -29,7 +29,7 @@ from torch.optim import SGD
 from transformers import Trainer, TrainingArguments
 
 from reformer_hf import ReformerHFForCausalLM
-from reformer_hf.models.modeling_reformer_hf import ReformerHFLayer
+from reformer_hf.models.layers import ReformerHFLayer
 from tests.models.tiny import random_ids, tiny_lm
 
 WORLD_SIZE = 2
