@@ -174,6 +174,17 @@ class ReformerHFConfig(PreTrainedConfig):
         replaced = {name: kwargs.pop(name) for name in names}
         return super().from_dict({**config_dict, **replaced}, **kwargs)
 
+    def to_dict(self) -> dict[str, Any]:
+        """All fields; see `PreTrainedConfig`.
+
+        `auto_map`, which names the files of code in a repository, is left out where this class does
+        not come from such a file: saving would not copy them.
+        """
+        fields = super().to_dict()
+        if not self.is_remote_code():
+            fields.pop("auto_map", None)
+        return fields
+
     @property
     def num_hidden_layers(self) -> int:
         """Number of layers, which is the length of `attn_layers`."""
