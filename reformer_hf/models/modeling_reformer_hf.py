@@ -334,7 +334,8 @@ class ReformerHFForCausalLM(ReformerHFPreTrainedModel, ReformerHFGenerationMixin
             num_hashes: rounds, if other than the configuration's; `generate` takes it too.
             past_key_values: cache of the tokens before; see `ReformerHFModel.forward`.
             use_cache: return a cache; see there.
-            **kwargs: others of `ReformerHFModel.forward`.
+            **kwargs: others of `ReformerHFModel.forward`; and `shift_labels`, (batch, seq), the
+                target of each place itself, which takes the place of `labels`.
 
         Returns:
             `ReformerHFCausalLMOutput`. With `chunk_size_lm_head` above 0 and labels, `logits` is
@@ -344,10 +345,13 @@ class ReformerHFForCausalLM(ReformerHFPreTrainedModel, ReformerHFGenerationMixin
             ValueError: if inputs are empty, of the wrong shape, out of range or too long.
             TypeError: if an argument is unknown.
         """
+        # Not a parameter: Trainer evaluates only if all parameters named "label" are given.
+        shift_labels = kwargs.pop("shift_labels", None)
         inputs = inputs_embeds if input_ids is None else input_ids
-        if labels is not None and inputs is not None:
-            check_labels(self.config, labels, inputs.shape[:2])
-        chunked = labels is not None and self.config.chunk_size_lm_head > 0
+        targets = labels if shift_labels is None else shift_labels
+        if targets is not None and inputs is not None:
+            check_labels(self.config, targets, inputs.shape[:2])
+        chunked = targets is not None and self.config.chunk_size_lm_head > 0
         recorded = _default(kwargs.get("output_hidden_states"), self.config.output_hidden_states)
         cached = use_cache or past_key_values is not None
         return_streams = chunked and self.training and not (recorded or cached)
@@ -369,13 +373,17 @@ class ReformerHFForCausalLM(ReformerHFPreTrainedModel, ReformerHFGenerationMixin
         # Without a gradient behind a cache, or that of the head alone would look like the model's.
         with torch.set_grad_enabled(torch.is_grad_enabled() and outputs.past_key_values is None):
             if not (chunked and self.training):
-                keep = 0 if labels is not None and not chunked else logits_to_keep
+                keep = 0 if targets is not None and not chunked else logits_to_keep
                 logits = self.lm_head(slice_logits_to_keep(hidden_states, keep))
-            if labels is not None:
-                counted = num_items_in_batch is not None
-                mask = None if attention_mask is None else attention_mask[:, -labels.shape[1] :]
-                labels = first_token_labels(labels, mask, position_ids, seq_idx, counted)
-                loss = self._loss(hidden_states, logits, labels, num_items_in_batch, chunked)
+            if targets is not None:
+                if shift_labels is None:
+                    assert labels is not None
+                    counted = num_items_in_batch is not None
+                    mask = None if attention_mask is None else attention_mask[:, -labels.shape[1] :]
+                    labels = first_token_labels(labels, mask, position_ids, seq_idx, counted)
+                    shift_labels = nn.functional.pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:]
+                both = (labels, shift_labels.long().contiguous())
+                loss = self._loss(hidden_states, logits, *both, num_items_in_batch, chunked)
                 if logits is not None and not chunked:
                     logits = slice_logits_to_keep(logits, logits_to_keep)
         return ReformerHFCausalLMOutput(
@@ -390,16 +398,20 @@ class ReformerHFForCausalLM(ReformerHFPreTrainedModel, ReformerHFGenerationMixin
         self,
         hidden_states: Tensor | tuple[Tensor, Tensor],
         logits: Tensor | None,
-        labels: Tensor,
+        labels: Tensor | None,
+        shift_labels: Tensor,
         num_items: Tensor | int | None,
         chunked: bool,
     ) -> Tensor:
         """Next-token loss, from the logits or in chunks from the hidden states."""
         if not chunked:
             return self.loss_function(
-                logits, labels, vocab_size=self.config.vocab_size, num_items_in_batch=num_items
+                logits,
+                labels,
+                vocab_size=self.config.vocab_size,
+                num_items_in_batch=num_items,
+                shift_labels=shift_labels,
             )
-        shifted = nn.functional.pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:]
         project, device = self.lm_head, hidden_states[0].device
         if isinstance(hidden_states, tuple):
 
@@ -410,7 +422,7 @@ class ReformerHFForCausalLM(ReformerHFPreTrainedModel, ReformerHFGenerationMixin
             num_items = num_items.to(device)
         chunk_size = self.config.chunk_size_lm_head
         return chunked_cross_entropy(
-            hidden_states, shifted.to(device), project, chunk_size, num_items
+            hidden_states, shift_labels.to(device), project, chunk_size, num_items
         )
 
 

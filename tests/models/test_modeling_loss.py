@@ -48,6 +48,24 @@ def test_the_loss_is_shifted_cross_entropy_over_the_number_of_items(chunk_size, 
     assert_close(loss.double(), expected, **tolerance)
 
 
+@pytest.mark.parametrize("chunk_size", [0, 4])
+@pytest.mark.parametrize("num_items", [None, 7])
+def test_targets_of_the_places_themselves_reach_to_the_last_place(chunk_size, num_items):
+    model = tiny_lm(chunk_size_lm_head=chunk_size)
+    ids = random_ids(2, 13)
+    whole = {"input_ids": ids, "labels": some_labels(ids), "num_items_in_batch": num_items}
+    # All but the last token, with the last token's label too.
+    shifted = {"input_ids": ids[:, :-1], "shift_labels": whole["labels"][:, 1:]}
+    loss, expected = loss_and_gradients(model, **whole)
+    for labels in (None, ids[:, :-1]):  # Trainer wants labels beside them, which are not read
+        inputs = shifted | {"labels": labels, "num_items_in_batch": num_items}
+        shifted_loss, found = loss_and_gradients(model, **inputs)
+        assert_close(shifted_loss, loss)
+        assert_close(found, expected)
+    with pytest.raises(ValueError, match=r"shape \(2, 11\), the input has \(2, 12\)"):
+        model(ids[:, :-1], shift_labels=ids[:, 2:])
+
+
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("chunk_size", [1, 5, 13, 64])
 def test_a_chunked_loss_has_the_gradients_of_a_whole_one(scope, chunk_size):
