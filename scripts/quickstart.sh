@@ -5,4 +5,4 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib/environment.sh"
 ensure_environment .venv-quickstart train
 # Paths in the arguments are meant from where the command was given.
-exec "$ENVIRONMENT_PYTHON" "$REPOSITORY_ROOT/scripts/quickstart.py" "$@"
+exec "$ENVIRONMENT_PYTHON" -m reformer_hf.quickstart "$@"

@@ -14,7 +14,7 @@ LAYERS = {
     "models": {"models", "nn", "ops"},
     "training": {"training", "models", "nn", "ops"},
     "hub": {"hub", "models", "nn", "ops"},
-    "": {"training", "hub", "models", "nn", "ops"},  # reformer_hf/__init__.py
+    "": {"training", "hub", "models", "nn", "ops"},  # __init__.py, quickstart.py
 }
 """Layer to the layers that it may import from."""
 

@@ -5,6 +5,9 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+TEMPLATE = Path(__file__).with_suffix(".md")
+"""Template of the cards of byte-level causal models."""
+
 
 def build_model_card(template: Path, name: str, metrics: Mapping) -> ModelCard:
     """Fill in a card; every number in it comes from `metrics`.

@@ -1,14 +1,11 @@
 import copy
 import re
-from pathlib import Path
 
 import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from reformer_hf.hub.model_card import build_model_card
-
-TEMPLATE = Path(__file__).parents[2] / "model_cards" / "template.md"
+from reformer_hf.hub.model_card import TEMPLATE, build_model_card
 
 METRICS = {
     "held_out": {

@@ -1,7 +1,8 @@
 """Train a byte-level causal Reformer on real text, save it, reload it and let it write.
 
-`scripts/quickstart.sh` sets up an environment and starts this. After an interruption the same
-command goes on from the last checkpoint.
+`scripts/quickstart.sh` sets up an environment and starts this; where the package is installed,
+`reformer-hf-quickstart` does. After an interruption the same command goes on from the last
+checkpoint.
 """
 
 import sys
@@ -12,8 +13,9 @@ from pathlib import Path
 from transformers import HfArgumentParser, PreTrainedModel, TrainerState, set_seed
 from transformers.utils.logging import disable_progress_bar
 
-from reformer_hf import ReformerHFByteTokenizer, ReformerHFForCausalLM
-from reformer_hf.hub.model_card import build_model_card
+from reformer_hf.hub.model_card import TEMPLATE, build_model_card
+from reformer_hf.models.modeling_reformer_hf import ReformerHFForCausalLM
+from reformer_hf.models.tokenization_reformer_hf import ReformerHFByteTokenizer
 from reformer_hf.training.arguments import (
     CorpusArguments,
     ModelArguments,
@@ -41,7 +43,6 @@ from reformer_hf.training.finish import (
 from reformer_hf.training.run_directory import RunDirectory
 from reformer_hf.training.storage import new_directory, readable_disk_errors
 
-CARD_TEMPLATE = Path(__file__).resolve().parents[1] / "model_cards" / "template.md"
 NAME = "Byte-level Reformer (quickstart)"
 PROMPT_BYTES = 400
 
@@ -147,7 +148,7 @@ def save(
     ):
         save_and_reload(folder, model, tokenizer, probe)
         write_reports(folder, state, metrics, NAME)
-        build_model_card(CARD_TEMPLATE, NAME, metrics).save(folder / "README.md")
+        build_model_card(TEMPLATE, NAME, metrics).save(folder / "README.md")
 
 
 def report(score: HeldOutScore, directory: RunDirectory) -> None:

@@ -1,5 +1,4 @@
 import contextlib
-import importlib.util
 import io
 import json
 import os
@@ -14,19 +13,10 @@ from typing import NamedTuple
 import pytest
 from huggingface_hub import ModelCard
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "scripts" / "quickstart.py"
+from reformer_hf import quickstart
 
-
-def load_script():
-    spec = importlib.util.spec_from_file_location("quickstart", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["quickstart"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-quickstart = load_script()
+ROOT = Path(__file__).parents[1]
+COMMAND = [sys.executable, "-m", "reformer_hf.quickstart"]
 
 
 def write_texts(folder):
@@ -147,7 +137,7 @@ def test_the_card_is_valid_and_its_snippet_runs(finished):
 def kill_after(checkpoint, texts, output, **changes):
     """Start a run as a process of its own and kill it once it has that checkpoint."""
     process = subprocess.Popen(
-        [sys.executable, SCRIPT, *arguments(texts, output, **changes)],
+        [*COMMAND, *arguments(texts, output, **changes)],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
