@@ -134,6 +134,7 @@ class StepArguments:
             "hash_length": None if published else self.num_tokens,
             "axial_pos_shape": list(axial_shape(self.num_tokens)),
             "axial_pos_embds_dim": [quarter, self.hidden_size - quarter],
+            "activation_budget": 0,
             "chunk_size_attention_heads": self.chunk_size_attention_heads,
             "chunk_size_feed_forward": self.chunk_size_feed_forward,
             "chunk_size_lm_head": self.chunk_size_lm_head,

@@ -132,6 +132,11 @@ def _check_sizes(config: ReformerHFConfig) -> None:
                 f"{name}={getattr(config, name)!r} must be 0 (no chunks) or a number of "
                 + ("heads" if name.endswith("heads") else "tokens")
             )
+    if config.activation_budget < 0:
+        raise ValueError(
+            f"activation_budget={config.activation_budget!r} must be 0 (rebuild all activations) "
+            "or a number of bytes"
+        )
     for name in ("initializer_range", "axial_norm_std", "layer_norm_eps"):
         if getattr(config, name) < 0:
             raise ValueError(f"{name}={getattr(config, name)!r} must be at least 0")

@@ -65,6 +65,8 @@ class ReformerHFConfig(PreTrainedConfig):
         share_rotations (`bool`): one draw for all layers (default false).
         deduplicate_rounds (`bool`): count a key that several rounds show once.
         reversible (`bool`): rebuild activations in backward instead of storing them.
+        activation_budget (`int`): bytes of activations that a training pass may store all the
+            same, of the first layers, which saves the time to rebuild them; 0 to rebuild all.
         position_embedding_type (`"axial"`, `"learned"` or `"none"`): axial by default.
         axial_pos_shape (`list[int]`): lengths of the axes; their product limits the positions.
         axial_pos_embds_dim (`list[int]`): dimensions of the axes; they sum to `hidden_size`.
@@ -117,6 +119,7 @@ class ReformerHFConfig(PreTrainedConfig):
     share_rotations: bool | None = None
     deduplicate_rounds: bool = False
     reversible: bool = True
+    activation_budget: int = 2**29
 
     position_embedding_type: str | None = None
     axial_pos_embds: bool = True

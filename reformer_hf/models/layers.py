@@ -235,7 +235,7 @@ class ReformerHFEncoder(nn.Module):
 
     def __init__(self, config: ReformerHFConfig):
         super().__init__()
-        self.reversible = config.reversible
+        self.reversible, self.activation_budget = config.reversible, config.activation_budget
         self.gradient_checkpointing = False
         self.layers = nn.ModuleList(
             ReformerHFLayer(config, index) for index in range(config.num_hidden_layers)
@@ -260,7 +260,7 @@ class ReformerHFEncoder(nn.Module):
         `embedded` holds the embedded tokens and is emptied: nobody else is to keep them alive.
         """
         replay = self.reversible and not output_attentions and torch.is_grad_enabled()
-        coupling = ReversibleCoupling() if replay else PlainCoupling()
+        coupling = ReversibleCoupling(self.activation_budget) if replay else PlainCoupling()
         checkpointing = self.gradient_checkpointing and self.training and not replay
         x1 = x2 = embedded.pop()
         streams, maps = [], []

@@ -26,6 +26,8 @@ What holds between the parts:
   replayed one at a time.
 - Replayed tensors live as long as plain autograd would keep them, and at most until the step
   before is inverted. After that (`retain_graph`), they are rebuilt once more on demand.
+- The first steps may keep what they save, as long as it fits a budget: a replay takes time. Their
+  slots are full from the start, so backward inverts the later steps and then uses what was kept.
 """
 
 import threading
@@ -47,6 +49,8 @@ SubLayer = Callable[[Tensor], Tensor]
 
 Terms = Sequence[SubLayer]
 """Sub-layers of one source whose results are added one after another, such as groups of heads."""
+
+MODIFIED = "uses a tensor that was modified in place between forward and backward"
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable)
@@ -121,13 +125,18 @@ class ReversibleCoupling(PlainCoupling):
     until backward. The callable must not close over the streams, nor over a variable that is
     assigned a stream later: it would keep its own graph alive.
 
+    Args:
+        budget: bytes of activations to keep. The first steps keep theirs while they fit in; from
+            the first that does not, all are rebuilt. Weights that a sub-layer saves count, too.
+
     Source: Gomez et al. 2017, "The Reversible Residual Network" (arXiv 1707.04585); Kitaev et al.
     2020, "Reformer" (arXiv 2001.04451), section 3.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, budget: int = 0) -> None:
         self._last: _Step | None = None
         self._ends: _Ends | None = None
+        self._kept = _Kept(budget)
         # Backward may ask from several threads at once (one per device, or several backwards).
         self._lock = threading.RLock()
 
@@ -168,7 +177,7 @@ class ReversibleCoupling(PlainCoupling):
                 )
         if self._ends is not None:
             self._ends.check_continued_by(target, source)
-        step = _Step(piece_length, self._lock)
+        step = _Step(piece_length, self._kept, self._lock)
         output = step.run(target, _terms(sublayer), source)
         step.outputs = self._ends = _Ends(source, output)
         if self._last is not None:
@@ -217,19 +226,51 @@ class _Inputs(NamedTuple):
 class _Slot:
     """What the graph keeps in place of a saved tensor; a replay fills it."""
 
-    __slots__ = ("__weakref__", "step", "index", "tensor")
+    __slots__ = ("__weakref__", "step", "index", "tensor", "version")
 
     def __init__(self, step: "_Step", index: int) -> None:
         self.step, self.index = step, index
         self.tensor: Tensor | None = None
+        self.version: int | None = None  # of a kept tensor
+
+    def keep(self, tensor: Tensor) -> None:
+        """Holds a saved tensor from forward to backward."""
+        self.tensor, self.version = tensor, tensor._version
+
+    def take(self) -> Tensor:
+        """Returns the saved tensor, rebuilding it if need be."""
+        if self.tensor is None:
+            self.step.invert(self.index)
+        assert self.tensor is not None  # a replay fills every slot or raises
+        if self.version not in (None, self.tensor._version):
+            raise RuntimeError(f"{self.step.pieces[self.index].name} {MODIFIED}")
+        return self.tensor
+
+
+class _Kept:
+    """Counts the bytes that the first steps keep; once they exceed the budget nobody keeps any."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget, self.bytes = budget, 0
+        self.storages: set[int] = set()  # of kept tensors: alive, so that no number comes twice
+
+    def have_room_for(self, tensor: Tensor) -> bool:
+        """Counts a tensor that a step saves and says whether to keep it."""
+        storage = tensor.untyped_storage()
+        if self.bytes <= self.budget and storage._cdata not in self.storages:
+            self.storages.add(storage._cdata)
+            self.bytes += storage.nbytes()
+        return self.bytes <= self.budget
 
 
 class _Step:
     """One call of `couple`: what is needed to run it again and to undo it, piece by piece."""
 
-    def __init__(self, piece_length: int, lock: AbstractContextManager[object]) -> None:
-        self.piece_length = piece_length
-        self.lock = lock
+    def __init__(
+        self, piece_length: int, kept: _Kept, lock: AbstractContextManager[object]
+    ) -> None:
+        self.piece_length, self.kept, self.lock = piece_length, kept, lock
+        self.keeps = kept.bytes < kept.budget
         self.pieces: list[_Piece] = []
         self.outputs: _Step | _Ends | None = None  # who gives them: the next step, or the ends
         self.inversion: _Inversion | None = None  # from the first piece to the step before
@@ -254,6 +295,12 @@ class _Step:
         """Notes what autograd saves in forward and gives it a slot to keep instead."""
         slot = _Slot(self, index)
         self.pieces[index].note(slot, tensor)
+        if self.keeps and self.kept.have_room_for(tensor):
+            slot.keep(tensor)
+        elif self.keeps:  # a step is kept whole or not at all
+            self.keeps = False
+            for piece in self.pieces:
+                piece.forget()
         return slot
 
     def invert(self, index: int) -> None:
@@ -338,7 +385,7 @@ class _Piece:
         """Empties the slots that a retained graph still holds, and says if there are any."""
         slots = [slot for reference in self.slots if (slot := reference()) is not None]
         for slot in slots:
-            slot.tensor = None
+            slot.tensor = slot.version = None
         return bool(slots)
 
     def check_repeated(self, saved: list[tuple]) -> None:
@@ -349,7 +396,7 @@ class _Piece:
                 "requires_grad, train/eval mode or a setting changed between forward and backward"
             )
         elif saved != self.saved:
-            fault = "uses a tensor that was modified in place between forward and backward"
+            fault = MODIFIED
         else:
             return
         self.forget()
@@ -381,7 +428,4 @@ def _unpack(slot: _Slot) -> Tensor:
             "keep: use PlainCoupling (config.reversible=False), and attn_implementation='eager'"
         )
     with slot.step.lock:
-        if slot.tensor is None:
-            slot.step.invert(slot.index)
-        assert slot.tensor is not None  # a replay fills every slot or raises
-        return slot.tensor
+        return slot.take()

@@ -13,8 +13,9 @@ log-sum-exps. The backward pass walks over the same blocks: there ``exp(score - 
 key's probability in the union of the rounds, so that one number per query is all it needs.
 
 Blocks are small enough for the caches of a CPU, where touching new memory costs more than
-arithmetic, and large elsewhere. Half precisions are computed in float32 on a CPU; elsewhere
-products are taken in the dtype of the inputs. Softmax and sums are float32 or wider.
+arithmetic, and large elsewhere. Half precisions are computed in float32 on a CPU, where many small
+products gain nothing from less; elsewhere products are taken in the dtype of the inputs. Softmax
+and sums are float32 or wider.
 """
 
 import functools
@@ -148,8 +149,8 @@ class _AttendBlockwise(torch.autograd.Function):
         # Gradients of rounds add up, so one at a time is enough.
         tables = [walk.new_table(margins=True) for _ in range(3)]
         for group in walk.groups(rounds_apart=True):
-            for table in tables:
-                table.zero_()
+            for table in tables[1:]:
+                table[: geometry.before + geometry.after].zero_()
             for block in walk.blocks(group):
                 _differentiate_block(walk, block, vectors, normalisers[group.ranks], tables)
             for result, table in zip(results, tables, strict=True):
@@ -366,13 +367,18 @@ class _Walk:
         return weights if kept is None else weights * kept
 
     def add(self, table: Tensor, block: _Block, vectors: Tensor) -> None:
-        """Add to a table what the windows of a block, which overlap, have for its ranks."""
+        """Add to a table what the windows of a block, which overlap, have for its ranks.
+
+        The last places of a window are the first to reach a rank: blocks come in order, so what
+        stands there is of an earlier use of the table.
+        """
         chunk = self.geometry.chunk_length
-        for first in range(0, vectors.shape[1], chunk):
-            part = vectors[:, first : first + chunk]
-            ranks = table[block.inner_windows][first:]
-            places = ranks.unfold(0, part.shape[1], chunk)[: len(part)]
-            places.transpose(1, 2).add_(part)
+        ranks = table[block.inner_windows]
+        for end in range(vectors.shape[1], 0, -chunk):
+            first = max(0, end - chunk)
+            places = ranks[first:].unfold(0, end - first, chunk)[: len(vectors)].transpose(1, 2)
+            part = vectors[:, first:end]
+            places.copy_(part) if end == vectors.shape[1] else places.add_(part)
 
 
 def _to_rows(vectors: Float[Tensor, "batch heads seq dim"]) -> Float[Tensor, "rows dim"]:

@@ -11,7 +11,7 @@ SCOPES = ("band", "chunk")
 
 
 def tiny_config(**fields: Any) -> ReformerHFConfig:
-    """One local and one LSH layer, 96 positions, weights large enough to matter, no dropout."""
+    """One local and one LSH layer, 96 positions, weights large enough to matter, no dropout, replay."""
     defaults = {
         "attn_layers": ["local", "lsh"],
         "hidden_size": 16,
@@ -29,6 +29,7 @@ def tiny_config(**fields: Any) -> ReformerHFConfig:
         "hidden_dropout_prob": 0.0,
         "local_attention_probs_dropout_prob": 0.0,
         "initializer_range": 0.3,
+        "activation_budget": 0,  # or nothing so small would ever be replayed
     }
     return ReformerHFConfig(**{**defaults, **fields})
 

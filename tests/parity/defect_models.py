@@ -55,7 +55,7 @@ def build_stock(**fields: Any) -> ReformerModelWithLMHead:
 
 def build_ours(**fields: Any) -> ReformerHFForCausalLM:
     """Our model, in eval mode and float64, with the weights of `build_stock`."""
-    model = ReformerHFForCausalLM(ReformerHFConfig(**{**FIELDS, **fields}))
+    model = ReformerHFForCausalLM(ReformerHFConfig(**{**FIELDS, "activation_budget": 0, **fields}))
     own = ReformerHFConfig.__dataclass_fields__.keys() - ReformerConfig.__dataclass_fields__.keys()
     shared = {name: value for name, value in fields.items() if name not in own}
     model.load_state_dict(build_stock(**shared).state_dict())

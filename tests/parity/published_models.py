@@ -128,7 +128,8 @@ def build_stock(config: dict[str, Any], dtype: torch.dtype) -> ReformerModelWith
 
 def build_ours(stock: ReformerModelWithLMHead, config: dict[str, Any]) -> ReformerHFForCausalLM:
     """Our model in eval mode with the same weights, from the same configuration."""
-    model = ReformerHFForCausalLM(ReformerHFConfig(**config)).to(stock.dtype).eval()
+    model = ReformerHFForCausalLM(ReformerHFConfig(**config, activation_budget=0))
+    model = model.to(stock.dtype).eval()
     model.load_state_dict(stock.state_dict())
     return model
 
