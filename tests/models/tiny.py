@@ -11,7 +11,10 @@ SCOPES = ("band", "chunk")
 
 
 def tiny_config(**fields: Any) -> ReformerHFConfig:
-    """One local and one LSH layer, 96 positions, weights large enough to matter, no dropout, replay."""
+    """One local and one LSH layer, 96 positions, weights large enough to matter, no dropout.
+
+    Reversible models replay every layer.
+    """
     defaults = {
         "attn_layers": ["local", "lsh"],
         "hidden_size": 16,
