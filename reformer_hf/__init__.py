@@ -5,6 +5,15 @@ Importing this package registers its configuration, models and tokenizers with t
 
 from reformer_hf.models.cache_reformer_hf import ReformerHFCache
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
+from reformer_hf.models.modeling_classification import (
+    ReformerHFForMultipleChoice,
+    ReformerHFForSequenceClassification,
+)
+from reformer_hf.models.modeling_heads import (
+    ReformerHFForMaskedLM,
+    ReformerHFForQuestionAnswering,
+    ReformerHFForTokenClassification,
+)
 from reformer_hf.models.modeling_reformer_hf import (
     ReformerHFForCausalLM,
     ReformerHFModel,
@@ -23,6 +32,11 @@ __all__ = [
     "ReformerHFCache",
     "ReformerHFConfig",
     "ReformerHFForCausalLM",
+    "ReformerHFForMaskedLM",
+    "ReformerHFForMultipleChoice",
+    "ReformerHFForQuestionAnswering",
+    "ReformerHFForSequenceClassification",
+    "ReformerHFForTokenClassification",
     "ReformerHFModel",
     "ReformerHFPreTrainedModel",
     "ReformerHFTokenizer",

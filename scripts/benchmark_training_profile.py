@@ -44,7 +44,7 @@ LABELLED = (
     ("projections", "reformer_hf.nn.attention", "LSHSelfAttention._project"),
     ("projections", "reformer_hf.nn.attention", "LocalSelfAttention.project"),
     ("projections", "reformer_hf.nn.feed_forward", "OutputProjection.forward"),
-    ("loss", "reformer_hf.models.modeling_reformer_hf", "ReformerHFLMHead.forward"),
+    ("loss", "reformer_hf.models.language_model", "ReformerHFLMHead.forward"),
     ("loss", "reformer_hf.models.modeling_reformer_hf", "ReformerHFForCausalLM._loss"),
     ("reversal", "reformer_hf.nn.reversible", "ReversibleCoupling.couple"),
     ("reversal", "reformer_hf.nn.reversible", "_Step.invert"),

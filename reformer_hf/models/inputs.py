@@ -5,14 +5,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers.utils import logging
 from transformers.utils.generic import TransformersKwargs
 from transformers.utils.import_utils import is_tracing
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.ops.masking import number_documents, places_in_document
-
-logger = logging.get_logger(__name__)
 
 
 class RowLayout(NamedTuple):
@@ -133,7 +130,7 @@ def lay_out_rows(
             )
     if position_ids is not None:
         position_ids = position_ids.expand(batch, -1)
-    documents = _documents(batch, attention_mask, position_ids, seq_idx)
+    documents = find_documents(batch, attention_mask, position_ids, seq_idx)
     if config.attention_scope == "chunk" and _is_packed(documents, attention_mask):
         raise ValueError(
             "packed rows (seq_idx, or position_ids that restart) with attention_scope='chunk': its "
@@ -183,74 +180,42 @@ def check_hashing(
         )
 
 
-def check_labels(config: ReformerHFConfig, labels: Tensor, shape: torch.Size) -> None:
-    """Check the shape and range of labels, the latter on the CPU only.
-
-    Args:
-        config: the configuration.
-        labels: token ids, or -100.
-        shape: (batch, seq) of the input.
+def require_whole_rows(
+    attention_mask: Tensor | None, position_ids: Tensor | None, seq_idx: Tensor | None
+) -> None:
+    """Refuse packed rows where a head gives one answer per row, and rows of padding alone.
 
     Raises:
-        ValueError: naming the value and the fix.
+        ValueError: naming the argument and the fix.
     """
-    require_integers("labels", labels)
-    if labels.shape != shape:
+    packed = seq_idx is not None
+    if not packed and attention_mask is None and position_ids is not None:
+        packed = can_look(position_ids) and (torch.diff(position_ids, dim=-1) != 1).any()
+    if packed:
         raise ValueError(
-            f"labels has shape {tuple(labels.shape)}, the input has {tuple(shape)}: give one label "
-            "per token, -100 where there is no loss; they are shifted inside"
+            "packed rows (seq_idx, or position_ids that restart) with a head that gives one answer "
+            "per row: give each document a row of its own"
         )
-    if not can_look(labels):
-        return
-    wrong = labels[((labels < 0) & (labels != -100)) | (labels >= config.vocab_size)]
-    if wrong.numel():
-        raise ValueError(
-            f"labels has {int(wrong[0])}, but vocab_size={config.vocab_size}: give token ids, or "
-            "-100 where there is no loss"
-        )
+    if attention_mask is not None and can_look(attention_mask):
+        empty = (attention_mask == 0).all(dim=-1)
+        if empty.any():
+            raise ValueError(
+                f"attention_mask has no real token in row {int(empty.nonzero()[0])}: leave rows "
+                "without text out"
+            )
 
 
-def first_token_labels(
-    labels: Tensor,
-    attention_mask: Tensor | None,
-    position_ids: Tensor | None,
-    seq_idx: Tensor | None,
-    counted: bool,
-) -> Tensor:
-    """Take the loss from the first token of each document, which no place of its own predicts.
-
-    Args:
-        labels: (batch, seq).
-        attention_mask: as given to the model.
-        position_ids: as given to the model.
-        seq_idx: as given to the model.
-        counted: whether the caller has counted the labels, to divide the loss by them.
-
-    Returns:
-        Labels with -100 there.
-    """
-    labels = labels.long()
-    if position_ids is not None:
-        position_ids = position_ids.expand(labels.shape[0], -1)
-    documents = _documents(labels.shape[0], attention_mask, position_ids, seq_idx)
-    if documents is None:
-        return labels
-    documents = documents.to(labels.device)
-    begins = torch.ones_like(labels, dtype=torch.bool)
-    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
-    dropped = begins[:, 1:] & (labels[:, 1:] != -100)
-    if counted and can_look(labels) and dropped.any():
-        logger.warning_once(
-            "num_items_in_batch counts labels of first tokens of documents, which have no loss "
-            "here, so the loss is a little too small: set these labels to -100, or pad on the right"
-        )
-    return labels.masked_fill(begins, -100)
-
-
-def _documents(
+def find_documents(
     batch: int, attention_mask: Tensor | None, position_ids: Tensor | None, seq_idx: Tensor | None
 ) -> Tensor | None:
-    """Document numbers, or None for whole rows."""
+    """Document numbers, or None for whole rows.
+
+    Args:
+        batch: rows.
+        attention_mask: as given to the model.
+        position_ids: the same, (batch, seq).
+        seq_idx: as given to the model.
+    """
     if seq_idx is None and attention_mask is None and position_ids is not None:
         # As in transformers' masking, a step other than 1 begins a document.
         steps = torch.diff(position_ids, dim=-1, prepend=position_ids[:, :1] - 1)

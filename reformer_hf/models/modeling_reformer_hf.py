@@ -26,14 +26,13 @@ from reformer_hf.models.inputs import (
     RowLayout,
     check_hashing,
     check_inputs,
-    check_labels,
     check_other_arguments,
-    first_token_labels,
     lay_out_rows,
 )
+from reformer_hf.models.labels import check_token_labels, first_token_labels
+from reformer_hf.models.language_model import LanguageModelMixin, ReformerHFLMHead
 from reformer_hf.models.layers import ReformerHFEmbeddings, ReformerHFEncoder
 from reformer_hf.nn.reversible import Decision
-from reformer_hf.ops.losses import chunked_cross_entropy
 
 IGNORE_INDEX = -100
 
@@ -99,8 +98,11 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
     Both streams, normalised together, are the last hidden state.
     """
 
-    # Models with a head take this over from the model inside them.
-    _keys_to_ignore_on_load_unexpected = [*CONSTANT_BUFFERS, r"^lm_head\."]
+    # Models with a head take this over from the model inside them: another head is no surprise.
+    _keys_to_ignore_on_load_unexpected = [
+        *CONSTANT_BUFFERS,
+        r"^(lm_head|classifier|qa_outputs)\.",
+    ]
 
     def __init__(self, config: ReformerHFConfig):
         super().__init__(config)
@@ -252,25 +254,14 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         return self.config.hash_seed or 0
 
 
-class ReformerHFLMHead(nn.Module):
-    """Projection of the last hidden state to the vocabulary."""
-
-    def __init__(self, config: ReformerHFConfig):
-        super().__init__()
-        self.decoder = nn.Linear(2 * config.hidden_size, config.vocab_size, bias=False)
-        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Logits of hidden states."""
-        return self.decoder(hidden_states) + self.bias
-
-
 @dataclass
 class ReformerHFCausalLMOutput(CausalLMOutputWithPast):
     """Loss, logits (None where a chunked loss left them out), the cache, hidden states and maps."""
 
 
-class ReformerHFForCausalLM(ReformerHFPreTrainedModel, ReformerHFGenerationMixin):
+class ReformerHFForCausalLM(
+    LanguageModelMixin, ReformerHFPreTrainedModel, ReformerHFGenerationMixin
+):
     """A Reformer that predicts the next token."""
 
     def __init__(self, config: ReformerHFConfig):
@@ -284,23 +275,6 @@ class ReformerHFForCausalLM(ReformerHFPreTrainedModel, ReformerHFGenerationMixin
         self.reformer = ReformerHFModel(config)
         self.lm_head = ReformerHFLMHead(config)
         self.post_init()
-
-    def get_output_embeddings(self) -> nn.Module:
-        """The output projection."""
-        return self.lm_head.decoder
-
-    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        """Replace the output projection."""
-        self.lm_head.decoder = new_embeddings
-
-    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
-        """Resize embeddings, output projection and its bias; see `PreTrainedModel`."""
-        embeddings = super().resize_token_embeddings(*args, **kwargs)
-        missing = self.lm_head.decoder.weight.shape[0] - self.lm_head.bias.shape[0]
-        if missing:
-            bias = nn.functional.pad(self.lm_head.bias.detach(), (0, missing))
-            self.lm_head.bias = nn.Parameter(bias, requires_grad=self.lm_head.bias.requires_grad)
-        return embeddings
 
     @can_return_tuple
     def forward(
@@ -350,9 +324,9 @@ class ReformerHFForCausalLM(ReformerHFPreTrainedModel, ReformerHFGenerationMixin
         inputs = inputs_embeds if input_ids is None else input_ids
         targets = labels if shift_labels is None else shift_labels
         if targets is not None and inputs is not None:
-            check_labels(self.config, targets, inputs.shape[:2])
+            check_token_labels(targets, inputs.shape[:2], self.config, "vocab_size")
         chunked = targets is not None and self.config.chunk_size_lm_head > 0
-        recorded = _default(kwargs.get("output_hidden_states"), self.config.output_hidden_states)
+        recorded = self._records_hidden_states(kwargs)
         cached = use_cache or past_key_values is not None
         return_streams = chunked and self.training and not (recorded or cached)
         outputs = self.reformer(
@@ -412,18 +386,7 @@ class ReformerHFForCausalLM(ReformerHFPreTrainedModel, ReformerHFGenerationMixin
                 num_items_in_batch=num_items,
                 shift_labels=shift_labels,
             )
-        project, device = self.lm_head, hidden_states[0].device
-        if isinstance(hidden_states, tuple):
-
-            def project(x1: Tensor, x2: Tensor) -> Tensor:
-                return self.lm_head(self.reformer.encoder.finish(x1, x2))
-
-        if isinstance(num_items, Tensor):
-            num_items = num_items.to(device)
-        chunk_size = self.config.chunk_size_lm_head
-        return chunked_cross_entropy(
-            hidden_states, shift_labels.to(device), project, chunk_size, num_items
-        )
+        return self._chunked_loss(hidden_states, shift_labels, num_items)
 
 
 def _default(value: bool | None, default: bool | None) -> bool:

@@ -2,13 +2,42 @@
 
 from typing import Any
 
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 
 from reformer_hf.models.checkpoint_files import HeadBiasConverter
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
+from reformer_hf.models.modeling_classification import (
+    ReformerHFForMultipleChoice,
+    ReformerHFForSequenceClassification,
+)
+from reformer_hf.models.modeling_heads import (
+    ReformerHFForMaskedLM,
+    ReformerHFForQuestionAnswering,
+    ReformerHFForTokenClassification,
+)
 from reformer_hf.models.modeling_reformer_hf import ReformerHFForCausalLM, ReformerHFModel
 from reformer_hf.models.tokenization_reformer_hf import register_tokenizers
+
+MODELS = {
+    AutoModel: ReformerHFModel,
+    AutoModelForCausalLM: ReformerHFForCausalLM,
+    AutoModelForMaskedLM: ReformerHFForMaskedLM,
+    AutoModelForMultipleChoice: ReformerHFForMultipleChoice,
+    AutoModelForQuestionAnswering: ReformerHFForQuestionAnswering,
+    AutoModelForSequenceClassification: ReformerHFForSequenceClassification,
+    AutoModelForTokenClassification: ReformerHFForTokenClassification,
+}
+"""The model that each Auto class makes of a `ReformerHFConfig`."""
 
 
 class StockReformerConfig(ReformerHFConfig):
@@ -37,8 +66,8 @@ def register(override_stock: bool = False) -> None:
     """
     config_class = ReformerHFConfig
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
-    AutoModel.register(config_class, ReformerHFModel, exist_ok=True)
-    AutoModelForCausalLM.register(config_class, ReformerHFForCausalLM, exist_ok=True)
+    for auto_class, model_class in MODELS.items():
+        auto_class.register(config_class, model_class, exist_ok=True)
     register_tokenizers(config_class)
     register_checkpoint_conversion_mapping(
         config_class.model_type, [HeadBiasConverter()], overwrite=True

@@ -83,10 +83,15 @@ class ReformerHFByteTokenizer(_PortableTokenizer):
     A `str` cannot hold every byte string: bytes that are not UTF-8 go through
     :meth:`encode_bytes` and :meth:`decode_bytes`; `decode` shows them as U+FFFD.
 
+    A mask token, for masked language models, is one that the caller asks for:
+    `ReformerHFByteTokenizer(mask_token="<mask>")` gives it the id 258. It is written into texts,
+    so with it the names of special tokens are read as such.
+
     Args:
         vocab: the vocabulary of a saved tokenizer, which must be this one.
         merges: the merges of a saved tokenizer, of which there are none.
-        split_special_tokens: whether the names of special tokens in a text are plain text.
+        split_special_tokens: whether the names of special tokens in a text are plain text; by
+            default unless there is a mask token.
         **kwargs: as for any tokenizer, for example `model_max_length`, `padding_side`.
 
     Raises:
@@ -99,9 +104,11 @@ class ReformerHFByteTokenizer(_PortableTokenizer):
         self,
         vocab: dict[str, int] | None = None,
         merges: list[tuple[str, str]] | None = None,
-        split_special_tokens: bool = True,
+        split_special_tokens: bool | None = None,
         **kwargs: Any,
     ) -> None:
+        if split_special_tokens is None:
+            split_special_tokens = kwargs.get("mask_token") is None
         if merges or vocab not in (None, BYTE_VOCABULARY):
             raise ValueError(
                 f"vocab of {len(vocab or ())} tokens and {len(merges or ())} merges: not the "

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from reformer_hf.models.inputs import first_token_labels, lay_out_rows
+from reformer_hf.models.inputs import lay_out_rows
+from reformer_hf.models.labels import first_token_labels
 from tests.models.tiny import SCOPES, random_ids, tiny_config, tiny_encoder, tiny_lm
 
 IDS = random_ids(2, 11)

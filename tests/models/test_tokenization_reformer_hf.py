@@ -299,3 +299,19 @@ def test_byte_tokenizer_can_be_named_by_a_folder_without_files_for_it(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert type(tokenizer) is ReformerHFByteTokenizer
     assert tokenizer("a")["input_ids"] == [99]
+
+
+def test_a_mask_token_is_read_in_texts(tmp_path):
+    tokenizer = ReformerHFByteTokenizer(mask_token="<mask>")
+    assert (tokenizer.mask_token_id, len(tokenizer)) == (258, 259)
+    assert tokenizer("é<mask>").input_ids == [*(byte + 2 for byte in "é".encode()), 258]
+    ReformerHFConfig(vocab_size=259).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    for loaded in (
+        AutoTokenizer.from_pretrained(tmp_path),
+        ReformerHFByteTokenizer.from_pretrained(tmp_path),
+    ):
+        assert loaded.mask_token_id == 258
+        assert loaded("a<mask>").input_ids == [99, 258]
+    plain = ReformerHFByteTokenizer(mask_token="<mask>", split_special_tokens=True)
+    assert len(plain("<mask>").input_ids) == 6

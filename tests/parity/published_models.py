@@ -113,10 +113,14 @@ def with_layers(config: dict[str, Any], layers: list[str]) -> dict[str, Any]:
     return {**config, "attn_layers": layers, "num_hidden_layers": len(layers)}
 
 
-def build_stock(config: dict[str, Any], dtype: torch.dtype) -> ReformerModelWithLMHead:
+def build_stock(
+    config: dict[str, Any],
+    dtype: torch.dtype,
+    model_class: type[Any] = ReformerModelWithLMHead,
+) -> Any:
     """transformers' model in eval mode, with weights large enough for all parts to matter."""
     torch.manual_seed(0)
-    model = ReformerModelWithLMHead(ReformerConfig(**config)).to(dtype).eval()
+    model = model_class(ReformerConfig(**config)).to(dtype).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.ndim == 2:
@@ -140,7 +144,7 @@ def lsh_layers(model: nn.Module) -> list[Any]:
     return [module for module in modules if hasattr(module, "query_key")]
 
 
-def inject_rotations(stock: ReformerModelWithLMHead, ours: ReformerHFForCausalLM) -> None:
+def inject_rotations(stock: Any, ours: Any) -> None:
     """Give each LSH layer of transformers' model the rotations of ours, instead of fresh ones."""
     for theirs, own in zip(lsh_layers(stock), lsh_layers(ours), strict=True):
         rotations = own.rotations(0, theirs.num_hashes)
