@@ -34,7 +34,11 @@ def main(repository: str, output: Path) -> dict[str, Any]:
     inputs = tokenizer(["def f(x):", "return"], return_tensors="pt", padding=True)
     config = AutoConfig.from_pretrained(repository, trust_remote_code=True)
     heads = {
-        name: getattr(transformers, name).from_pretrained(repository, trust_remote_code=True)
+        name: getattr(transformers, name).from_pretrained(
+            repository,
+            trust_remote_code=True,
+            is_decoder=name != "AutoModelForMaskedLM",  # which is never causal
+        )
         for name in config.auto_map
         if name != "AutoConfig"
     }

@@ -155,7 +155,11 @@ class TestWithThePackage:
         for name, cls in auto_classes().items():
             if name != "AutoConfig":
                 auto_class = getattr(transformers, name)
-                loaded = auto_class.from_pretrained(repository, trust_remote_code=trust)
+                loaded = auto_class.from_pretrained(
+                    repository,
+                    trust_remote_code=trust,
+                    is_decoder=name != "AutoModelForMaskedLM",  # which is never causal
+                )
                 assert type(loaded) is cls
         text = "naïve\n"
         tokenizer = AutoTokenizer.from_pretrained(repository, trust_remote_code=trust)
