@@ -143,7 +143,9 @@ class TestQuestionAnswering:
         alone = model(IDS[:1], start_positions=starts[:1], end_positions=ends[:1]).loss
         assert_close(loss, alone)
         model.zero_grad()
-        model(IDS, start_positions=none, end_positions=none).loss.backward()
+        loss = model(IDS, start_positions=none, end_positions=none).loss
+        assert loss == 0
+        loss.backward()
         assert not model.qa_outputs.weight.grad.any()
 
     def test_no_answer_is_in_the_padding(self):
