@@ -1,0 +1,82 @@
+"""From documents of any length to rows of one length."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, Features, IterableDataset, List, Value
+from datasets.fingerprint import Hasher
+
+from reformer_hf.training.data_arguments import Packing
+from reformer_hf.training.texts import ENDS_DOCUMENT
+
+_BUFFER = 1 << 22  # tokens that are held before they are written
+
+
+def pack_rows(
+    documents: Dataset | IterableDataset,
+    block_size: int,
+    packing: Packing = "documents",
+    cache_dir: str | None = None,
+) -> Any:
+    """Lay documents into rows of `block_size` tokens; no token is lost, the last row is shorter.
+
+    With `packing="documents"` each row says in `seq_idx` which document a token belongs to, so
+    documents do not see each other and the rows cost what full ones cost. A document that meets the
+    end of a row goes on in the next one, where it begins anew. `"blocks"` knows no documents, and
+    `"none"` gives each a row of its own, or several where it is longer.
+
+    Args:
+        documents: as :func:`tokenize_documents` gives them.
+        block_size: tokens in a row.
+        packing: what a row holds.
+        cache_dir: where `datasets` keeps the rows; its default if None.
+
+    Returns:
+        A dataset of the same kind with the columns `input_ids` and, for documents, `seq_idx`.
+    """
+    columns = ("input_ids", "seq_idx") if packing == "documents" else ("input_ids",)
+    features = Features({column: List(Value("int32")) for column in columns})
+    settings = {
+        "documents": documents.with_format("numpy"),
+        "block_size": block_size,
+        "packing": packing,
+    }
+    if isinstance(documents, IterableDataset):
+        return IterableDataset.from_generator(_rows, features, gen_kwargs=settings)
+    return Dataset.from_generator(
+        _rows,
+        features,
+        gen_kwargs=settings,
+        cache_dir=cache_dir,  # type: ignore[arg-type]
+        fingerprint=Hasher.hash((documents._fingerprint, block_size, packing)),
+        writer_batch_size=max(1, _BUFFER // block_size),
+    )
+
+
+def _rows(documents, block_size: int, packing: Packing) -> Iterator[dict[str, np.ndarray]]:
+    ids, numbers = np.empty(block_size, np.int32), np.empty(block_size, np.int32)
+    filled = number = 0
+
+    def row() -> dict[str, np.ndarray]:
+        columns = {"input_ids": ids[:filled].copy()}
+        if packing == "documents":
+            columns["seq_idx"] = numbers[:filled].copy()
+        return columns
+
+    for document in documents:
+        tokens = document["input_ids"]
+        while len(tokens):
+            end = min(filled + len(tokens), block_size)
+            ids[filled:end], numbers[filled:end] = tokens[: end - filled], number
+            tokens, filled = tokens[end - filled :], end
+            if filled == block_size:
+                yield row()
+                filled = number = 0
+        if document[ENDS_DOCUMENT]:
+            number += 1
+            if packing == "none" and filled:
+                yield row()
+                filled = 0
+    if filled:
+        yield row()
