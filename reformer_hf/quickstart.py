@@ -6,7 +6,6 @@ checkpoint.
 """
 
 import sys
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,10 +19,9 @@ from reformer_hf.training.arguments import (
     CorpusArguments,
     ModelArguments,
     OptimizationArguments,
-    RunArguments,
+    TextRunArguments,
 )
 from reformer_hf.training.causal_lm import build_config, train
-from reformer_hf.training.checkpoints import discard, last_whole_checkpoint
 from reformer_hf.training.corpus import open_corpus
 from reformer_hf.training.data import (
     CorpusRecord,
@@ -40,6 +38,7 @@ from reformer_hf.training.finish import (
     write_reports,
     write_sample,
 )
+from reformer_hf.training.resumption import resume_point, run_script
 from reformer_hf.training.run_directory import RunDirectory
 from reformer_hf.training.storage import new_directory, readable_disk_errors
 
@@ -53,7 +52,7 @@ class Job:
 
     model_arguments: ModelArguments
     optimization: OptimizationArguments
-    run: RunArguments
+    run: TextRunArguments
     directory: RunDirectory
     settings: dict
     record: CorpusRecord
@@ -64,7 +63,7 @@ class Job:
 
 def prepare(arguments: list[str] | None) -> Job | None:
     """Parse the arguments, find the corpus, and see how far a run in this folder has come."""
-    kinds = [CorpusArguments, ModelArguments, OptimizationArguments, RunArguments]
+    kinds = [CorpusArguments, ModelArguments, OptimizationArguments, TextRunArguments]
     parser = HfArgumentParser(kinds, description=__doc__)  # type: ignore[arg-type]
     corpus_arguments, model, optimization, run = parser.parse_args_into_dataclasses(arguments)
     if run.max_new_tokens >= model.block_size:
@@ -85,16 +84,9 @@ def prepare(arguments: list[str] | None) -> Job | None:
         "model": asdict(model),
         "optimization": asdict(optimization),
     }
-    checkpoint, broken = last_whole_checkpoint(directory.checkpoints)
-    directory.claim(settings, started=directory.is_finished or checkpoint is not None)
+    checkpoint = resume_point(directory, settings)
     if directory.is_finished:
-        print(f"This run is finished: see {directory.model}. {directory.how_to_start_anew()}.")
         return None
-    for path in broken:
-        print(f"Skipping {path.name}: it was cut while it was saved")
-    discard(broken)
-    if checkpoint is not None:
-        print(f"Resuming from {checkpoint.name} of {optimization.max_steps} steps")
     windows = load_splits(corpus, record, directory.corpus, model.block_size)
     return Job(model, optimization, run, directory, settings, record, *windows, checkpoint)
 
@@ -147,7 +139,7 @@ def save(
         new_directory(job.directory.model) as folder,
     ):
         save_and_reload(folder, model, tokenizer, probe)
-        write_reports(folder, state, metrics, NAME)
+        write_reports(folder, state, metrics, score.references(), NAME)
         build_model_card(TEMPLATE, NAME, metrics).save(folder / "README.md")
 
 
@@ -167,24 +159,8 @@ def report(score: HeldOutScore, directory: RunDirectory) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run, and turn what a user can mend into a message and an exit status."""
-    start = time.perf_counter()
     disable_progress_bar()  # those of loading and saving, which take no time here
-    try:
-        try:
-            job = prepare(arguments)
-        except ValueError as error:  # from here on a ValueError is a defect: show where
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        if job is not None:
-            run(job)
-            print(f"{(time.perf_counter() - start) / 60:.1f} minutes in all")
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on from the last checkpoint.", file=sys.stderr)
-        return 130
-    except (OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_script(lambda: prepare(arguments), run)
 
 
 if __name__ == "__main__":

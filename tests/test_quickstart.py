@@ -167,7 +167,7 @@ def test_a_killed_run_goes_on_and_ends_like_another(texts, tmp_path, capsys):
     assert quickstart.main(arguments(texts, run, **options)) == 0
     printed = capsys.readouterr().out
     assert f"Skipping {cut.name}: it was cut while it was saved" in printed
-    assert re.search(r"Resuming from checkpoint-\d+ of 24 steps", printed)
+    assert re.search(r"Resuming from checkpoint-\d+", printed)
     assert quickstart.main(arguments(texts, straight, **options)) == 0
     ours, other = (folder / "model" / "model.safetensors" for folder in (run, straight))
     assert ours.read_bytes() == other.read_bytes()
@@ -183,7 +183,7 @@ def test_an_interrupt_says_how_to_go_on(texts, tmp_path, capsys, monkeypatch):
     assert "The same command goes on from the last checkpoint" in capsys.readouterr().err
     assert not (tmp_path / "run" / "model").exists()
     assert quickstart.main(arguments(texts, tmp_path / "run")) == 0
-    assert "Resuming from checkpoint-8 of 8 steps" in capsys.readouterr().out
+    assert "Resuming from checkpoint-8" in capsys.readouterr().out
 
 
 def test_a_changed_corpus_is_refused(texts, tmp_path, capsys):

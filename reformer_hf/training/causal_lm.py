@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 from torch.utils.data import Dataset
 from transformers import (
@@ -15,23 +16,42 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.tokenization_reformer_hf import BYTE_VOCABULARY, EOS_TOKEN, PAD_TOKEN
-from reformer_hf.training.arguments import ModelArguments, OptimizationArguments, RunArguments
+from reformer_hf.training.arguments import (
+    LayerArguments,
+    ModelArguments,
+    OptimizationArguments,
+    RunArguments,
+)
 from reformer_hf.training.callbacks import Clock, StopOnDivergence
 from reformer_hf.training.checkpoints import SealCheckpoints
 from reformer_hf.training.storage import readable_disk_errors
 
 
 def build_config(arguments: ModelArguments) -> ReformerHFConfig:
-    """Configure a causal Reformer: `band` scope, local and LSH layers in turn, axial positions."""
-    layers = arguments.num_hidden_layers
-    rows, columns = axial_shape(arguments.block_size)
-    return ReformerHFConfig(
+    """Configure a causal Reformer over the bytes of texts, with axial positions."""
+    half = arguments.hidden_size // 2
+    return causal_config(
+        arguments,
         vocab_size=len(BYTE_VOCABULARY),
         pad_token_id=BYTE_VOCABULARY[PAD_TOKEN],
         eos_token_id=BYTE_VOCABULARY[EOS_TOKEN],
+        axial_pos_shape=list(axial_shape(arguments.block_size)),
+        axial_pos_embds_dim=[half, arguments.hidden_size - half],
+        max_position_embeddings=arguments.block_size,
+    )
+
+
+def causal_config(arguments: LayerArguments, **fields: Any) -> ReformerHFConfig:
+    """Configure a causal Reformer: `band` scope, local and LSH layers in turn.
+
+    Args:
+        arguments: sizes of the layers.
+        **fields: vocabulary and positions.
+    """
+    return ReformerHFConfig(
         is_decoder=True,
         attention_scope="band",
-        attn_layers=[("local", "lsh")[layer % 2] for layer in range(layers)],
+        attn_layers=[("local", "lsh")[layer % 2] for layer in range(arguments.num_hidden_layers)],
         hidden_size=arguments.hidden_size,
         num_attention_heads=arguments.num_attention_heads,
         attention_head_size=arguments.hidden_size // arguments.num_attention_heads,
@@ -44,19 +64,14 @@ def build_config(arguments: ModelArguments) -> ReformerHFConfig:
         lsh_num_chunks_after=0,
         num_hashes=arguments.num_hashes,
         position_embedding_type="axial",
-        axial_pos_shape=[rows, columns],
-        axial_pos_embds_dim=[
-            arguments.hidden_size // 2,
-            arguments.hidden_size - arguments.hidden_size // 2,
-        ],
         # As wide as the word embeddings: at 1, transformers' default, positions drown the words
         # for hundreds of steps.
         axial_norm_std=0.02,
-        max_position_embeddings=arguments.block_size,
         hidden_dropout_prob=0.0,
         local_attention_probs_dropout_prob=0.0,
         lsh_attention_probs_dropout_prob=0.0,
         chunk_size_lm_head=1024,
+        **fields,
     )
 
 
@@ -68,7 +83,7 @@ def axial_shape(positions: int) -> tuple[int, int]:
 
 def train(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     train_windows: Dataset,
     eval_windows: Dataset,
     optimization: OptimizationArguments,
@@ -80,7 +95,7 @@ def train(
 
     Args:
         model: with initial weights; those of `checkpoint` replace them.
-        tokenizer: saved with each checkpoint.
+        tokenizer: saved with each checkpoint, if any.
         train_windows: shuffled anew in each epoch, by the seed.
         eval_windows: scored every `eval_steps`.
         optimization: what decides the result.
@@ -136,6 +151,7 @@ def training_arguments(
         save_steps=run.save_steps,
         save_total_limit=2,
         prediction_loss_only=True,
+        remove_unused_columns=False,  # `shift_labels` is no parameter of a forward
         dataloader_pin_memory=False,
         report_to="none",
     )

@@ -66,10 +66,11 @@ class TokenWindows(Dataset):
         return {"input_ids": ids, "labels": ids}
 
 
-def spread(windows: TokenWindows, count: int) -> Subset:
-    """Choose at most `count` windows, evenly spread over all of them."""
-    count = min(count, len(windows))
-    return Subset(windows, [index * len(windows) // count for index in range(count)])
+def spread(dataset: Dataset, count: int) -> Subset:
+    """Choose at most `count` items of a dataset, evenly spread over all of them."""
+    size = len(dataset)  # type: ignore[arg-type]
+    count = min(count, size)
+    return Subset(dataset, [index * size // count for index in range(count)])
 
 
 def load_splits(

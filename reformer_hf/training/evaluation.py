@@ -30,6 +30,14 @@ class HeldOutScore:
     context: int
     windows_overlap: bool = False
 
+    def references(self) -> dict[str, float]:
+        """What the model is compared with, by name."""
+        return {
+            "uniform": self.uniform_bits_per_byte,
+            "gzip -9": self.gzip_9_bits_per_byte,
+            "bz2 -9": self.bz2_9_bits_per_byte,
+        }
+
 
 def score_held_out(model: PreTrainedModel, windows: Dataset, batch_size: int = 1) -> HeldOutScore:
     """Measure bits per byte, in eval mode, weighted by token, each byte counted once.

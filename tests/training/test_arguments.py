@@ -5,12 +5,17 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from reformer_hf.training.arguments import (
     CorpusArguments,
+    ImageArguments,
+    ImageRunArguments,
+    LayerArguments,
     ModelArguments,
     OptimizationArguments,
     RunArguments,
+    TextRunArguments,
 )
 
-KINDS = [CorpusArguments, ModelArguments, OptimizationArguments, RunArguments]
+KINDS = [CorpusArguments, ModelArguments, OptimizationArguments, TextRunArguments]
+IMAGE_KINDS = [ImageArguments, LayerArguments, OptimizationArguments, ImageRunArguments]
 
 
 def test_defaults_are_a_context_of_8192_bytes_that_fits_eight_minutes():
@@ -19,8 +24,9 @@ def test_defaults_are_a_context_of_8192_bytes_that_fits_eight_minutes():
     assert run.max_minutes < 8
 
 
-def test_no_name_means_two_things():
-    names = [field.name for kind in KINDS for field in dataclasses.fields(kind)]
+@pytest.mark.parametrize("kinds", [KINDS, IMAGE_KINDS])
+def test_no_name_means_two_things(kinds):
+    names = [field.name for kind in kinds for field in dataclasses.fields(kind)]
     assert len(names) == len(set(names))
 
 
@@ -39,6 +45,13 @@ def test_optimisation_has_the_names_of_transformers():
         (OptimizationArguments, {"learning_rate": 0.0}, "learning_rate=0.0"),
         (OptimizationArguments, {"max_steps": -1}, "max_steps=-1"),
         (RunArguments, {"max_minutes": -2.0}, "max_minutes=-2.0"),
+        (ImageArguments, {}, "dataset_name=None and train_dir=None: give one"),
+        (ImageArguments, {"dataset_name": "a", "train_dir": "b"}, "dataset_name='a' and train_dir"),
+        (ImageArguments, {"dataset_name": "a", "validation_dir": "b"}, "validation_dir='b'"),
+        (ImageArguments, {"train_dir": "a", "image_mode": "CMYK"}, "image_mode='CMYK'.*RGB"),
+        (ImageArguments, {"train_dir": "a", "image_size": 0}, "image_size=0"),
+        (ImageArguments, {"train_dir": "a", "train_val_split": 1.0}, "train_val_split=1.0"),
+        (ImageRunArguments, {"temperature": 0.0}, "temperature=0.0"),
         (RunArguments, {"save_steps": 12, "logging_steps": 5}, "save_steps=12"),
     ],
 )

@@ -56,7 +56,7 @@ def test_metrics_and_reports(tiny_model, tmp_path):
     record = CorpusRecord("some text", "ab", 10, "by name", 20, 3000, 18, 2700, 2, 300)
     settings = {"model": {"hidden_size": 16}}
     metrics = collect_metrics(tiny_model, state, score, record, settings, tokens_per_step=256)
-    write_reports(tmp_path, state, metrics, "title")
+    write_reports(tmp_path, state, metrics, score.references(), "title")
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["held_out"]["bits_per_byte"] == 2.5
     training = metrics["training"]

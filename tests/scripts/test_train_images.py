@@ -1,0 +1,113 @@
+"""The whole way from a folder of digits to samples, and going on after an interruption."""
+
+import json
+import re
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+from transformers import Trainer
+
+from scripts import train_images
+
+SAVED = {
+    "model.safetensors",
+    "config.json",
+    "metrics.json",
+    "loss_curve.png",
+    "samples.png",
+    "completions.png",
+}
+
+
+@pytest.fixture
+def digits(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "digits").mkdir()
+    for index, image in enumerate(load_digits().images[:300]):
+        Image.fromarray((image * 15).astype(np.uint8)).save(tmp_path / "digits" / f"{index}.png")
+    return tmp_path / "digits"
+
+
+def arguments(digits, output, **changes):
+    values = {
+        "train_dir": digits,
+        "image_size": 8,
+        "image_mode": "L",
+        "output_dir": output,
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "feed_forward_size": 32,
+        "attn_chunk_length": 8,
+        "max_steps": 30,
+        "per_device_train_batch_size": 16,
+        "learning_rate": 1e-2,
+        "warmup_steps": 2,
+        "logging_steps": 5,
+        "eval_steps": 10,
+        "save_steps": 10,
+        "max_eval_samples": 8,
+        "num_samples": 3,
+    } | changes
+    return [part for name, value in values.items() for part in (f"--{name}", str(value))]
+
+
+def test_a_run_ends_with_bits_per_dim_samples_and_completions(digits, tmp_path, capsys):
+    assert train_images.main(arguments(digits, tmp_path / "run")) == 0
+    printed = capsys.readouterr().out
+    folder = tmp_path / "run" / "model"
+    assert {path.name for path in folder.iterdir()} >= SAVED
+    metrics = json.loads((folder / "metrics.json").read_text())
+    score = metrics["held_out"]
+    assert re.search(rf"this model +{score['bits_per_dim']:.3f}\n", printed)
+    assert 1 < score["bits_per_dim"] < 5 < score["uniform_bits_per_dim"]
+    assert (score["images"], score["dims"]) == (8, 64)
+    assert metrics["training"]["tokens"] == 30 * 16 * 64
+    with Image.open(folder / "samples.png") as samples:
+        assert (samples.size, samples.mode) == ((24, 8), "L")
+    with Image.open(folder / "completions.png") as picture:
+        originals, given, completed = np.asarray(picture).reshape(3, 8, 24)
+    assert (given[:4] == originals[:4]).all() and (given[4:] == 0).all()
+    assert (completed[:4] == originals[:4]).all() and (completed[4:] != originals[4:]).any()
+
+    capsys.readouterr()
+    assert train_images.main(arguments(digits, tmp_path / "run")) == 0
+    assert "This run is finished" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_ends_like_another(digits, tmp_path, capsys, monkeypatch):
+    step = Trainer.training_step
+
+    def interrupted(trainer, *args, **kwargs):
+        if trainer.state.global_step == 13:
+            raise KeyboardInterrupt
+        return step(trainer, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "training_step", interrupted)
+        assert train_images.main(arguments(digits, tmp_path / "run", max_steps=20)) == 130
+    (digits / "0.png").unlink()  # what was read at the start stays
+    for name in ("run", "straight"):
+        assert train_images.main(arguments(digits, tmp_path / name, max_steps=20)) == 0
+        if name == "run":
+            assert "Resuming from checkpoint-10" in capsys.readouterr().out
+            Image.fromarray((load_digits().images[0] * 15).astype(np.uint8)).save(digits / "0.png")
+    ours, other = (tmp_path / name / "model" for name in ("run", "straight"))
+    for name in ("model.safetensors", "samples.png", "completions.png"):
+        assert (ours / name).read_bytes() == (other / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_dir": "no/such/folder"}, "train_dir='no/such/folder': no such folder"),
+        ({"image_mode": "P"}, "image_mode='P'"),
+        ({"train_val_split": 1e-9}, "none of its 300 images is in the held_out part"),
+    ],
+)
+def test_bad_input_is_one_readable_line(digits, tmp_path, capsys, changes, message):
+    assert train_images.main(arguments(digits, tmp_path / "run", **changes)) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert len(errors) == 1 and errors[0].startswith("error: ") and message in errors[0]
