@@ -11,17 +11,28 @@ COLUMNS = ("step", "seconds", "train_bits_per_byte", "eval_bits_per_byte", "lear
 def loss_curve(log_history: Sequence[Mapping]) -> list[dict]:
     """Turn the Trainer's log into rows of `COLUMNS`, losses in bits; what is not known is None.
 
-    The loss is per token; with byte ids that is per byte, but for the few ends of documents.
+    The loss is per token. An evaluation that counted the bytes of the tokens says how many bytes a
+    token has; otherwise the tokens are bytes, but for the few ends of documents.
     """
+    bytes_per_token = 1.0
+    for entry in log_history:
+        if entry.get("eval_bytes"):
+            bytes_per_token = entry["eval_bytes"] / entry["eval_tokens"]
     rows = []
     for entry in log_history:
         row = {column: entry.get(column) for column in COLUMNS}
         for name, key in (("train", "loss"), ("eval", "eval_loss")):
             if key in entry:
-                row[f"{name}_bits_per_byte"] = entry[key] / math.log(2)
+                row[f"{name}_bits_per_byte"] = entry[key] / math.log(2) / bytes_per_token
         if row["train_bits_per_byte"] is not None or row["eval_bits_per_byte"] is not None:
             rows.append(row)
     return rows
+
+
+def write_curves(log_history: Sequence[Mapping], directory: Path, title: str = "Loss") -> None:
+    """Write `loss_curve.csv` and `loss_curve.png`."""
+    write_loss_curve_csv(log_history, directory / "loss_curve.csv")
+    plot_loss_curve(log_history, directory / "loss_curve.png", {}, title)
 
 
 def write_loss_curve_csv(log_history: Sequence[Mapping], path: Path) -> None:

@@ -1,0 +1,154 @@
+"""The model and the tokenizer that a training script's arguments describe."""
+
+import re
+from typing import Any
+
+import yaml
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from reformer_hf.models.configuration_reformer_hf import DEFAULT_HASH_LENGTH, ReformerHFConfig
+from reformer_hf.models.tokenization_reformer_hf import ReformerHFByteTokenizer
+from reformer_hf.training.causal_lm import axial_shape
+from reformer_hf.training.model_arguments import PretrainedModelArguments
+
+logger = logging.get_logger(__name__)
+
+
+def load_tokenizer(arguments: PretrainedModelArguments) -> PreTrainedTokenizerBase:
+    """Load the named tokenizer, or that of the model; bytes where there is no model.
+
+    Raises:
+        OSError: if there is none of that name.
+    """
+    name = arguments.tokenizer_name or arguments.model_name_or_path or arguments.config_name
+    if name is None or name == "bytes":
+        return ReformerHFByteTokenizer()
+    try:
+        return AutoTokenizer.from_pretrained(
+            name,
+            cache_dir=arguments.cache_dir,
+            revision=arguments.model_revision,
+            token=arguments.token,
+            trust_remote_code=arguments.trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        if arguments.tokenizer_name is None and arguments.model_name_or_path is None:
+            return ReformerHFByteTokenizer()
+        raise OSError(
+            f"no tokenizer could be loaded from {name} ({error}); name one with tokenizer_name, "
+            "'bytes' for models of bytes such as google/reformer-enwik8"
+        ) from error
+
+
+def build_model(
+    model_class: type[PreTrainedModel],
+    arguments: PretrainedModelArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    block_size: int | None = None,
+    **fields: Any,
+) -> Any:
+    """Load a checkpoint, or make a model with random weights that come from torch's generator.
+
+    Args:
+        model_class: of this package.
+        arguments: which model, and what of it is trained.
+        tokenizer: its vocabulary decides the size of the embeddings.
+        block_size: tokens in a row, which a new model's positions cover.
+        **fields: of a new model's configuration, where the arguments do not say otherwise.
+
+    Raises:
+        OSError: if there is no such checkpoint.
+        ValueError: if a field of the configuration does not exist or does not fit.
+    """
+    if arguments.model_name_or_path is not None:
+        model = model_class.from_pretrained(
+            arguments.model_name_or_path,
+            config=_load_config(arguments) if arguments.config_name else None,
+            cache_dir=arguments.cache_dir,
+            revision=arguments.model_revision,
+            token=arguments.token,
+            # bfloat16 files would give bfloat16 weights, too coarse for the steps of an optimizer.
+            dtype=arguments.dtype or "float32",
+        )
+    else:
+        config = _new_config(arguments, tokenizer, block_size, fields)
+        dtype = {} if arguments.dtype in (None, "auto") else {"dtype": arguments.dtype}
+        model = model_class._from_config(config, **dtype)
+    if arguments.attn_implementation is not None:
+        model.set_attn_implementation(arguments.attn_implementation)
+    if len(tokenizer) > model.config.vocab_size:
+        model.resize_token_embeddings(len(tokenizer))
+    if arguments.freeze_embeddings:
+        model.base_model.embeddings.requires_grad_(False)
+    return _add_adapters(model, arguments) if arguments.use_lora else model
+
+
+def parse_overrides(text: str) -> dict[str, Any]:
+    """Parse `name=value,name=value`, with values as YAML writes them.
+
+    Raises:
+        ValueError: naming the part that cannot be read, or the field that does not exist.
+    """
+    fields = {}
+    for part in re.split(r",(?=\s*\w+\s*=)", text):
+        name, equals, value = part.partition("=")
+        name = name.strip()
+        if not equals:
+            raise ValueError(f"config_overrides: {part!r} is not of the form name=value")
+        if name not in ReformerHFConfig.__annotations__:
+            raise ValueError(
+                f"config_overrides: a ReformerHFConfig has no field {name!r}; check its spelling"
+            )
+        fields[name] = yaml.safe_load(value)
+    return fields
+
+
+def _load_config(arguments: PretrainedModelArguments, **fields: Any) -> ReformerHFConfig:
+    assert arguments.config_name is not None
+    return ReformerHFConfig.from_pretrained(
+        arguments.config_name, cache_dir=arguments.cache_dir, token=arguments.token, **fields
+    )
+
+
+def _new_config(
+    arguments: PretrainedModelArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    block_size: int | None,
+    fields: dict[str, Any],
+) -> ReformerHFConfig:
+    """Configure a new model: the arguments' fields, else those of the tokenizer and the rows."""
+    overrides = parse_overrides(arguments.config_overrides) if arguments.config_overrides else {}
+    if arguments.config_name is not None:
+        return _load_config(arguments, **overrides)
+    logger.info("A new configuration and random weights")
+    width = overrides.get("hidden_size", ReformerHFConfig.hidden_size)
+    defaults: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "chunk_size_lm_head": 1024,
+        # As wide as the word embeddings: at 1, transformers' default, positions drown the words
+        # for hundreds of steps.
+        "axial_norm_std": 0.02,
+    }
+    if overrides.get("position_embedding_type", "axial") == "axial":
+        defaults["axial_pos_shape"] = list(axial_shape(block_size or DEFAULT_HASH_LENGTH))
+        defaults["axial_pos_embds_dim"] = [width // 2, width - width // 2]
+    return ReformerHFConfig(**{**defaults, **fields, **overrides})
+
+
+def _add_adapters(model: PreTrainedModel, arguments: PretrainedModelArguments) -> Any:
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ImportError("use_lora needs peft: pip install peft") from error
+    targets: Any = arguments.lora_target_modules
+    config = LoraConfig(
+        r=arguments.lora_r,
+        lora_alpha=arguments.lora_alpha,
+        lora_dropout=arguments.lora_dropout,
+        target_modules=targets[0] if targets == ["all-linear"] else targets,
+        task_type="CAUSAL_LM" if type(model).__name__.endswith("ForCausalLM") else None,
+    )
+    return get_peft_model(model, config)

@@ -1,0 +1,92 @@
+"""transformers' `Trainer` with exact evaluation, sealed checkpoints and rows that are seen once."""
+
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader, Sampler
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase, Trainer
+from transformers.trainer_utils import (
+    PREFIX_CHECKPOINT_DIR,
+    EvalLoopOutput,
+    has_length,
+    rotate_checkpoints,
+)
+
+from reformer_hf.training.callbacks import StopOnDivergence
+from reformer_hf.training.checkpoints import seal
+from reformer_hf.training.rows import FilledRows, ShuffledRows, fill
+from reformer_hf.training.scoring import score_batches
+from reformer_hf.training.storage import readable_disk_errors
+
+
+class CausalLMTrainer(Trainer):
+    """A `Trainer` for causal language models.
+
+    What differs: rows are shuffled by seed and epoch alone, and blank rows fill the last batches,
+    so that any number of processes trains on the same rows; an evaluation weights each token the
+    same and knows bits per byte; a checkpoint is sealed when it is whole, and only then are older
+    ones deleted; a full disk and a loss that is no number end the run with a readable error.
+
+    The arguments are those of `Trainer`; `processing_class` is the tokenizer.
+    """
+
+    def __init__(self, *, args: Any, train_dataset: Any = None, eval_dataset: Any = None, **kwargs):
+        if args.accelerator_config.dispatch_batches is None:
+            # Or one process would read a stream for all, and batches would need equal lengths.
+            args.accelerator_config.dispatch_batches = False
+        parts = args.world_size * max(1, args.n_gpu)
+        if train_dataset is not None:
+            train_dataset = fill(train_dataset, parts * args.per_device_train_batch_size)
+        if eval_dataset is not None:
+            eval_dataset = fill(eval_dataset, parts * args.per_device_eval_batch_size)
+        super().__init__(
+            args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs
+        )
+        self.add_callback(StopOnDivergence())
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        return ShuffledRows(rows, self.args.seed) if isinstance(rows, FilledRows) else None
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Score the rows; no predictions are kept."""
+        model: Any = self.model
+        if not self.accelerator._models and self.model_wrapped is model:
+            self.model_wrapped = self.accelerator.prepare_model(model, evaluation_mode=True)
+        assert isinstance(self.processing_class, PreTrainedTokenizerBase)
+        batches = (self._prepare_inputs(batch) for batch in dataloader)
+        length = len(dataloader) if has_length(dataloader) else None
+        hidden = self.args.disable_tqdm or not self.is_local_process_zero()
+        bar = tqdm(batches, description, total=length, disable=hidden, leave=False)
+        # Rather than the wrapper of DDP, which has nothing to do here.
+        score = score_batches(model, bar, self.processing_class, self.accelerator)
+        metrics = score.metrics(metric_key_prefix)
+        rows = getattr(getattr(dataloader, "dataset", None), "rows", None)
+        samples = len(rows) if rows is not None and has_length(rows) else 0
+        return EvalLoopOutput(None, None, metrics, samples)  # type: ignore[arg-type]
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        limit, directory = self.args.save_total_limit, Path(str(self.args.output_dir))
+        self.args.save_total_limit = None  # nothing is deleted before the new one is sealed
+        try:
+            with readable_disk_errors(directory, "The checkpoints before this one are whole."):
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    seal(directory / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            rotate_checkpoints(
+                output_dir=str(directory),
+                save_total_limit=limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+            )

@@ -1,0 +1,40 @@
+"""Train a causal Reformer with transformers' Trainer: from a configuration, or from a checkpoint.
+
+A first run on a text of your own, with bytes as tokens:
+
+    python scripts/train_clm.py --train_file text.txt --do_train --do_eval --block_size 4096
+        --max_steps 200 --per_device_train_batch_size 2 --learning_rate 1e-3
+        --output_dir outputs/mine
+
+or with all arguments in a file, which those behind it replace:
+
+    python scripts/train_clm.py scripts/configs/small_cpu.yaml --train_file text.txt
+
+On several processes: `torchrun --nproc_per_node 2 scripts/train_clm.py ...`, or `accelerate
+launch`. After an interruption add `--resume_from_checkpoint last`: the run goes on bit for bit as
+if it had not been interrupted.
+"""
+
+import sys
+
+import reformer_hf  # noqa: F401 (registers the classes)
+from reformer_hf.training.clm import train_clm
+from reformer_hf.training.data_arguments import DataTrainingArguments
+from reformer_hf.training.model_arguments import PretrainedModelArguments
+from reformer_hf.training.parsing import (
+    ReformerTrainingArguments,
+    parse_arguments,
+    readable_errors,
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, train, and turn what a user can mend into a message and an exit status."""
+    kinds = (PretrainedModelArguments, DataTrainingArguments, ReformerTrainingArguments)
+    with readable_errors() as status:
+        train_clm(*parse_arguments(kinds, arguments, __doc__))
+    return status.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from reformer_hf import ReformerHFForCausalLM
+from reformer_hf.models.tokenization_reformer_hf import ReformerHFByteTokenizer
+from reformer_hf.training.causal_model import build_model
+from reformer_hf.training.data_arguments import DataTrainingArguments
+from reformer_hf.training.model_arguments import PretrainedModelArguments
+from reformer_hf.training.parsing import ReformerTrainingArguments, parse_arguments
+from scripts import train_clm, train_clm_no_trainer
+from tests.training.runs import tiny_overrides
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "scripts" / "configs"
+KINDS = (PretrainedModelArguments, DataTrainingArguments, ReformerTrainingArguments)
+
+
+@pytest.fixture
+def text_file(tmp_path):
+    (tmp_path / "text.txt").write_text("".join(f"line {index}\n" for index in range(400)))
+    return str(tmp_path / "text.txt")
+
+
+@pytest.mark.parametrize("script", [train_clm, train_clm_no_trainer])
+def test_help_reads_well(script, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        script.main(["--help"])
+    printed = capsys.readouterr().out
+    for words in ("FILE.yaml", "model:", "data:", "--block_size", "--resume_from_checkpoint"):
+        assert words in printed
+    assert "What a row holds." in printed and script.__doc__.splitlines()[0] in printed
+
+
+@pytest.mark.parametrize("script", [train_clm, train_clm_no_trainer])
+def test_bad_input_is_one_readable_line(script, capsys, tmp_path):
+    arguments = ["--output_dir", str(tmp_path / "run"), "--train_file", "no/file.txt"]
+    if script is train_clm:
+        arguments += ["--do_train", "--use_cpu"]
+    assert script.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert "error: train_file=no/file.txt: there is no such file" in error
+    assert script.main(arguments[:2]) == 1
+    assert "error: dataset_name, train_file and validation_file" in capsys.readouterr().err
+
+
+def test_the_small_configuration_trains(text_file, tmp_path, capsys):
+    arguments = [str(CONFIGS / "small_cpu.yaml"), "--train_file", text_file, "--use_cpu"]
+    arguments += ["--cache_dir", str(tmp_path / "cache"), "--output_dir", str(tmp_path / "run")]
+    arguments += ["--block_size", "256", "--max_steps", "3", "--report_to", "none"]
+    assert train_clm.main(arguments) == 0, capsys.readouterr().err
+    results = json.loads((tmp_path / "run" / "all_results.json").read_text())
+    assert 0 < results["eval_bits_per_byte"] < 9
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["attn_layers"] == ["local", "lsh", "local", "lsh"]
+
+
+def test_enwik8_is_the_papers_model():
+    model_arguments, data, training = parse_arguments(
+        KINDS, [str(CONFIGS / "enwik8_64k.yaml"), "--bf16", "False"]
+    )
+    with torch.device("meta"):
+        model = build_model(
+            ReformerHFForCausalLM, model_arguments, ReformerHFByteTokenizer(), data.block_size
+        )
+    config = model.config
+    assert config.num_hidden_layers == 12 and config.attn_layers.count("lsh") == 3
+    assert (config.hidden_size, config.feed_forward_size) == (1024, 4096)
+    assert config.position_limit == data.block_size == 65536
+    assert training.per_device_train_batch_size * training.gradient_accumulation_steps == 8
+    # 1/32 * min(1, step / 2000) / sqrt(max(step, 2000)), at its highest
+    assert training.learning_rate == pytest.approx(1 / 32 / 2000**0.5, rel=1e-4)
+
+
+def test_the_fine_tuning_configuration_is_accepted(text_file):
+    arguments = [str(CONFIGS / "finetune_checkpoint.yaml"), "--train_file", text_file]
+    model, data, _ = parse_arguments(KINDS, arguments)
+    assert model.use_lora and model.tokenizer_name == "bytes" and data.packing == "blocks"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("[!a]*.yaml")), ids=lambda path: path.stem)
+def test_configurations_name_arguments_that_there_are(path, text_file):
+    overrides = ["--train_file", text_file, "--bf16", "False"]
+    parsed = parse_arguments(KINDS, [str(path), *overrides])
+    values = yaml.safe_load(path.read_text())
+    fields = {name: value for part in parsed for name, value in vars(part).items()}
+    for name in ("block_size", "learning_rate", "output_dir"):
+        assert fields[name] == values[name]
+
+
+def test_the_loop_trains_and_uploads(text_file, tmp_path, monkeypatch, capsys):
+    calls = []
+
+    class Api:
+        def __init__(self, token):
+            calls.append(token)
+
+        def create_repo(self, name, exist_ok):
+            calls.append(name)
+            return type("Url", (), {"repo_id": f"me/{name}"})
+
+        def upload_folder(self, **kwargs):
+            calls.append(kwargs)
+
+    monkeypatch.setattr(train_clm_no_trainer, "HfApi", Api)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    arguments = ["--train_file", text_file, "--output_dir", str(tmp_path / "run")]
+    arguments += ["--cache_dir", str(tmp_path / "cache"), "--block_size", "128"]
+    arguments += ["--config_overrides", tiny_overrides(), "--max_train_steps", "2"]
+    arguments += ["--push_to_hub", "--token", "secret"]
+    assert train_clm_no_trainer.main(arguments) == 0, capsys.readouterr().err
+    assert calls[:2] == ["secret", "run"]
+    assert calls[2]["repo_id"] == "me/run" and "step_*" in calls[2]["ignore_patterns"]
+    assert (tmp_path / "run" / "all_results.json").exists()
+    written = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert not any(b"secret" in path.read_bytes() for path in written)

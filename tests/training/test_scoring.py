@@ -1,0 +1,79 @@
+import math
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from reformer_hf.models.tokenization_reformer_hf import ReformerHFByteTokenizer, ReformerHFTokenizer
+from reformer_hf.training.collator import ReformerDataCollator
+from reformer_hf.training.rows import FilledRows
+from reformer_hf.training.scoring import score_batches
+from tests.models.tiny import tiny_lm
+
+BYTES = ReformerHFByteTokenizer()
+
+
+@pytest.fixture
+def accelerator():
+    return Accelerator(cpu=True)
+
+
+def score(accelerator, rows, tokenizer=BYTES, batch_size=2, **fields):
+    model = tiny_lm(vocab_size=258, **fields).train()
+    collate = ReformerDataCollator(tokenizer)
+    filled = FilledRows(rows, 4)
+    batches = [
+        collate([filled[i] for i in range(start, start + batch_size)])
+        for start in range(0, len(filled), batch_size)
+    ]
+    found = score_batches(model, batches, tokenizer, accelerator)
+    assert model.training
+    return found
+
+
+def rows_of(*texts):
+    return [{"input_ids": [*BYTES(text).input_ids, 1]} for text in texts]
+
+
+def test_every_token_counts_the_same_and_blank_rows_nothing(accelerator):
+    rows = rows_of("a", "some longer text é", "more")
+    found = score(accelerator, rows)
+    model, nats, tokens = tiny_lm(vocab_size=258), 0.0, 0
+    for row in rows:
+        ids = torch.tensor([row["input_ids"]])
+        with torch.no_grad():
+            nats += float(model(ids, labels=ids).loss) * (ids.numel() - 1)
+        tokens += ids.numel() - 1
+    assert found.tokens == tokens == 1 + 19 + 4
+    assert found.bytes == 0 + 18 + 3  # without the first byte of each row, which nothing predicts
+    assert found.loss == pytest.approx(nats / tokens, rel=1e-6)
+    assert found.perplexity == pytest.approx(math.exp(found.loss))
+    assert found.bits_per_byte == pytest.approx(nats / math.log(2) / 21, rel=1e-6)
+    for batch_size, chunk in ((1, 0), (4, 0), (2, 3)):
+        other = score(accelerator, rows, batch_size=batch_size, chunk_size_lm_head=chunk)
+        assert other.loss == pytest.approx(found.loss, rel=1e-5)
+
+
+def test_packed_documents_are_counted_one_by_one(accelerator):
+    texts = ["first é", "second"]
+    alone = score(accelerator, rows_of(*texts))
+    ids = [row["input_ids"] for row in rows_of(*texts)]
+    packed = [{"input_ids": ids[0] + ids[1], "seq_idx": [0] * len(ids[0]) + [1] * len(ids[1])}]
+    together = score(accelerator, packed)
+    assert (together.tokens, together.bytes) == (alone.tokens, alone.bytes)
+    assert together.loss == pytest.approx(alone.loss, rel=1e-5)
+
+
+def test_words_are_charged_to_their_bytes(accelerator):
+    words = ReformerHFTokenizer.train_from_iterator(["the cat and the dog"], 60)
+    text = "the cat and the dog"
+    ids = words(text).input_ids
+    found = score(accelerator, [{"input_ids": ids}], words)
+    first = words.decode(ids[:1])
+    assert found.tokens == len(ids) - 1 < found.bytes == len(text) - len(first)
+
+
+def test_nothing_to_predict_is_no_number(accelerator):
+    found = score(accelerator, [{"input_ids": [5]}])
+    assert (found.tokens, found.bytes, found.bits_per_byte) == (0, 0, None)
+    assert found.metrics("test")["test_tokens"] == 0
