@@ -9,6 +9,7 @@ from reformer_hf.models.modeling_classification import (
     ReformerHFForMultipleChoice,
     ReformerHFForSequenceClassification,
 )
+from reformer_hf.models.modeling_encoder_decoder import ReformerHFForConditionalGeneration
 from reformer_hf.models.modeling_heads import (
     ReformerHFForMaskedLM,
     ReformerHFForQuestionAnswering,
@@ -32,6 +33,7 @@ __all__ = [
     "ReformerHFCache",
     "ReformerHFConfig",
     "ReformerHFForCausalLM",
+    "ReformerHFForConditionalGeneration",
     "ReformerHFForMaskedLM",
     "ReformerHFForMultipleChoice",
     "ReformerHFForQuestionAnswering",

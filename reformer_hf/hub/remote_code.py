@@ -74,18 +74,24 @@ def add_remote_code(folder: Path) -> list[Path]:
         written.append(folder / name)
     # The map last: it must not name files that are not there.
     config["auto_map"] = {
-        name: f"{flat_name(cls.__module__)}.{cls.__name__}" for name, cls in auto_classes().items()
+        name: f"{flat_name(cls.__module__)}.{cls.__name__}"
+        for name, cls in auto_classes(bool(config.get("is_encoder_decoder"))).items()
     }
     config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return written
 
 
-def auto_classes() -> dict[str, type]:
-    """Name of each Auto class that knows this package, to the class that it loads."""
+def auto_classes(is_encoder_decoder: bool | None = None) -> dict[str, type]:
+    """Name of each Auto class that knows this package, to the class that it loads.
+
+    Args:
+        is_encoder_decoder: only of those that load such a model, or only of the others.
+    """
     found: dict[str, type] = {"AutoConfig": ReformerHFConfig}
     for name, auto_class in vars(modeling_auto).items():
         models = getattr(auto_class, "_model_mapping", None)
-        if name.startswith("Auto") and models is not None and ReformerHFConfig in models:
+        known = name.startswith("Auto") and models is not None and ReformerHFConfig in models
+        if known and is_encoder_decoder in (None, name == "AutoModelForSeq2SeqLM"):
             found[name] = models[ReformerHFConfig]
     return found
 

@@ -30,11 +30,6 @@ def check_config(config: ReformerHFConfig) -> None:
             f"{2 * config.hidden_size} wide, the embeddings are {config.hidden_size} wide; "
             "set it to False"
         )
-    if config.is_encoder_decoder:
-        raise ValueError(
-            "is_encoder_decoder=True: there is no encoder-decoder Reformer here yet; "
-            "set it to False"
-        )
 
 
 def _check_layers(config: ReformerHFConfig) -> None:

@@ -7,6 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from reformer_hf.models.configuration_checks import check_config
+from reformer_hf.models.configuration_sides import check_sides, resolve_sides
 from reformer_hf.ops.hashing import default_num_buckets
 
 DEFAULT_HASH_LENGTH = 8192
@@ -40,6 +41,13 @@ class ReformerHFConfig(PreTrainedConfig):
         attention_scope (`"band"` or `"chunk"`): which keys a query may see. `"band"`, the default,
             is strictly causal; `"chunk"` is for checkpoints of transformers' Reformer.
         is_decoder (`bool`, *optional*): causal attention. Causal models set it.
+        is_encoder_decoder (`bool`): an encoder, and a decoder that reads its output; the two
+            following fields are then given in place of `attn_layers`.
+        encoder_attn_layers, decoder_attn_layers (`list[str]`, *optional*): as `attn_layers`.
+        decoder_form (`"cross_attention"` or `"packed"`): whether decoder layers have a sub-layer
+            that attends to the encoder output, or encoder output and target stand in one row.
+        share_encoder_decoder_embeddings (`bool`): one table of word embeddings for both.
+        decoder_start_token_id (`int`, *optional*): what the decoder reads before the first token.
         hidden_size (`int`): width of a stream.
         num_attention_heads (`int`): heads.
         attention_head_size (`int`): dimension of a head.
@@ -47,8 +55,8 @@ class ReformerHFConfig(PreTrainedConfig):
         hidden_act (`str`): activation of the feed-forward sub-layer.
         chunk_size_feed_forward (`int`): tokens of a row computed at a time; 0 for as many as are
             fast, which is all but on a CPU.
-        chunk_size_attention_heads (`int`): heads that attend at a time, which bounds the memory of
-            very long inputs; 0 for all.
+        chunk_size_attention_heads (`int`): heads that attend at a time in self-attention, which
+            bounds the memory of very long inputs; 0 for all.
         chunk_size_lm_head (`int`): tokens of a row whose logits are held at a time while the loss
             is computed; 0 for all. Above 0, training returns no logits.
         local_attn_chunk_length, lsh_attn_chunk_length (`int`): tokens in a chunk.
@@ -76,7 +84,9 @@ class ReformerHFConfig(PreTrainedConfig):
         vocab_size (`int`): tokens.
         hidden_dropout_prob, local_attention_probs_dropout_prob,
             lsh_attention_probs_dropout_prob (`float`): dropout. Full layers use the local one, or
-            the LSH one if they share queries and keys.
+            the LSH one if they share queries and keys; cross-attention uses the local one.
+        tie_word_embeddings (`bool`): of an encoder-decoder, use the decoder's word embeddings for
+            the output, too, which then reads the mean of both streams.
         initializer_range (`float`): standard deviation of weights at the start.
         layer_norm_eps (`float`): epsilon of the layer norms.
 
@@ -85,7 +95,7 @@ class ReformerHFConfig(PreTrainedConfig):
     """
 
     model_type = "reformer_hf"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "encoder_last_hidden_state"]
     base_model_fsdp_plan = {
         "embeddings": "free_full_weight",
         "encoder.layers.*": "free_full_weight",
@@ -95,6 +105,11 @@ class ReformerHFConfig(PreTrainedConfig):
     attn_layers: list[str] | tuple[str, ...] = ("local", "lsh", "local", "lsh", "local", "lsh")
     attention_scope: str | None = None
     is_decoder: bool | None = None
+    encoder_attn_layers: list[str] | tuple[str, ...] | None = None
+    decoder_attn_layers: list[str] | tuple[str, ...] | None = None
+    decoder_form: str = "cross_attention"
+    share_encoder_decoder_embeddings: bool = True
+    decoder_start_token_id: int | None = None
 
     hidden_size: int = 256
     num_attention_heads: int = 12
@@ -145,6 +160,7 @@ class ReformerHFConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         is_stock = kwargs.pop("model_type", self.model_type) == "reformer"
         num_layers = kwargs.pop("num_hidden_layers", None)
+        resolve_sides(self)
         self.attn_layers = list(self.attn_layers)
         self.axial_pos_shape = list(self.axial_pos_shape)
         self.axial_pos_embds_dim = list(self.axial_pos_embds_dim)
@@ -223,15 +239,7 @@ class ReformerHFConfig(PreTrainedConfig):
         return limit
 
     def attention_window(self, layer_type: str, causal: bool) -> AttentionWindow:
-        """How far the layers of a chunked type look.
-
-        Args:
-            layer_type: `local` or `lsh`.
-            causal: whether the model is causal.
-
-        Returns:
-            The window.
-        """
+        """How far the layers of a chunked type, `local` or `lsh`, look in a model so causal."""
         length, before, after = (
             getattr(self, f"{layer_type}_{name}")
             for name in ("attn_chunk_length", "num_chunks_before", "num_chunks_after")
@@ -272,7 +280,8 @@ class ReformerHFConfig(PreTrainedConfig):
             self.hash_length = min(limit or DEFAULT_HASH_LENGTH, DEFAULT_HASH_LENGTH)
         if isinstance(self.num_buckets, tuple):
             self.num_buckets = list(self.num_buckets)
-        if self.num_buckets is None and "lsh" in self.attn_layers and self.lsh_attn_chunk_length:
+        hashes = "lsh" in [*self.attn_layers, *(self.encoder_attn_layers or ())]
+        if self.num_buckets is None and hashes and self.lsh_attn_chunk_length:
             window = self.lsh_attn_chunk_length * max(1, self.lsh_num_chunks_before or 0)
             self.num_buckets = default_num_buckets(self.hash_length, window)
 
@@ -282,4 +291,7 @@ class ReformerHFConfig(PreTrainedConfig):
         Raises:
             ValueError: naming field, value and fix.
         """
-        check_config(self)
+        if self.is_encoder_decoder:
+            check_sides(self)
+        else:
+            check_config(self)

@@ -5,6 +5,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin
+from transformers.cache_utils import Cache
 from transformers.generation.candidate_generator import CandidateGenerator
 from transformers.generation.configuration_utils import GenerationMode
 
@@ -41,11 +42,13 @@ class ReformerHFGenerationMixin(GenerationMixin):
                 generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
             )
             return
-        offloading = generation_config.cache_implementation == "offloaded"
-        cache = ReformerHFCache(self.config, offloading=offloading)
+        cache = self._new_cache(generation_config.cache_implementation == "offloaded")
         if generation_config.is_assistant:
             cache.activate_past_recording()
         model_kwargs["past_key_values"] = cache
+
+    def _new_cache(self, offloading: bool) -> Cache:
+        return ReformerHFCache(self.config, offloading=offloading)
 
     def _check_generation(
         self,
@@ -75,6 +78,12 @@ class ReformerHFGenerationMixin(GenerationMixin):
         chunk_size = generation_config.prefill_chunk_size
         if chunk_size is not None:
             self._check_prefill(chunk_size, model_kwargs)
+        # Prompt lookup may try tokens beyond the end, and drop them.
+        tried = generation_config.prompt_lookup_num_tokens or 0
+        self._check_room(model_kwargs, max_cache_length + tried)
+
+    def _check_room(self, model_kwargs: dict[str, Any], max_length: int) -> None:
+        """Check that there are positions for all tokens; see `check_room`."""
         embeds, position_ids = model_kwargs.get("inputs_embeds"), model_kwargs.get("position_ids")
         mask = model_kwargs.get("attention_mask")
         if position_ids is not None:
@@ -82,9 +91,7 @@ class ReformerHFGenerationMixin(GenerationMixin):
         else:
             known = mask if mask is not None else embeds
             prompt_length = 0 if known is None else known.shape[1]
-        # Prompt lookup may try tokens beyond the end, and drop them.
-        tried = generation_config.prompt_lookup_num_tokens or 0
-        check_room(self.config, mask, position_ids, prompt_length, max_cache_length + tried)
+        check_room(self.config, mask, position_ids, prompt_length, max_length)
 
     def prepare_inputs_for_generation(
         self,

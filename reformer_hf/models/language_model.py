@@ -1,4 +1,4 @@
-"""What the causal and the masked language model share: the output projection and its loss."""
+"""What models that write tokens share: the output projection and its loss."""
 
 from typing import Any
 
@@ -10,23 +10,30 @@ from reformer_hf.ops.losses import chunked_cross_entropy
 
 
 class ReformerHFLMHead(nn.Module):
-    """Projection of the last hidden state to the vocabulary."""
+    """Projection of the last hidden state to the vocabulary.
+
+    Word embeddings are half as wide: an output tied to them reads the mean of both streams.
+    """
 
     def __init__(self, config: ReformerHFConfig):
         super().__init__()
-        self.decoder = nn.Linear(2 * config.hidden_size, config.vocab_size, bias=False)
+        self.tied = config.tie_word_embeddings
+        width = config.hidden_size if self.tied else 2 * config.hidden_size
+        self.decoder = nn.Linear(width, config.vocab_size, bias=False)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Logits of hidden states."""
+        if self.tied:
+            hidden_states = hidden_states.unflatten(-1, (2, -1)).mean(dim=-2)
         return self.decoder(hidden_states) + self.bias
 
 
 class LanguageModelMixin:
-    """For models with a `reformer` and an `lm_head`, before `PreTrainedModel` among their bases."""
+    """For models with an `lm_head`, before `PreTrainedModel` among their bases."""
 
     config: ReformerHFConfig
-    reformer: Any  # ReformerHFModel, whose module knows this one
+    reformer: Any  # ReformerHFModel, whose module knows this one; or override `_finish`
     lm_head: ReformerHFLMHead
 
     def get_output_embeddings(self) -> nn.Module:
@@ -45,6 +52,10 @@ class LanguageModelMixin:
             bias = nn.functional.pad(self.lm_head.bias.detach(), (0, missing))
             self.lm_head.bias = nn.Parameter(bias, requires_grad=self.lm_head.bias.requires_grad)
         return embeddings
+
+    def _finish(self, x1: Tensor, x2: Tensor) -> Tensor:
+        """The last hidden state that both streams make."""
+        return self.reformer.encoder.finish(x1, x2)
 
     def _records_hidden_states(self, arguments: dict[str, Any]) -> bool:
         """Whether a forward with these arguments returns hidden states."""
@@ -68,7 +79,7 @@ class LanguageModelMixin:
         if isinstance(hidden_states, tuple):
 
             def project(x1: Tensor, x2: Tensor) -> Tensor:
-                return self.lm_head(self.reformer.encoder.finish(x1, x2))
+                return self.lm_head(self._finish(x1, x2))
 
         if isinstance(num_items, Tensor):
             num_items = num_items.to(device)

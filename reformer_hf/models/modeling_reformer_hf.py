@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPastAndCrossAttentions,
+    CausalLMOutputWithPast,
+)
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.import_utils import is_fake_tensor
@@ -21,6 +24,7 @@ from reformer_hf.models.cache_reformer_hf import Remembered
 from reformer_hf.models.cached_inputs import check_cache, choose_cache, place_tokens
 from reformer_hf.models.checkpoint_files import CONSTANT_BUFFERS, explain_unreadable_files
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
+from reformer_hf.models.cross_attention import Source
 from reformer_hf.models.generation import ReformerHFGenerationMixin
 from reformer_hf.models.inputs import (
     RowLayout,
@@ -31,7 +35,7 @@ from reformer_hf.models.inputs import (
 )
 from reformer_hf.models.labels import check_token_labels, first_token_labels
 from reformer_hf.models.language_model import LanguageModelMixin, ReformerHFLMHead
-from reformer_hf.models.layers import ReformerHFEmbeddings, ReformerHFEncoder
+from reformer_hf.models.layers import ReformerHFEmbeddings, ReformerHFEncoder, ReformerHFLayer
 from reformer_hf.nn.reversible import Decision
 
 IGNORE_INDEX = -100
@@ -46,7 +50,7 @@ class ReformerHFPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flex_attn = True
-    _no_split_modules = ["ReformerHFLayer"]
+    _no_split_modules = ["ReformerHFLayer", "ReformerHFDecoderLayer"]
     _skip_keys_device_placement = ["past_key_values"]
 
     def __init__(self, config: ReformerHFConfig, *inputs: Any, **kwargs: Any):
@@ -103,11 +107,13 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         *CONSTANT_BUFFERS,
         r"^(lm_head|classifier|qa_outputs)\.",
     ]
+    layer_class = ReformerHFLayer
 
     def __init__(self, config: ReformerHFConfig):
+        _refuse_encoder_decoder(config)
         super().__init__(config)
         self.embeddings = ReformerHFEmbeddings(config)
-        self.encoder = ReformerHFEncoder(config)
+        self.encoder = ReformerHFEncoder(config, self.layer_class)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -133,8 +139,9 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         return_streams: bool = False,
+        source: Source | None = None,
         **kwargs: Any,
-    ) -> BaseModelOutputWithPast:
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Encode a batch of rows of any length up to the position limit.
 
         Args:
@@ -158,10 +165,11 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
                 must; `generate` asks for it.
             return_streams: without a cache, leave the final layer norm out: `last_hidden_state` is
                 the two streams, for `encoder.finish` to take a piece at a time.
+            source: what a decoder with cross-attention attends to beside its own tokens.
             **kwargs: others of transformers' `TransformersKwargs`.
 
         Returns:
-            `BaseModelOutputWithPast`.
+            `BaseModelOutputWithPastAndCrossAttentions`.
 
         Raises:
             ValueError: if inputs are empty, of the wrong shape, out of range or too long.
@@ -185,7 +193,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         if cache is not None:
             rows = (attention_mask, position_ids)
             return self._forward_with_cache(
-                cache, inputs_embeds, *rows, num_hashes, hash_decisions, *recorded
+                cache, inputs_embeds, *rows, num_hashes, hash_decisions, *recorded, source
             )
         layout: RowLayout = lay_out_rows(
             self.config, inputs_embeds, attention_mask, position_ids, seq_idx
@@ -200,6 +208,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
             hash_decisions,
             *recorded,
             return_streams=return_streams,
+            source=source,
         )
 
     @torch.no_grad()
@@ -213,7 +222,8 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         hash_decisions: list[Decision],
         output_hidden_states: bool,
         output_attentions: bool,
-    ) -> BaseModelOutputWithPast:
+        source: Source | None,
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Encode what comes after the cached tokens, and remember it too."""
         check_cache(cache, inputs_embeds.shape[0], num_hashes)
         new, position_ids = place_tokens(
@@ -231,6 +241,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
             output_hidden_states,
             output_attentions,
             [Remembered(layer, new, offload) for layer in layers],
+            source=source,
         )
         layers[0].in_pass = False
         outputs.past_key_values = cache
@@ -265,6 +276,7 @@ class ReformerHFForCausalLM(
     """A Reformer that predicts the next token."""
 
     def __init__(self, config: ReformerHFConfig):
+        _refuse_encoder_decoder(config)
         if config.is_decoder is False:
             raise ValueError(
                 "is_decoder=False: ReformerHFForCausalLM is causal; set is_decoder to True or "
@@ -391,3 +403,12 @@ class ReformerHFForCausalLM(
 
 def _default(value: bool | None, default: bool | None) -> bool:
     return bool(default if value is None else value)
+
+
+def _refuse_encoder_decoder(config: ReformerHFConfig) -> None:
+    if config.is_encoder_decoder:
+        raise ValueError(
+            "is_encoder_decoder=True: only ReformerHFForConditionalGeneration "
+            "(AutoModelForSeq2SeqLM) has an encoder and a decoder; use it, or set "
+            "is_encoder_decoder to False"
+        )

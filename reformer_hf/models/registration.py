@@ -9,6 +9,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForMultipleChoice,
     AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
@@ -20,6 +21,7 @@ from reformer_hf.models.modeling_classification import (
     ReformerHFForMultipleChoice,
     ReformerHFForSequenceClassification,
 )
+from reformer_hf.models.modeling_encoder_decoder import ReformerHFForConditionalGeneration
 from reformer_hf.models.modeling_heads import (
     ReformerHFForMaskedLM,
     ReformerHFForQuestionAnswering,
@@ -34,6 +36,7 @@ MODELS = {
     AutoModelForMaskedLM: ReformerHFForMaskedLM,
     AutoModelForMultipleChoice: ReformerHFForMultipleChoice,
     AutoModelForQuestionAnswering: ReformerHFForQuestionAnswering,
+    AutoModelForSeq2SeqLM: ReformerHFForConditionalGeneration,
     AutoModelForSequenceClassification: ReformerHFForSequenceClassification,
     AutoModelForTokenClassification: ReformerHFForTokenClassification,
 }

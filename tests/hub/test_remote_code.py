@@ -26,6 +26,7 @@ from reformer_hf.hub.remote_code import (
     remote_code_files,
     rewritten_imports,
 )
+from tests.models.seq2seq import tiny_seq2seq
 from tests.models.tiny import tiny_lm
 
 WORKER = Path(__file__).with_name("remote_code_worker.py")
@@ -98,7 +99,7 @@ def code_in(folder: Path) -> dict[str, str]:
 
 class TestWithoutThePackage:
     def test_every_auto_class_loads_its_model(self, run):
-        expected = {name: cls.__name__ for name, cls in auto_classes().items()}
+        expected = {name: cls.__name__ for name, cls in auto_classes(False).items()}
         assert {"AutoConfig": "ReformerHFConfig", **run[2]["classes"]} == expected
 
     def test_logits_and_generated_tokens_are_the_packages(self, run):
@@ -137,8 +138,8 @@ class TestWithoutThePackage:
 def assert_auto_map_is_whole(folder: Path) -> None:
     """Every Auto class has an entry, and every entry has its file with all that it imports."""
     auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
-    assert auto_map.keys() == auto_classes().keys()
-    for name, cls in auto_classes().items():
+    assert auto_map.keys() == auto_classes(False).keys()
+    for name, cls in auto_classes(False).items():
         stem, class_name = auto_map[name].rpartition("--")[2].split(".")
         assert class_name == cls.__name__
         tree = ast.parse((folder / f"{stem}.py").read_text())
@@ -152,7 +153,7 @@ class TestWithThePackage:
     def test_its_own_classes_load(self, repository, trust):
         config = AutoConfig.from_pretrained(repository, trust_remote_code=trust)
         assert type(config) is ReformerHFConfig
-        for name, cls in auto_classes().items():
+        for name, cls in auto_classes(False).items():
             if name != "AutoConfig":
                 auto_class = getattr(transformers, name)
                 loaded = auto_class.from_pretrained(
@@ -189,6 +190,12 @@ class TestFiles:
         assert_auto_map_is_whole(repository)
         assert {"AutoConfig", "AutoModel", "AutoModelForCausalLM"} <= auto_classes().keys()
         assert all(cls.__module__.startswith("reformer_hf.") for cls in auto_classes().values())
+
+    def test_an_encoder_decoder_is_mapped_to_its_own_class_alone(self, tmp_path):
+        tiny_seq2seq().save_pretrained(tmp_path)
+        add_remote_code(tmp_path)
+        auto_map = json.loads((tmp_path / "config.json").read_text())["auto_map"]
+        assert auto_map.keys() == {"AutoConfig", "AutoModelForSeq2SeqLM"}
 
     def test_every_file_is_imported(self, repository):
         entry = repository / f"{flat_name(ReformerHFConfig.__module__)}.py"

@@ -43,7 +43,7 @@ BROKEN_RULES = [
     ("position_embedding_type", {"position_embedding_type": "rotary"}, ["'rotary'", "'axial'"]),
     ("hidden_act", {"hidden_act": "step"}, ["'step'", "'relu'"]),
     ("tie_word_embeddings", {"tie_word_embeddings": True}, ["True", "32", "16", "False"]),
-    ("is_encoder_decoder", {"is_encoder_decoder": True}, ["True", "False"]),
+    ("encoder_attn_layers", {"is_encoder_decoder": True}, ["None", "False"]),
     ("num_hidden_layers", {"num_hidden_layers": 3}, ["3", "2 entries", "attn_layers"]),
     ("local_attn_chunk_length", {"local_attn_chunk_length": 0}, ["0", "at least 1"]),
     ("lsh_attn_chunk_length", {"lsh_attn_chunk_length": None}, ["None", "at least 1"]),

@@ -1,0 +1,69 @@
+"""The layers of a decoder with cross-attention."""
+
+from typing import Any
+
+from torch import Tensor
+
+from reformer_hf.models.cache_reformer_hf import Remembered
+from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
+from reformer_hf.models.cross_attention import ReformerHFCrossAttention, Source
+from reformer_hf.models.layers import ReformerHFLayer
+from reformer_hf.nn.reversible import PlainCoupling, ReversibleCoupling
+
+
+class ReformerHFDecoderLayer(ReformerHFLayer):
+    """A reversible block of three steps.
+
+    ``y1 = x1 + attention(x2)``, ``y2 = x2 + cross_attention(y1, source)``,
+    ``z1 = y1 + feed_forward(y2)``.
+
+    The roles of the streams swap after every step, and three is odd: the stream that self-attention
+    adds to in one block is the one that it reads in the next. So the block returns its streams in
+    the order (y2, z1), and the next block's x1 is the y2 of this one.
+    """
+
+    def __init__(self, config: ReformerHFConfig, layer_index: int):
+        super().__init__(config, layer_index)
+        self.cross_attention = ReformerHFCrossAttention(config, layer_index)
+
+    def forward(
+        self,
+        x1: Tensor,
+        x2: Tensor,
+        coupling: PlainCoupling | ReversibleCoupling,
+        documents: Tensor | None = None,
+        hashing: dict[str, Any] | None = None,
+        output_map: bool = False,
+        remembered: Remembered | None = None,
+        source: Source | None = None,
+    ) -> tuple[Any, ...]:
+        """Advance both streams.
+
+        Args:
+            x1: stream of shape (batch, seq, hidden) that self-attention adds to.
+            x2: stream of the same shape that cross-attention adds to.
+            coupling: adds a sub-layer's output to a stream, plainly or for replay.
+            documents: document of each place, (batch, seq), or None.
+            hashing: keyword arguments of `LSHSelfAttention.forward`.
+            output_map: also return the attention maps.
+            remembered: the tokens before, in a pass with a cache.
+            source: what cross-attention reads.
+
+        Returns:
+            Both streams, the map of self-attention or None, and the probabilities of
+            cross-attention or None.
+        """
+        probabilities = []
+
+        def attend(stream: Tensor) -> Tensor:
+            assert source is not None
+            output, found = self.cross_attention(stream, source, output_map)
+            probabilities.append(found)
+            return output
+
+        x1, attention_map = self.add_attention(
+            x1, x2, coupling, documents, hashing, output_map, remembered
+        )
+        x2 = coupling.couple(x2, attend, x1)
+        x1 = self.add_feed_forward(x1, x2, coupling)
+        return x2, x1, attention_map, probabilities[0]

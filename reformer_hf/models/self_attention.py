@@ -1,0 +1,117 @@
+"""Self-attention as a sub-layer of a reversible block, built from the configuration."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from reformer_hf.models.cache_reformer_hf import Remembered
+from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
+from reformer_hf.nn.attention import LocalSelfAttention, LSHSelfAttention
+from reformer_hf.nn.feed_forward import OutputProjection
+from reformer_hf.nn.full_attention import FullSelfAttention
+from reformer_hf.nn.layer_norm import StreamLayerNorm, cast_for_products
+from reformer_hf.nn.window_attention import WindowSelfAttention
+from reformer_hf.ops.attention import AttentionMap
+
+
+def build_self_attention(
+    config: ReformerHFConfig, layer_index: int
+) -> LSHSelfAttention | WindowSelfAttention:
+    """Build the self-attention module of a layer.
+
+    Args:
+        config: the configuration.
+        layer_index: which layer.
+
+    Returns:
+        A module of :mod:`reformer_hf.nn.attention`.
+    """
+    kind = config.attn_layers[layer_index]
+    causal = bool(config.is_decoder)
+    shared_qk = kind in ("lsh", "full_shared_qk")
+    dropout_field = "lsh" if shared_qk else "local"
+    common: dict[str, Any] = {
+        "hidden_size": config.hidden_size,
+        "num_heads": config.num_attention_heads,
+        "head_dim": config.attention_head_size,
+        "causal": causal,
+        "dropout": getattr(config, f"{dropout_field}_attention_probs_dropout_prob") or 0.0,
+    }
+    if kind in ("full", "full_shared_qk"):
+        return FullSelfAttention(shared_query_key=shared_qk, **common)
+    common |= {"scope": config.attention_scope, **config.attention_window(kind, causal)._asdict()}
+    if kind == "local":
+        return LocalSelfAttention(**common)
+    common |= {"num_buckets": config.num_buckets, "share_rotations": config.share_rotations}
+    return LSHSelfAttention(
+        num_hashes=config.num_hashes,
+        deduplicate_rounds=config.deduplicate_rounds,
+        layer_index=layer_index,
+        chunk_lengths=config.chunk_lengths(),
+        **common,
+    )
+
+
+class ReformerHFAttention(nn.Module):
+    """LayerNorm, self-attention, output projection: sub-layer f of a reversible block."""
+
+    def __init__(self, config: ReformerHFConfig, layer_index: int):
+        super().__init__()
+        self.config = config
+        self.layer_norm = StreamLayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.self_attention = build_self_attention(config, layer_index)
+        width = config.num_attention_heads * config.attention_head_size
+        self.output = OutputProjection(width, config.hidden_size, config.hidden_dropout_prob)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        documents: Tensor | None,
+        hashing: dict[str, Any],
+        output_map: bool,
+        remembered: Remembered | None = None,
+        heads: slice | None = None,
+        dropout_seed: int | None = None,
+    ) -> tuple[Tensor, AttentionMap | None]:
+        """Return what is added to the other stream, and the attention map or None.
+
+        Of some `heads`, their share of what is added; `dropout_seed` is the same for all of them.
+        """
+        normalised = cast_for_products(self.layer_norm(hidden_states))
+        # Read at each pass: `set_attn_implementation` changes it.
+        implementation: Any = self.config._attn_implementation or "sdpa"
+        if remembered is None:
+            options = hashing if isinstance(self.self_attention, LSHSelfAttention) else {}
+            outputs, attention_map = self.self_attention(
+                normalised,
+                documents,
+                output_map=output_map,
+                implementation=implementation,
+                heads=heads,
+                **options,
+            )
+        else:
+            outputs, attention_map = remembered.layer.attend(
+                self.self_attention, normalised, remembered.new, hashing, output_map, implementation
+            )
+        if heads is not None:
+            count = self.self_attention.num_heads
+            return self.output.project_some(outputs, count, heads, dropout_seed), None
+        return self.output(outputs), attention_map
+
+    def head_groups(self) -> list[slice]:
+        """Groups of heads that `chunk_size_attention_heads` allows to attend at a time.
+
+        One group where it allows all, and where a projection is not called for its weight alone:
+        an adapter has replaced it, or a hook brings the weight in, changes or watches it.
+        """
+        step, count = self.config.chunk_size_attention_heads, self.self_attention.num_heads
+        modules = [*self.self_attention.children(), self.output.dense]
+        if not 0 < step < count or not all(map(_is_bare_linear, modules)):
+            return [slice(0, count)]
+        return [slice(head, min(head + step, count)) for head in range(0, count, step)]
+
+
+def _is_bare_linear(module: nn.Module) -> bool:
+    hooked = module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook")
+    return type(module) is nn.Linear and not hooked and "forward" not in vars(module)
