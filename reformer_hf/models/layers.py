@@ -11,7 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
-from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    BaseModelOutputWithPastAndCrossAttentions,
+)
 
 from reformer_hf.models.cache_reformer_hf import Remembered
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
@@ -177,7 +180,7 @@ class ReformerHFEncoder(nn.Module):
         remembered: list[Remembered] | None = None,
         return_streams: bool = False,
         source: Source | None = None,
-    ) -> BaseModelOutputWithPastAndCrossAttentions:
+    ) -> BaseModelOutputWithPast | BaseModelOutputWithPastAndCrossAttentions:
         """Run all layers; returns what `finish` makes of the streams, or these themselves.
 
         `embedded` holds the embedded tokens and is emptied: nobody else is to keep them alive.
@@ -201,11 +204,15 @@ class ReformerHFEncoder(nn.Module):
             if past is not None and past.offload:
                 past.layer.offload()
         last: Any = (x1, x2) if return_streams else self.finish(x1, x2)
+        outputs: dict[str, Any] = {
+            "last_hidden_state": last,
+            "hidden_states": (*streams, last) if output_hidden_states else None,
+            "attentions": tuple(maps) if output_attentions else None,
+        }
+        if source is None:
+            return BaseModelOutputWithPast(**outputs)
         return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=last,
-            hidden_states=(*streams, last) if output_hidden_states else None,  # type: ignore[arg-type]
-            attentions=tuple(maps) if output_attentions else None,  # type: ignore[arg-type]
-            cross_attentions=tuple(cross_maps) if output_attentions and cross_maps else None,
+            **outputs, cross_attentions=tuple(cross_maps) if output_attentions else None
         )
 
     def finish(self, x1: Tensor, x2: Tensor) -> Tensor:

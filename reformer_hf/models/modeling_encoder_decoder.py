@@ -11,10 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import (
-    BaseModelOutputWithPastAndCrossAttentions,
-    Seq2SeqLMOutput,
-)
+from transformers.modeling_outputs import Seq2SeqLMOutput
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.import_utils import is_tracing
@@ -195,7 +192,7 @@ class ReformerHFForConditionalGeneration(
             past_key_values=cache,  # type: ignore[arg-type]
             decoder_hidden_states=outputs.hidden_states,
             decoder_attentions=outputs.attentions,
-            cross_attentions=outputs.cross_attentions,
+            cross_attentions=getattr(outputs, "cross_attentions", None),
             encoder_last_hidden_state=states,
             encoder_hidden_states=getattr(encoder_outputs, "hidden_states", None),
             encoder_attentions=getattr(encoder_outputs, "attentions", None),
@@ -209,7 +206,7 @@ class ReformerHFForConditionalGeneration(
         target_mask: Tensor | None,
         cache: Any,
         options: dict[str, Any],
-    ) -> BaseModelOutputWithPastAndCrossAttentions:
+    ) -> Any:
         """Run the decoder with cross-attention."""
         visible = None if source_mask is None else source_mask.bool()
         if visible is not None and not is_tracing(visible) and visible.all():
@@ -231,7 +228,7 @@ class ReformerHFForConditionalGeneration(
         target_mask: Tensor | None,
         cache: Any,
         options: dict[str, Any],
-    ) -> BaseModelOutputWithPastAndCrossAttentions:
+    ) -> Any:
         """Run the packed decoder; its last hidden state is then that of the target alone."""
         first = cache is None or not cache.source_length
         source = self.enc_to_dec_proj(states) if first else None

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
     BaseModelOutputWithPastAndCrossAttentions,
     CausalLMOutputWithPast,
 )
@@ -141,7 +142,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         return_streams: bool = False,
         source: Source | None = None,
         **kwargs: Any,
-    ) -> BaseModelOutputWithPastAndCrossAttentions:
+    ) -> BaseModelOutputWithPast | BaseModelOutputWithPastAndCrossAttentions:
         """Encode a batch of rows of any length up to the position limit.
 
         Args:
@@ -169,7 +170,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
             **kwargs: others of transformers' `TransformersKwargs`.
 
         Returns:
-            `BaseModelOutputWithPastAndCrossAttentions`.
+            `BaseModelOutputWithPast`, given a `source` with cross-attentions.
 
         Raises:
             ValueError: if inputs are empty, of the wrong shape, out of range or too long.
@@ -223,7 +224,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         output_hidden_states: bool,
         output_attentions: bool,
         source: Source | None,
-    ) -> BaseModelOutputWithPastAndCrossAttentions:
+    ) -> BaseModelOutputWithPast | BaseModelOutputWithPastAndCrossAttentions:
         """Encode what comes after the cached tokens, and remember it too."""
         check_cache(cache, inputs_embeds.shape[0], num_hashes)
         new, position_ids = place_tokens(
