@@ -1,6 +1,8 @@
 """The Hub on this machine in place of the real one, for this process."""
 
+import functools
 import logging
+import ssl
 
 import huggingface_hub
 import pytest
@@ -8,6 +10,9 @@ from huggingface_hub import constants, hf_api
 from transformers.utils import hub as transformers_hub
 
 from tests.hub.fake_hub import FakeHub
+
+# Reading all certificates for each new session would take most of the tests' time.
+one_ssl_context = functools.cache(ssl.create_default_context)
 
 TOKEN = "hf_" + "a" * 34
 READ_TOKEN = "hf_" + "r" * 34
@@ -44,6 +49,7 @@ def hub(monkeypatch, tmp_path, waits):
     for name in ("HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(ssl, "create_default_context", one_ssl_context)
     huggingface_hub.close_session()
     yield hub
     huggingface_hub.close_session()
@@ -54,8 +60,8 @@ def hub(monkeypatch, tmp_path, waits):
 @pytest.fixture
 def everything_said(caplog, capfd):
     """All that was logged (at any level), and printed, so far."""
-    caplog.set_level(logging.DEBUG)
-    for name in ("huggingface_hub", "httpx2", "httpcore2"):
+    caplog.set_level(logging.INFO, logger="httpcore2")  # its trace shows all that a server says
+    for name in (None, "huggingface_hub"):
         caplog.set_level(logging.DEBUG, logger=name)
 
     def read() -> str:

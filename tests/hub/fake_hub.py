@@ -24,7 +24,7 @@ class Fault:
             in the middle of the answer's body), "stall" (never answer) or "slow" (byte by byte).
         times: so many requests, then no more.
         status: for "status".
-        message: for "status".
+        message: for "status"; a page of HTML instead of JSON if it starts with "<".
         headers: for "status".
     """
 
@@ -111,13 +111,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append(request)
         fault = self.hub.fault_for(request)
         kind = fault.kind if fault else None
-        if kind == "stall":
-            self.hub.released.wait(30)
+        if kind == "stall" and not self.hub.released.wait(10):
+            self.hub.problems.append(f"waited 10 s for {request}")
         if kind in ("stall", "cut"):
             self.close_connection = True
             return
         if fault and kind == "status":
-            answer = refuse(fault.status, fault.message)
+            page = fault.message.encode() if fault.message.startswith("<") else None
+            answer = Answer(page) if page else refuse(fault.status, fault.message)
             self._send(Answer(answer.content, fault.status, answer.headers | fault.headers), None)
             return
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}

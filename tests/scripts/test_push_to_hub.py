@@ -1,0 +1,102 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts import push_to_hub
+from tests.hub.conftest import TOKEN, hub, waits  # noqa: F401
+from tests.hub.model_folder import PUBLISHED, write_model_folder
+
+ROOT = Path(__file__).parents[2]
+NAME = "ada/tiny"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_model_folder(tmp_path_factory.mktemp("model"))
+
+
+def run(folder, *options):
+    return push_to_hub.main([str(folder), NAME, *options])
+
+
+def test_a_dry_run_lists_and_sends_nothing(hub, folder, capsys):  # noqa: F811
+    assert run(folder, "--dry_run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[-1] for line in lines[: len(PUBLISHED)]} == PUBLISHED
+    size = (folder / "model.safetensors").stat().st_size
+    assert any(f"{size:,} bytes  model.safetensors" in line for line in lines)
+    assert lines[-2].endswith(f"bytes in {len(PUBLISHED)} files")
+    assert lines[-1] == f"Nothing was sent. Without --dry_run these go to {NAME}"
+    assert hub.requests == []
+
+
+def test_options_reach_the_upload(hub, folder, capsys):  # noqa: F811
+    options = ["--private", "--revision", "try", "--commit_message", "First", "--exist_ok"]
+    assert run(folder, *options, "--ignore_patterns", "runs/*", "README.md") == 0
+    repository = hub.repositories[NAME]
+    assert repository.private and repository.changes == [("refs/heads/try", "First")]
+    assert repository.at("try").files.keys() == PUBLISHED - {"runs/events.out", "README.md"}
+    out = capsys.readouterr().out
+    assert "no README.md: the repository will have no model card" in out
+    assert f"Done: {hub.url}/{NAME}/commit/" in out
+    assert run(folder, "--create_pr") == 0
+    assert f"Done: {hub.url}/{NAME}/discussions/1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("a b/c", [], "error: Repo id must use"),
+        ("eve/tiny", [], "error: the token from the variable HF_TOKEN (user ada) may not write"),
+        (NAME, ["--create_pr"], "error: ada/tiny is not there"),
+        (NAME, ["--attempts", "0"], "error: attempts=0"),
+    ],
+)
+def test_mistakes_are_one_line(hub, folder, capsys, name, options, message):  # noqa: F811
+    assert push_to_hub.main([str(folder), name, *options]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(message) and TOKEN not in error
+
+
+def test_a_token_among_the_arguments_is_not_repeated(folder, capsys):
+    with pytest.raises(SystemExit):
+        run(folder, "--token", TOKEN)
+    assert TOKEN not in capsys.readouterr().err
+    assert push_to_hub.main([str(folder), TOKEN + "/" + TOKEN + "/x"]) == 1
+    assert TOKEN not in capsys.readouterr().err
+
+
+def test_ctrl_c(hub, folder, capsys, monkeypatch):  # noqa: F811
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(push_to_hub, "push_folder", interrupted)
+    assert run(folder) == 130
+    assert "goes on where it can" in capsys.readouterr().err
+
+
+def test_from_a_shell_with_the_usual_variables(hub, folder, tmp_path):  # noqa: F811
+    hub.fail("/commit/", "status", status=503)
+    variables = {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(tmp_path),
+        "HF_TOKEN": TOKEN,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_XET": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(
+        [sys.executable, "scripts/push_to_hub.py", str(folder), "tiny"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | variables,
+    )
+    assert done.returncode == 0, done.stderr
+    assert hub.repositories[NAME].at("main").files.keys() == PUBLISHED
+    assert "the Hub answered 503: trying again in 1 s (2 of 5)" in done.stderr
+    assert TOKEN not in done.stdout + done.stderr
