@@ -8,9 +8,11 @@ The token comes from HF_TOKEN or `hf auth login`.
 import argparse
 import logging
 import sys
+from pathlib import Path
 
 from huggingface_hub.utils import validate_repo_id
 
+from reformer_hf.hub.remote_code import add_remote_code
 from reformer_hf.hub.repository_files import CARD, describe_files
 from reformer_hf.hub.tokens import hide_tokens
 from reformer_hf.hub.upload import plan_upload, push_folder
@@ -38,6 +40,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--exist_ok", action="store_true", help="also write to a repository that holds files")
     add("--commit_message", default="Upload model", help="title of the commit or pull request")
     add("--commit_description", help="what more there is to say")
+    add(
+        "--remote_code",
+        action="store_true",
+        help="first add the code to load it without the package",
+    )
     add("--include_checkpoints", action="store_true", help="also optimizer and Trainer state")
     add("--ignore_patterns", nargs="+", default=[], metavar="PATTERN", help="names to leave out")
     add("--attempts", type=int, default=5, help="how often each step is tried (default: 5)")
@@ -50,9 +57,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Upload, or list; a mistake that a user can mend becomes a message and an exit status."""
     options = vars(build_parser().parse_args(arguments))
     dry_run, folder, repo_id = (options.pop(name) for name in ("dry_run", "folder", "repo_id"))
+    remote_code = options.pop("remote_code")
     selection = {name: options[name] for name in ("include_checkpoints", "ignore_patterns")}
     try:
         validate_repo_id(repo_id)
+        if remote_code:
+            add_remote_code(Path(folder))
         files = plan_upload(folder, **selection)
         print(describe_files(files))
         if all(file.name != CARD for file in files):

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -5,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from reformer_hf.hub.remote_code import remote_code_files
 from scripts import push_to_hub
 from tests.hub.conftest import TOKEN, hub, waits  # noqa: F401
 from tests.hub.model_folder import PUBLISHED, write_model_folder
@@ -59,6 +61,15 @@ def test_mistakes_are_one_line(hub, folder, capsys, name, options, message):  # 
     assert push_to_hub.main([str(folder), name, *options]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(message) and TOKEN not in error
+
+
+def test_the_code_goes_along(hub, tmp_path, capsys):  # noqa: F811
+    folder = write_model_folder(tmp_path)
+    assert run(folder, "--remote_code") == 0
+    files = hub.repositories[NAME].at("main").files
+    assert files.keys() == PUBLISHED | remote_code_files().keys()
+    auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
+    assert auto_map["AutoModelForCausalLM"] == "modeling_reformer_hf.ReformerHFForCausalLM"
 
 
 def test_a_token_among_the_arguments_is_not_repeated(folder, capsys):
