@@ -1,7 +1,10 @@
 """What `generate()` needs to know of an encoder-decoder: its cache, and how far the target goes."""
 
+import inspect
 from typing import Any
 
+from torch import Tensor
+from transformers import GenerationConfig
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
 from reformer_hf.models.cache_reformer_hf import ReformerHFCache
@@ -61,6 +64,27 @@ class ReformerHFSeq2SeqGenerationMixin(ReformerHFGenerationMixin):
 
     def _new_cache(self, offloading: bool) -> Cache:
         return new_seq2seq_cache(self.config, offloading)
+
+    def _prepare_text_encoder_decoder_kwargs_for_generation(
+        self,
+        inputs_tensor: Tensor,
+        model_kwargs: dict[str, Any],
+        model_input_name: str | None,
+        generation_config: GenerationConfig,
+    ) -> dict[str, Any]:
+        """Encode the source; labels, and what else the encoder does not read, are kept from it."""
+        known = inspect.signature(self.get_encoder().forward).parameters  # type: ignore[attr-defined]
+        read = {name: value for name, value in model_kwargs.items() if name in known}
+        encoded = super()._prepare_text_encoder_decoder_kwargs_for_generation(  # type: ignore[misc]
+            inputs_tensor, read, model_input_name, generation_config
+        )
+        return {**model_kwargs, "encoder_outputs": encoded["encoder_outputs"]}
+
+    def _check_prefill(self, chunk_size: int, model_kwargs: dict[str, Any]) -> None:
+        raise ValueError(
+            f"prefill_chunk_size={chunk_size} with an encoder-decoder: transformers would cut the "
+            "mask of the source where it cuts the target's prompt; leave it out"
+        )
 
     def _check_room(self, model_kwargs: dict[str, Any], max_length: int) -> None:
         """Check that the decoder has positions for the whole target."""
