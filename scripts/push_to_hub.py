@@ -2,7 +2,8 @@
 
 python scripts/push_to_hub.py outputs/quickstart/model my-reformer --private --dry_run
 
-The token comes from HF_TOKEN or `hf auth login`.
+The token comes from HF_TOKEN or `hf auth login`. A folder without README.md gets a card, if the
+Trainer's callback RunRecord has left run_record.json there.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from reformer_hf.hub.remote_code import add_remote_code
 from reformer_hf.hub.repository_files import CARD, describe_files
+from reformer_hf.hub.run_card import RUN_RECORD, write_run_card
 from reformer_hf.hub.tokens import hide_tokens
 from reformer_hf.hub.upload import plan_upload, push_folder
 
@@ -38,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--revision", help="a branch (made if need be), or refs/pr/<number> of a pull request")
     add("--create_pr", action="store_true", help="open a pull request at an existing repository")
     add("--exist_ok", action="store_true", help="also write to a repository that holds files")
+    add("--license", help="of the weights, for a card that is written now, such as apache-2.0")
     add("--commit_message", default="Upload model", help="title of the commit or pull request")
     add("--commit_description", help="what more there is to say")
     add(
@@ -56,17 +59,20 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Upload, or list; a mistake that a user can mend becomes a message and an exit status."""
     options = vars(build_parser().parse_args(arguments))
-    dry_run, folder, repo_id = (options.pop(name) for name in ("dry_run", "folder", "repo_id"))
-    remote_code = options.pop("remote_code")
+    names = ("dry_run", "folder", "repo_id", "license", "remote_code")
+    dry_run, folder, repo_id, license, remote_code = (options.pop(name) for name in names)
     selection = {name: options[name] for name in ("include_checkpoints", "ignore_patterns")}
     try:
         validate_repo_id(repo_id)
         if remote_code:
             add_remote_code(Path(folder))
+        needs_card = not Path(folder, CARD).exists()
+        if needs_card and Path(folder, RUN_RECORD).exists() and not dry_run:
+            write_run_card(folder, repo_id.rpartition("/")[2], license)
         files = plan_upload(folder, **selection)
         print(describe_files(files))
         if all(file.name != CARD for file in files):
-            print(f"There is no {CARD}: the repository will have no model card")
+            print(f"There is no {CARD} yet: without one the repository will have no model card")
         if dry_run:
             print(f"Nothing was sent. Without --dry_run these go to {repo_id}")
             return 0

@@ -2,32 +2,58 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 TEMPLATE = Path(__file__).with_suffix(".md")
 """Template of the cards of byte-level causal models."""
 
 
-def build_model_card(template: Path, name: str, metrics: Mapping) -> ModelCard:
+class _Missing(StrictUndefined):
+    """A value that is missing, also where a format is applied to it."""
+
+    __slots__ = ()
+    __format__ = StrictUndefined._fail_with_undefined_error
+
+
+def render(template: Path, metadata: ModelCardData, /, **values: Any) -> ModelCard:
+    """Fill in a template; a value that is missing is an error, never a gap in the text."""
+    environment = Environment(loader=FileSystemLoader(template.parent), undefined=_Missing)
+    text = environment.get_template(template.name).render(card_data=metadata.to_yaml(), **values)
+    return ModelCard(text.rstrip() + "\n")
+
+
+def build_model_card(
+    template: Path,
+    name: str,
+    metrics: Mapping,
+    license: str | None = None,
+    curve: str = "loss_curve.png",
+) -> ModelCard:
     """Fill in a card; every number in it comes from `metrics`.
 
     Args:
         template: a Jinja template whose metadata block is `card_data`.
         name: of the model.
         metrics: as :func:`reformer_hf.training.finish.collect_metrics` returns them.
+        license: of the weights, as the Hub abbreviates it; None where nobody has decided.
+        curve: address of the picture of the loss curve, seen from the card.
 
     Returns:
         The card. Nothing is sent anywhere.
     """
     data = ModelCardData(
         library_name="transformers",
+        license=license,
         pipeline_tag="text-generation",
         tags=["reformer", "reformer_hf", "byte-level", "long-context"],
         model_name=name,
         eval_results=[_result(metrics)],
     )
-    return ModelCard.from_template(data, template_path=str(template), name=name, **metrics)
+    facts = {"license": license, "curve": curve, "has_code": False}
+    return render(template, data, name=name, **facts, **metrics)
 
 
 def _result(metrics: Mapping) -> EvalResult:

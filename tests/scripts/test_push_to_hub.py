@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,9 @@ import pytest
 from reformer_hf.hub.remote_code import remote_code_files
 from scripts import push_to_hub
 from tests.hub.conftest import TOKEN, hub, waits  # noqa: F401
+from tests.hub.fake_validation import metadata_errors
 from tests.hub.model_folder import PUBLISHED, write_model_folder
+from tests.hub.test_run_card import RECORD
 
 ROOT = Path(__file__).parents[2]
 NAME = "ada/tiny"
@@ -42,7 +45,7 @@ def test_options_reach_the_upload(hub, folder, capsys):  # noqa: F811
     assert repository.private and repository.changes == [("refs/heads/try", "First")]
     assert repository.at("try").files.keys() == PUBLISHED - {"runs/events.out", "README.md"}
     out = capsys.readouterr().out
-    assert "no README.md: the repository will have no model card" in out
+    assert "There is no README.md yet" in out
     assert f"Done: {hub.url}/{NAME}/commit/" in out
     assert run(folder, "--create_pr") == 0
     assert f"Done: {hub.url}/{NAME}/discussions/1" in capsys.readouterr().out
@@ -78,6 +81,17 @@ def test_a_token_among_the_arguments_is_not_repeated(folder, capsys):
     assert TOKEN not in capsys.readouterr().err
     assert push_to_hub.main([str(folder), TOKEN + "/" + TOKEN + "/x"]) == 1
     assert TOKEN not in capsys.readouterr().err
+
+
+def test_a_record_becomes_a_card(hub, folder, tmp_path):  # noqa: F811
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    (copy / "README.md").unlink()
+    (copy / "run_record.json").write_text(json.dumps(RECORD))
+    assert run(copy, "--dry_run") == 0
+    assert not (copy / "README.md").exists()
+    assert run(copy, "--license", "mit") == 0
+    card = hub.repositories[NAME].at("main").files["README.md"].decode()
+    assert "# tiny" in card and "license: mit" in card and metadata_errors(card) == []
 
 
 def test_ctrl_c(hub, folder, capsys, monkeypatch):  # noqa: F811

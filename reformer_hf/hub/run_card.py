@@ -1,0 +1,168 @@
+"""The model card of a run of the Trainer, for every task, from the record of that run."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from reformer_hf.hub.model_card import render
+
+TEMPLATE = Path(__file__).with_suffix(".md")
+RUN_RECORD = "run_record.json"
+"""Where :class:`reformer_hf.training.run_record.RunRecord` writes."""
+
+PARTS = {"model", "data", "training", "hyperparameters", "evaluation", "machine"}
+"""Of a record."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a kind of model is for.
+
+    Attributes:
+        tag: the Hub's name of it.
+        auto_class: the Auto class that loads it.
+        what: it, in words.
+    """
+
+    tag: str
+    auto_class: str
+    what: str
+
+
+TASKS = {
+    "CausalLM": Task("text-generation", "AutoModelForCausalLM", "writes on"),
+    "MaskedLM": Task("fill-mask", "AutoModelForMaskedLM", "fills in masked places"),
+    "SequenceClassification": Task(
+        "text-classification", "AutoModelForSequenceClassification", "classifies texts"
+    ),
+    "TokenClassification": Task(
+        "token-classification", "AutoModelForTokenClassification", "classifies tokens"
+    ),
+    "QuestionAnswering": Task(
+        "question-answering", "AutoModelForQuestionAnswering", "finds answers in a text"
+    ),
+    "MultipleChoice": Task("multiple-choice", "AutoModelForMultipleChoice", "chooses an answer"),
+    "ConditionalGeneration": Task(
+        "text2text-generation", "AutoModelForSeq2SeqLM", "turns one text into another"
+    ),
+    "Model": Task("feature-extraction", "AutoModel", "turns a text into vectors"),
+}
+"""End of an architecture's name to its task."""
+
+
+def task_of(architecture: str) -> Task:
+    """Tell the task of a model class.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    for end, task in TASKS.items():
+        if architecture.endswith(end):
+            return task
+    raise ValueError(
+        f"architecture={architecture!r}: no known task; its name must end in one of "
+        f"{', '.join(TASKS)}"
+    )
+
+
+def build_run_card(
+    name: str,
+    record: Mapping[str, Any],
+    *,
+    license: str | None = None,
+    has_code: bool = False,
+    curve: str | None = None,
+) -> ModelCard:
+    """Fill in a card; every number in it comes from `record`.
+
+    Args:
+        name: of the model.
+        record: what `RunRecord` of `reformer_hf.training` wrote.
+        license: of the weights, as the Hub abbreviates it; None where nobody has decided.
+        has_code: whether the repository carries this package's code (`auto_map`).
+        curve: name of the picture of the loss curve in the repository.
+
+    Returns:
+        The card. Nothing is sent anywhere.
+
+    Raises:
+        ValueError: if the record lacks something.
+    """
+    missing = {"model", "data", "training", "hyperparameters", "evaluation", "machine"} - set(
+        record
+    )
+    if missing:
+        raise ValueError(f"the record of the run lacks {', '.join(sorted(missing))}")
+    task = task_of(record["model"]["architecture"])
+    data = record["data"]
+    results = [
+        EvalResult(
+            task_type=task.tag,
+            dataset_type=data["dataset"] or "text",
+            dataset_name=f"{data['description']}, {data['evaluated_on']}",
+            metric_type=metric,
+            metric_value=round(value, 6),
+        )
+        for metric, value in record["evaluation"].items()
+    ]
+    card_data = ModelCardData(
+        library_name="transformers",
+        license=license,
+        pipeline_tag=task.tag,
+        datasets=[data["dataset"]] if data["dataset"] else None,
+        tags=["reformer", "reformer_hf", "long-context"],
+        model_name=name,
+        eval_results=results or None,
+    )
+    facts = {"task": task, "license": license, "has_code": has_code, "curve": curve}
+    return render(TEMPLATE, card_data, name=name, **facts, **record)
+
+
+def write_run_card(folder: str | Path, name: str | None = None, license: str | None = None) -> Path:
+    """Write the card of a run into its folder, from the record that lies there.
+
+    Args:
+        folder: the Trainer's `output_dir`.
+        name: of the model, None for the folder's.
+        license: as for :func:`build_run_card`.
+
+    Returns:
+        The card's file.
+
+    Raises:
+        ValueError: if there is no record.
+    """
+    folder = Path(folder)
+    file = folder / RUN_RECORD
+    if not file.is_file():
+        raise ValueError(f"{file} is not there: add the callback RunRecord to the Trainer")
+    config_file = folder / "config.json"
+    config = json.loads(config_file.read_text("utf-8")) if config_file.is_file() else {}
+    card = build_run_card(
+        name or folder.absolute().name,
+        json.loads(file.read_text("utf-8")),
+        license=license,
+        has_code="auto_map" in config,
+        curve="loss_curve.png" if (folder / "loss_curve.png").is_file() else None,
+    )
+    card.save(folder / "README.md")
+    return folder / "README.md"
+
+
+def use_run_card(trainer: Any, license: str | None = None) -> None:
+    """Let `trainer.push_to_hub()` send this card instead of the Trainer's draft.
+
+    Args:
+        trainer: a Trainer with the callback `RunRecord`.
+        license: as for :func:`build_run_card`.
+    """
+
+    def create_model_card(model_name: str | None = None, **kwargs) -> None:
+        if trainer.is_world_process_zero():
+            write_run_card(trainer.args.output_dir, model_name, license)
+
+    trainer.create_model_card = create_model_card

@@ -1,0 +1,144 @@
+"""What a run of the Trainer was, for its model card: collected while it runs."""
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from transformers import PreTrainedModel, TrainerCallback, TrainerState, TrainingArguments
+
+from reformer_hf.training.callbacks import recorded_seconds
+from reformer_hf.training.machine import machine_record
+from reformer_hf.training.storage import write_json
+
+RUN_RECORD = "run_record.json"
+
+_HYPERPARAMETERS = (
+    "learning_rate",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "world_size",
+    "max_steps",
+    "num_train_epochs",
+    "optim",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "max_grad_norm",
+    "bf16",
+    "fp16",
+    "seed",
+)
+_NO_RESULT = (
+    "runtime",
+    "samples_per_second",
+    "steps_per_second",
+    "model_preparation_time",
+    "epoch",
+)
+
+
+class RunRecord(TrainerCallback):
+    """Writes `run_record.json` into `output_dir` when training ends and at each evaluation.
+
+    `reformer_hf.hub.run_card` makes a card of it. It holds no token: only named arguments are read.
+
+    Args:
+        data: what was trained on, in words.
+        dataset: its name on the Hub, if it is there.
+        evaluated_on: what the evaluation was on, in words.
+    """
+
+    def __init__(
+        self, data: str, dataset: str | None = None, evaluated_on: str = "the evaluation split"
+    ):
+        self.data = {"description": data, "dataset": dataset, "evaluated_on": evaluated_on}
+        self._evaluation: dict[str, float] = {}
+        self._evaluated_step: int | None = None
+        self._start: tuple[int, float] | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._start = (state.global_step, time.perf_counter())
+        self._evaluated_step = None
+
+    def on_train_end(self, args, state, control, model, **kwargs):
+        if args.load_best_model_at_end:  # those weights may be older than the last evaluation
+            self._evaluated_step = None
+        self._write(args, state, model)
+
+    def on_evaluate(self, args, state, control, model, metrics, **kwargs):
+        results = {
+            name: value
+            for key, value in metrics.items()
+            if not (name := key.removeprefix("eval_")).endswith(_NO_RESULT)
+            and isinstance(value, int | float)
+            and math.isfinite(value)
+        }
+        # Each of several evaluation sets comes by itself.
+        is_same_model = self._evaluated_step == state.global_step
+        self._evaluation = (self._evaluation if is_same_model else {}) | results
+        self._evaluated_step = state.global_step
+        self._write(args, state, model)
+
+    def _write(self, args: TrainingArguments, state: TrainerState, model) -> None:
+        if self._start is None or not state.is_world_process_zero:
+            return  # an evaluation alone is no run
+        is_evaluated = self._evaluated_step == state.global_step
+        record = {
+            "model": _describe_model(model),
+            "data": self.data,
+            "training": self._describe_training(state),
+            "hyperparameters": {name: _plain(getattr(args, name)) for name in _HYPERPARAMETERS},
+            "evaluation": self._evaluation if is_evaluated else {},
+            "machine": machine_record(),
+        }
+        write_json(Path(str(args.output_dir), RUN_RECORD), record)
+
+    def _describe_training(self, state: TrainerState) -> dict:
+        """Count steps and seconds; those before a resumption only where the log has them."""
+        first_step, start = self._start or (0, time.perf_counter())
+        logged = recorded_seconds(state)["seconds"]
+        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        return {
+            "steps": state.global_step,
+            "epochs": round(state.epoch or 0.0, 4),
+            "seconds": logged or round(time.perf_counter() - start, 3),
+            "timed_from_step": 0 if logged else first_step,
+            "last_loss": losses[-1] if losses else None,
+        }
+
+
+def _describe_model(model: PreTrainedModel) -> Mapping:
+    config = model.config
+    layers = (
+        [*config.encoder_attn_layers, *config.decoder_attn_layers]
+        if config.is_encoder_decoder
+        else list(config.attn_layers)
+    )
+    return {
+        "architecture": type(model).__name__,
+        "parameters": model.num_parameters(),
+        "trained_parameters": model.num_parameters(only_trainable=True),
+        "attention_scope": config.attention_scope,
+        "attn_layers": layers,
+        "hidden_size": config.hidden_size,
+        "num_attention_heads": config.num_attention_heads,
+        "num_hashes": config.num_hashes,
+        "positions": config.max_position_embeddings,
+        "started_from": _public_name(config._name_or_path),
+    }
+
+
+def _public_name(source: str | None) -> str | None:
+    """Name of a checkpoint; of a folder its last part, since the rest is nobody's business."""
+    if not source:
+        return None
+    return Path(source).absolute().name if Path(source).exists() else source
+
+
+def _plain(value):
+    return (
+        value
+        if isinstance(value, int | float | bool | None)
+        else str(getattr(value, "value", value))
+    )
