@@ -17,7 +17,7 @@ import reformer_hf  # noqa: F401  # registers the models
 def main() -> None:
     """Hand over to the harness."""
     try:
-        from lm_eval.__main__ import cli_evaluate
+        from lm_eval.__main__ import cli_evaluate  # type: ignore[import-not-found]  # an extra
     except ModuleNotFoundError as error:
         sys.exit(f"error: {error}. Install it: pip install 'reformer_hf[eval]'")
     cli_evaluate()
