@@ -1,0 +1,188 @@
+"""Translation data: layouts of files and datasets, vocabularies, tokens, BLEU."""
+
+import json
+import sys
+
+import datasets
+import numpy as np
+import pytest
+import sacrebleu
+
+from reformer_hf import ReformerHFByteTokenizer
+from reformer_hf.training.translation import (
+    bleu_metrics,
+    decode,
+    load_pairs,
+    open_tokenizer,
+    tokenize_pairs,
+    train_sentencepiece,
+)
+from reformer_hf.training.translation_arguments import Seq2SeqModelArguments, TranslationArguments
+
+PAIRS = [
+    ("Save", "Speichern"),
+    ('He said "no"', 'Er sagte "nein"'),
+    ("null", "Größe: 5 µm"),
+    ("12", "0012"),
+]
+LANGUAGES = {"source_lang": "en", "target_lang": "de"}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+
+
+def write(path, layout):
+    rows = [dict(zip(("en", "de"), pair, strict=True)) for pair in PAIRS]
+    lines = {
+        "nested": lambda: [json.dumps({"translation": row}) for row in rows],
+        "flat": lambda: [json.dumps(row) for row in rows],
+        "tsv": lambda: ["\t".join(pair) for pair in PAIRS],
+        "tsv with header": lambda: ["de\ten", *("\t".join(pair[::-1]) for pair in PAIRS)],
+    }[layout]()
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        ("a.jsonl", "nested"),
+        ("a.json", "flat"),
+        ("a.tsv", "tsv"),
+        ("a.tsv", "tsv with header"),
+    ],
+)
+def test_files_of_all_layouts_give_the_same_pairs(tmp_path, name, layout):
+    file = write(tmp_path / name, layout)
+    arguments = TranslationArguments(
+        **LANGUAGES, train_file=file, test_file=file, max_predict_samples=2, source_prefix="de: "
+    )
+    splits = load_pairs(arguments)
+    assert splits.keys() == {"train", "test"} and len(splits["test"]) == 2
+    rows = [(row["source"], row["target"]) for row in splits["train"]]
+    assert rows == [(f"de: {source}", target) for source, target in PAIRS]
+
+
+def test_a_dataset_of_the_hub_has_its_own_splits(monkeypatch):
+    def load(path, **options):
+        assert (path, options) == ("wmt14", {"name": "de-en"})
+        rows = [{"translation": dict(zip(("en", "de"), pair, strict=True))} for pair in PAIRS]
+        kind = datasets.Features({"translation": datasets.Translation(languages=["de", "en"])})
+        data = datasets.Dataset.from_list(rows, kind)
+        return datasets.DatasetDict(train=data, validation=data.select([0]))
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    arguments = {"dataset_name": "wmt14", "dataset_config_name": "de-en"}
+    splits = load_pairs(TranslationArguments(**arguments, source_lang="de", target_lang="en"))
+    assert splits["validation"][0] == {"source": "Speichern", "target": "Save"}
+    with pytest.raises(ValueError, match=r"target_lang='fr': the train data has \['de', 'en'\]"):
+        load_pairs(TranslationArguments(**arguments, source_lang="de", target_lang="fr"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target_lang": "en"}, "source_lang='en' and target_lang='en'"),
+        ({"train_file": "a.txt"}, "a.txt: must be a .jsonl"),
+        ({"train_file": None}, "dataset_name=None and train_file=None"),
+        ({"dataset_name": "wmt14"}, "dataset_name='wmt14' and train_file='a.tsv'"),
+        ({"max_target_length": 1}, "max_target_length=1"),
+    ],
+)
+def test_impossible_arguments_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        TranslationArguments(**{**LANGUAGES, "train_file": "a.tsv"} | changes)
+
+
+def test_files_that_are_missing_or_malformed_are_named(tmp_path):
+    with pytest.raises(OSError, match="no such file.*none.tsv"):
+        load_pairs(TranslationArguments(**LANGUAGES, train_file=str(tmp_path / "none.tsv")))
+    (tmp_path / "a.tsv").write_text("one\ttwo\tthree\n")
+    with pytest.raises(ValueError, match="first line has 3 columns"):
+        load_pairs(TranslationArguments(**LANGUAGES, train_file=str(tmp_path / "a.tsv")))
+    (tmp_path / "a.jsonl").write_text("{broken\n")
+    with pytest.raises(OSError, match="cannot be loaded.*a.jsonl"):
+        load_pairs(TranslationArguments(**LANGUAGES, train_file=str(tmp_path / "a.jsonl")))
+
+
+def texts(count=300):
+    for index in range(count):
+        yield f"The file number {index} cannot be opened."
+        yield f"Die Datei Nummer {index} kann nicht geöffnet werden."
+
+
+def test_a_trained_vocabulary_has_its_special_tokens_and_loses_nothing(tmp_path):
+    tokenizer = train_sentencepiece(texts(), 400, tmp_path / "spiece.model")
+    assert len(tokenizer) <= 400
+    assert (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id) == (0, 1, 2)
+    sentence = "Die Datei kann nicht 中 geöffnet werden."
+    ids = tokenizer(sentence).input_ids
+    assert tokenizer.unk_token_id not in ids and tokenizer.decode(ids) == sentence
+    assert len(ids) < len(sentence)
+    with pytest.raises(ValueError, match="vocab_size=20: "):
+        train_sentencepiece(texts(), 20, tmp_path / "other.model")
+
+
+def test_the_vocabulary_is_trained_once(tmp_path):
+    pairs = datasets.Dataset.from_list(
+        [{"source": text, "target": text.upper()} for text in texts()]
+    )
+    arguments = Seq2SeqModelArguments(vocab_size=400)
+    first = open_tokenizer(arguments, pairs, tmp_path)
+    again = open_tokenizer(arguments, None, tmp_path)
+    assert first.get_vocab() == again.get_vocab() and again.padding_side == "right"
+    byte = open_tokenizer(Seq2SeqModelArguments(tokenizer_name="bytes"), None, tmp_path)
+    assert isinstance(byte, ReformerHFByteTokenizer)
+    first.save_pretrained(tmp_path / "saved")
+    named = Seq2SeqModelArguments(tokenizer_name=str(tmp_path / "saved"))
+    assert open_tokenizer(named, None, tmp_path).get_vocab() == first.get_vocab()
+    with pytest.raises(ValueError, match="tokenizer_name=None: without training data"):
+        open_tokenizer(arguments, None, tmp_path / "empty")
+
+
+def test_both_sides_end_with_the_end_of_sequence_even_if_cut():
+    tokenizer = ReformerHFByteTokenizer()
+    pairs = datasets.Dataset.from_list([{"source": "abcdef", "target": "xy"}])
+    arguments = TranslationArguments(
+        **LANGUAGES, train_file="a.tsv", max_source_length=4, max_target_length=4
+    )
+    (row,) = tokenize_pairs(pairs, tokenizer, arguments)
+    assert row["input_ids"] == [*tokenizer("abc").input_ids, 1]
+    assert row["labels"] == [*tokenizer("xy").input_ids, 1]
+
+
+def test_bleu_is_that_of_sacrebleu_with_its_signature():
+    tokenizer = ReformerHFByteTokenizer()
+    references = ["the cat sat on the mat today", "dogs run in the park"]
+    written = ["the cat sat on the mat", "dogs run in the park"]
+
+    def pad(rows, value):
+        ids = [tokenizer(row).input_ids + [1] for row in rows]
+        width = max(map(len, ids)) + 2
+        return np.array([row + [value] * (width - len(row)) for row in ids])
+
+    scores = bleu_metrics(tokenizer)((pad(written, 0), pad(references, -100)))
+    assert scores["bleu"] == sacrebleu.corpus_bleu(written, [references]).score
+    assert 60 < scores["bleu"] < 100
+    assert scores["bleu_signature"].startswith("nrefs:1|case:mixed|")
+    assert decode(tokenizer, pad(["a  b"], -100)) == ["a b"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"hidden_size": 10}, "hidden_size=10"), ({"layer_type": "lstm"}, "layer_type='lstm'")],
+)
+def test_impossible_models_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Seq2SeqModelArguments(**changes)
+
+
+def test_missing_extras_are_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    monkeypatch.setitem(sys.modules, "sacrebleu.metrics.bleu", None)
+    with pytest.raises(ImportError, match=r"reformer_hf\[sentencepiece\]"):
+        train_sentencepiece(texts(), 400, tmp_path / "spiece.model")
+    with pytest.raises(ImportError, match=r"reformer_hf\[translate\]"):
+        bleu_metrics(ReformerHFByteTokenizer())
