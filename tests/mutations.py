@@ -197,8 +197,8 @@ MUTATIONS = [
     Mutation(
         "rotations depend on the number of rounds",
         "reformer_hf/ops/hashing.py",
-        "derive_seed(seed, round_)",
-        "derive_seed(seed, num_hashes - round_)",
+        "derive_seed(layer_seed, round_)",
+        "derive_seed(layer_seed, num_hashes - round_)",
         ("tests/ops/test_hashing.py",),
     ),
     Mutation(

@@ -205,7 +205,7 @@ class LSHSelfAttention(nn.Module):
         shape = (self.num_heads, self.head_dim, num_hashes, self.num_buckets, device)
         if self.share_rotations:
             return sample_shared_rotations(hash_seed, *shape)
-        return sample_rotations(derive_seed(hash_seed, self.layer_index), *shape)
+        return sample_rotations(hash_seed, *shape, layer_index=self.layer_index)
 
     def _forward_with_past(
         self,

@@ -90,20 +90,22 @@ def sample_rotations(
     num_hashes: int,
     num_buckets: NumBuckets,
     device: torch.device | str = "cpu",
+    layer_index: int = 0,
 ) -> Float[Tensor, "heads dim rounds columns"]:
     """Draw one rotation per head and round from private generators.
 
-    Round ``r`` has a seed of its own, so the first rounds do not change with ``num_hashes``. The
-    draw happens on the CPU, so that every device hashes alike; torch's default generators are
-    neither read nor moved.
+    Each layer and round has a seed of its own, so the first rounds do not change with
+    ``num_hashes``. The draw happens on the CPU, so that every device hashes alike; torch's default
+    generators are neither read nor moved.
 
     Args:
-        seed: seed of the layer.
+        seed: seed of the model's rotations.
         num_heads: heads.
         head_dim: dimension of a head.
         num_hashes: rounds.
         num_buckets: even int or even factors.
         device: where the result goes.
+        layer_index: which layer.
 
     Returns:
         Standard normal float32; ``columns`` is half the sum of the factors.
@@ -112,19 +114,29 @@ def sample_rotations(
     torch.Size([2, 8, 3, 5])
     """
     columns = sum(bucket_factors(num_buckets)) // 2
-    generator = torch.Generator(device="cpu")
-    rounds = [
-        torch.randn(
-            num_heads,
-            head_dim,
-            columns,
-            generator=generator.manual_seed(derive_seed(seed, round_)),
-            device="cpu",
-            dtype=torch.float32,
-        )
-        for round_ in range(num_hashes)
-    ]
-    return torch.stack(rounds, dim=2).to(device)
+    return _draw_by_round(seed, layer_index, num_heads, head_dim, num_hashes, columns).to(device)
+
+
+# An operator, so that a compiled model draws anew at each call instead of keeping one draw.
+@torch.library.custom_op("reformer_hf::draw_rotations_by_round", mutates_args=())
+def _draw_by_round(
+    seed: int, layer_index: int, num_heads: int, head_dim: int, num_hashes: int, columns: int
+) -> Tensor:
+    layer_seed, generator = derive_seed(seed, layer_index), torch.Generator(device="cpu")
+    options = {"generator": generator, "device": "cpu", "dtype": torch.float32}
+    rounds = []
+    for round_ in range(num_hashes):
+        generator.manual_seed(derive_seed(layer_seed, round_))
+        rounds.append(torch.randn(num_heads, head_dim, columns, **options))
+    return torch.stack(rounds, dim=2)
+
+
+@_draw_by_round.register_fake
+def _(
+    seed: int, layer_index: int, num_heads: int, head_dim: int, num_hashes: int, columns: int
+) -> Tensor:
+    shape = (num_heads, head_dim, num_hashes, columns)
+    return torch.empty(shape, device="cpu", dtype=torch.float32)
 
 
 def sample_shared_rotations(
@@ -154,10 +166,22 @@ def sample_shared_rotations(
     torch.Size([2, 8, 3, 2])
     """
     columns = sum(bucket_factors(num_buckets)) // 2
+    return _draw_at_once(seed, num_heads, head_dim, num_hashes, columns).to(device)
+
+
+@torch.library.custom_op("reformer_hf::draw_rotations_at_once", mutates_args=())
+def _draw_at_once(
+    seed: int, num_heads: int, head_dim: int, num_hashes: int, columns: int
+) -> Tensor:
     generator = torch.Generator(device="cpu").manual_seed(seed)
     shape = (num_heads, head_dim, num_hashes, columns)
-    drawn = torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32)
-    return drawn.to(device)
+    return torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32)
+
+
+@_draw_at_once.register_fake
+def _(seed: int, num_heads: int, head_dim: int, num_hashes: int, columns: int) -> Tensor:
+    shape = (num_heads, head_dim, num_hashes, columns)
+    return torch.empty(shape, device="cpu", dtype=torch.float32)
 
 
 def hash_vectors(
