@@ -1,0 +1,64 @@
+"""Compiled whole passes; run as a script, since the tests' shape checks do not compile.
+
+Prints as JSON, for each kind of pass, how many graphs it has and the largest difference of the loss
+and of the gradients from those of a plain pass.
+"""
+
+import json
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+from torch._dynamo.utils import counters
+
+from tests.models.tiny import gradients, random_ids, tiny_lm
+
+KINDS: dict[str, dict[str, Any]] = {
+    "inference": {},
+    "training": {"reversible": False, "redraw_rotations": False},
+    "training, new rotations": {"reversible": False},
+    "reversible training": {"redraw_rotations": False},
+}
+
+
+def one_pass(model: nn.Module, run: Any) -> list[torch.Tensor]:
+    """Loss and, in training, gradients; the same rotations each time."""
+    torch.manual_seed(0)
+    ids = random_ids(2, 33)
+    if not model.training:
+        with torch.no_grad():
+            return [run(input_ids=ids, labels=ids).loss]
+    model.zero_grad()
+    loss = run(input_ids=ids, labels=ids).loss
+    loss.backward()
+    return [loss.detach(), *gradients(model).values()]
+
+
+def measure(kind: str, fields: dict[str, Any], scope: str) -> dict:
+    torch._dynamo.reset()
+    counters.clear()
+    model = tiny_lm(attn_layers=["local", "lsh"], attention_scope=scope, **fields).double()
+    model.train(kind != "inference")
+    compiled = torch.compile(model.forward, backend="aot_eager")
+    pairs = zip(one_pass(model, compiled), one_pass(model, model), strict=True)
+    difference = max(float((found - expected).abs().max()) for found, expected in pairs)
+    again = one_pass(model, compiled)
+    return {
+        "graphs": counters["stats"]["unique_graphs"],
+        "breaks": len(counters["graph_break"]),
+        "difference": difference,
+        "repeats": torch.equal(again[0], one_pass(model, compiled)[0]),
+    }
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error")
+    # Of torch's own compiler.
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor")
+    found = {
+        scope: {kind: measure(kind, fields, scope) for kind, fields in KINDS.items()}
+        for scope in ("band", "chunk")
+    }
+    print(json.dumps(found))

@@ -1,0 +1,44 @@
+"""torch.compile of whole passes: one graph where nothing is drawn and nothing is replayed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def found() -> dict:
+    # Not in this process: the tests' shape checks are not to be compiled.
+    finished = subprocess.run(
+        [sys.executable, "-m", "tests.models.compiled_passes"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(finished.stdout)
+
+
+@pytest.mark.parametrize("scope", ["band", "chunk"])
+@pytest.mark.parametrize("kind", ["inference", "training"])
+def test_a_pass_is_one_graph(found: dict, scope: str, kind: str):
+    assert (found[scope][kind]["graphs"], found[scope][kind]["breaks"]) == (1, 0)
+
+
+@pytest.mark.parametrize("scope", ["band", "chunk"])
+def test_the_graph_breaks_where_the_seed_of_new_rotations_is_drawn(found: dict, scope: str):
+    assert found[scope]["training, new rotations"]["breaks"] == 1
+
+
+@pytest.mark.parametrize("scope", ["band", "chunk"])
+def test_loss_and_gradients_are_those_of_a_plain_pass(found: dict, scope: str):
+    for kind, measured in found[scope].items():
+        assert measured["difference"] < 1e-12, kind
+        assert measured["repeats"], kind
