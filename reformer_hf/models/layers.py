@@ -20,6 +20,7 @@ from reformer_hf.models.cache_reformer_hf import Remembered
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.cross_attention import Source
 from reformer_hf.models.self_attention import ReformerHFAttention
+from reformer_hf.nn.dropout import SeededDropout
 from reformer_hf.nn.embeddings import AxialPositionEmbeddings, LearnedPositionEmbeddings
 from reformer_hf.nn.feed_forward import ChunkedFeedForward
 from reformer_hf.nn.layer_norm import StreamLayerNorm
@@ -34,7 +35,7 @@ class ReformerHFEmbeddings(nn.Module):
     def __init__(self, config: ReformerHFConfig):
         super().__init__()
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = SeededDropout(config.hidden_dropout_prob)
         self.position_embeddings = None
         if config.position_embedding_type == "axial":
             self.position_embeddings = AxialPositionEmbeddings(

@@ -18,7 +18,6 @@ from reformer_hf.ops.attention_map import AttentionMap
 from reformer_hf.ops.chunk_scope import chunk_attention, layout_length
 from reformer_hf.ops.hashing import (
     NumBuckets,
-    derive_seed,
     hash_vectors,
     narrow_buckets,
     sample_rotations,

@@ -8,6 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from reformer_hf.nn.dropout import SeededDropout
+
 
 class _AxialTables(nn.ParameterList):
     """One table per axis. It is called, so that offloading hooks on it bring the tables in."""
@@ -41,7 +43,7 @@ class AxialPositionEmbeddings(nn.Module):
     def __init__(self, *, shape: Sequence[int], dims: Sequence[int], dropout: float = 0.0):
         super().__init__()
         self.shape = tuple(shape)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = SeededDropout(dropout)
         self.weights = _AxialTables()
         for axis, dim in enumerate(dims):
             size = [1] * len(self.shape) + [dim]
@@ -77,7 +79,7 @@ class LearnedPositionEmbeddings(nn.Module):
     def __init__(self, *, max_positions: int, hidden_size: int, dropout: float = 0.0):
         super().__init__()
         self.embedding = nn.Embedding(max_positions, hidden_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = SeededDropout(dropout)
 
     def forward(self, position_ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq dim"]:
         """Look positions up.

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from reformer_hf.nn.dropout import drop
 from reformer_hf.nn.layer_norm import StreamLayerNorm, cast_for_products
-from reformer_hf.ops.dropout import draw_kept, seeded_generator
 
 CPU_TOKENS = 4096
 """Tokens of all rows that a CPU computes at a time: new memory costs it more than arithmetic."""
@@ -55,8 +55,7 @@ class OutputProjection(_Dropped):
         part = nn.functional.linear(hidden_states, weight)
         if not (self.dropout.training and self.dropout.p):
             return part
-        generator = seeded_generator(dropout_seed, part.device)
-        return part * draw_kept(part, self.dropout.p, generator)
+        return drop(part, self.dropout.p, dropout_seed)
 
 
 class ChunkedFeedForward(nn.Module):

@@ -1,0 +1,73 @@
+"""Dropout that keeps a seed for backward, not a mask as large as its input."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from reformer_hf.ops.dropout import draw_kept, draw_seed, seeded_generator
+
+PIECE = 2**14
+"""Vectors whose mask is held at a time."""
+
+
+class SeededDropout(nn.Dropout):
+    """Dropout for what lives as long as the whole pass, such as the embeddings.
+
+    On a CPU torch keeps a mask of the input's dtype, which for long inputs is a stream's memory.
+    """
+
+    def forward(self, input: Float[Tensor, "*lead dim"]) -> Float[Tensor, "*lead dim"]:
+        """Drop numbers in training.
+
+        Args:
+            input: any vectors.
+
+        Returns:
+            The input, or in training one with numbers dropped and the others scaled up; it can be
+            differentiated once.
+        """
+        if not (self.training and self.p):
+            return input
+        if torch.compiler.is_compiling():  # which can not trace a generator
+            return super().forward(input)
+        return drop(input, self.p, draw_seed())
+
+
+def drop(
+    vectors: Float[Tensor, "*lead dim"], dropout: float, seed: int | None
+) -> Float[Tensor, "*lead dim"]:
+    """Apply the dropout that a seed stands for.
+
+    Args:
+        vectors: any.
+        dropout: probability of dropping, below 1.
+        seed: from :func:`reformer_hf.ops.dropout.draw_seed`.
+
+    Returns:
+        The vectors with numbers dropped and the others scaled up.
+    """
+    return _Drop.apply(vectors, dropout, seed)  # type: ignore[return-value]
+
+
+class _Drop(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, dropout: float, seed: int | None) -> Tensor:
+        ctx.settings = (dropout, seed)
+        return _multiply(vectors, dropout, seed)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return _multiply(grads[0], *ctx.settings), None, None
+
+
+def _multiply(vectors: Tensor, dropout: float, seed: int | None) -> Tensor:
+    """The same mask in both directions: it is drawn in the order of the vectors."""
+    generator = seeded_generator(seed, vectors.device)
+    result = vectors.new_empty(vectors.shape)
+    pieces = (x.reshape(-1, x.shape[-1]).split(PIECE) for x in (vectors, result))
+    for piece, out in zip(*pieces, strict=True):
+        torch.mul(piece, draw_kept(out, dropout, generator), out=out)
+    return result
