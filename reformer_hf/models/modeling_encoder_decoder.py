@@ -37,6 +37,7 @@ class ReformerHFDecoder(ReformerHFModel):
     """A causal Reformer whose layers also attend to a source."""
 
     layer_class = ReformerHFDecoderLayer
+    _no_split_modules = ["ReformerHFDecoderLayer"]
 
 
 @dataclass

@@ -51,7 +51,7 @@ class ReformerHFPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flex_attn = True
-    _no_split_modules = ["ReformerHFLayer", "ReformerHFDecoderLayer"]
+    _no_split_modules = ["ReformerHFLayer"]  # all must be in the model, or accelerate refuses
     _skip_keys_device_placement = ["past_key_values"]
 
     def __init__(self, config: ReformerHFConfig, *inputs: Any, **kwargs: Any):
