@@ -21,7 +21,7 @@ from reformer_hf.training.translation_arguments import Seq2SeqModelArguments, Tr
 
 PAIRS = [
     ("Save", "Speichern"),
-    ('He said "no"', 'Er sagte "nein"'),
+    ('"No", he said', '"Nein", sagte er'),
     ("null", "Größe: 5 µm"),
     ("12", "0012"),
 ]
