@@ -5,6 +5,7 @@ that the named tests fail.
 """
 
 from tests.cache_mutations import CACHE_MUTATIONS
+from tests.encoder_decoder_mutations import ENCODER_DECODER_MUTATIONS
 from tests.fast_path_mutations import FAST_PATH_MUTATIONS
 from tests.mutation import Mutation
 
@@ -252,4 +253,5 @@ MUTATIONS = [
     ),
     *FAST_PATH_MUTATIONS,
     *CACHE_MUTATIONS,
+    *ENCODER_DECODER_MUTATIONS,
 ]

@@ -90,8 +90,9 @@ def auto_classes(is_encoder_decoder: bool | None = None) -> dict[str, type]:
     found: dict[str, type] = {"AutoConfig": ReformerHFConfig}
     for name, auto_class in vars(modeling_auto).items():
         models = getattr(auto_class, "_model_mapping", None)
-        known = name.startswith("Auto") and models is not None and ReformerHFConfig in models
-        if known and is_encoder_decoder in (None, name == "AutoModelForSeq2SeqLM"):
+        if not name.startswith("Auto") or models is None or ReformerHFConfig not in models:
+            continue
+        if is_encoder_decoder in (None, name == "AutoModelForSeq2SeqLM"):
             found[name] = models[ReformerHFConfig]
     return found
 

@@ -252,7 +252,7 @@ class ReformerHFForConditionalGeneration(
         """Loss and logits, of which a chunked loss in training leaves the latter out."""
         if labels is None:
             return None, self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep))
-        labels = labels.long()
+        labels = labels.long().contiguous()  # which transformers' loss takes for granted
         if not self.config.chunk_size_lm_head:
             logits = self.lm_head(hidden_states)
             loss = self.loss_function(

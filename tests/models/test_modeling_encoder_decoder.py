@@ -65,6 +65,24 @@ def test_the_decoder_is_causal_and_reads_the_whole_source(form):
     assert (by_target[0].abs().sum(dim=-1) > 0).tolist() == [True] * 3 + [False] * 3
 
 
+def test_the_encoder_looks_both_ways():
+    model = tiny_seq2seq(encoder_attn_layers=["local"])
+    ids = random_ids(1, 9, low=3)
+    other = ids.clone()
+    other[0, 4] += 1 if ids[0, 4] < 39 else -1
+    states = [model.get_encoder()(x).last_hidden_state for x in (ids, other)]
+    moved = (states[0] != states[1]).any(dim=-1)[0].tolist()
+    assert moved[3] and moved[5]
+
+
+def test_a_tied_output_reads_the_mean_of_both_streams():
+    model = tiny_seq2seq(tie_word_embeddings=True)
+    output = model(**padded_source(), labels=random_labels(), output_hidden_states=True)
+    left, right = output.decoder_hidden_states[-1].chunk(2, dim=-1)
+    words = model.get_input_embeddings().weight
+    assert_close(output.logits, (left + right) / 2 @ words.T + model.lm_head.bias)
+
+
 def test_cross_attention_gives_nothing_of_a_source_of_padding():
     model = tiny_seq2seq().double()
     batch, labels = padded_source(), random_labels()
