@@ -25,8 +25,8 @@ FAST_PATH_MUTATIONS = [
     Mutation(
         "keys get no gradient from the chunks behind theirs",
         BLOCKWISE,
-        "for first in range(0, vectors.shape[1], chunk):",
-        "for first in range(chunk, vectors.shape[1], chunk):",
+        "for end in range(vectors.shape[1], 0, -chunk):",
+        "for end in range(vectors.shape[1], chunk, -chunk):",
         BAND,
     ),
     Mutation(
@@ -37,10 +37,10 @@ FAST_PATH_MUTATIONS = [
         BAND,
     ),
     Mutation(
-        "a group's tables are not emptied for the next",
+        "the first to reach a rank adds to what an earlier group left there",
         BLOCKWISE,
-        "                table.zero_()\n",
-        "                pass\n",
+        "places.copy_(part) if end == vectors.shape[1] else places.add_(part)",
+        "places.add_(part)",
         BAND,
     ),
     Mutation(
@@ -116,8 +116,23 @@ FAST_PATH_MUTATIONS = [
     Mutation(
         "groups of heads drop different numbers",
         "reformer_hf/nn/feed_forward.py",
-        "seeded_generator(dropout_seed, part.device)",
-        "seeded_generator(None, part.device)",
+        "return drop(part, self.dropout.p, dropout_seed)",
+        "return drop(part, self.dropout.p, heads.start)",
         ("tests/models/test_modeling_memory.py",),
+    ),
+    Mutation(
+        "a step that does not fit the budget keeps a part",
+        "reformer_hf/nn/reversible.py",
+        "            self.keeps = False\n            for piece in self.pieces:\n"
+        "                piece.forget()\n",
+        "            self.keeps = False\n",
+        ("tests/nn/test_reversible_budget.py",),
+    ),
+    Mutation(
+        "backward drops other numbers than forward",
+        "reformer_hf/nn/dropout.py",
+        "ctx.settings = (dropout, seed)",
+        "ctx.settings = (dropout, 0)",
+        ("tests/nn/test_dropout.py",),
     ),
 ]

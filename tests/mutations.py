@@ -205,8 +205,8 @@ MUTATIONS = [
     Mutation(
         "rotations are drawn from the default generator",
         "reformer_hf/ops/hashing.py",
-        "    drawn = torch.randn(shape, generator=generator, device=",
-        "    drawn = torch.randn(shape, device=",
+        "    return torch.randn(shape, generator=generator, device=",
+        "    return torch.randn(shape, device=",
         ("tests/ops/test_hashing.py",),
     ),
     Mutation(
