@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from reformer_hf import ReformerHFConfig
-from reformer_hf.models import inputs
+from reformer_hf.models.labels import logger
 from tests.models.tiny import random_ids, tiny_config, tiny_lm
 
 IDS = random_ids(2, 11)
@@ -54,7 +54,7 @@ def test_one_document_a_row_is_not_packed_in_the_chunk_scope():
 
 def test_labels_that_were_counted_and_have_no_loss_are_warned_of(monkeypatch):
     warnings = []
-    monkeypatch.setattr(inputs.logger, "warning_once", warnings.append)
+    monkeypatch.setattr(logger, "warning_once", warnings.append)
     mask = torch.ones(2, 11, dtype=torch.long)
     mask[1, :4] = 0
     labels = IDS.masked_fill(mask == 0, -100)
