@@ -16,6 +16,7 @@ from reformer_hf.training.data_arguments import DataTrainingArguments
 from reformer_hf.training.language_model_data import load_language_model_data
 from reformer_hf.training.model_arguments import PretrainedModelArguments
 from reformer_hf.training.plots import write_curves
+from reformer_hf.training.processes import hide_bars_unless
 from reformer_hf.training.trainer import CausalLMTrainer
 
 logger = logging.get_logger(__name__)
@@ -46,6 +47,7 @@ def train_clm(
         OSError: if something cannot be found or the disk is full.
         ValueError: if arguments do not fit together.
     """
+    hide_bars_unless(training_arguments.local_process_index == 0)
     checkpoint = _checkpoint_to_resume(training_arguments)
     set_seed(training_arguments.seed)
     tokenizer = load_tokenizer(model_arguments)

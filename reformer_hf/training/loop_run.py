@@ -21,6 +21,7 @@ from reformer_hf.training.language_model_data import load_language_model_data
 from reformer_hf.training.loop_arguments import LoopArguments
 from reformer_hf.training.loop_checkpoints import find_checkpoint
 from reformer_hf.training.model_arguments import PretrainedModelArguments
+from reformer_hf.training.processes import hide_bars_unless
 from reformer_hf.training.rows import FilledRows, ShuffledRows, fill
 
 
@@ -58,6 +59,7 @@ def prepare_run(
     accelerator: Accelerator,
 ) -> Run:
     """Load model and data, and share them out among the processes."""
+    hide_bars_unless(accelerator.is_local_main_process)
     checkpoint = find_checkpoint(arguments.resume_from_checkpoint, Path(arguments.output_dir))
     set_seed(arguments.seed)
     tokenizer = load_tokenizer(model_arguments)

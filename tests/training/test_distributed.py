@@ -1,0 +1,201 @@
+"""The training scripts on several processes over gloo give what one process gives."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from transformers import AutoModelForCausalLM
+
+from reformer_hf.training.checkpoints import is_whole
+from reformer_hf.training.loop_checkpoints import find_checkpoint
+from tests.training.runs import largest_difference, tiny_overrides, weights, write_documents
+
+pytestmark = pytest.mark.distributed
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "scripts" / "configs"
+WORKER = Path(__file__).with_name("distributed_worker.py")
+TOLERANCE = 2e-5  # of weights of size 0.1 to 1, in float32, after steps of 0.01
+
+
+def launch(processes, *command, config=None, **environment):
+    """The command line and the environment of a run on some processes."""
+    if config is not None:
+        start = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / config)]
+        start += ["--num_processes", str(processes), "--main_process_port", "0"]
+    elif processes > 1:
+        start = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    else:
+        start = []
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "true",
+        **environment,
+    }
+    return {"args": [sys.executable, *start, *map(str, command)], "env": environment}
+
+
+def run(*args, **kwargs):
+    started = launch(*args, **kwargs)
+    done = subprocess.run(**started, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Documents of different lengths; 38 rows, so that the last batch of 8 has 6."""
+    root = tmp_path_factory.mktemp("data")
+    write_documents(root / "train.jsonl")
+    return root
+
+
+def shared(data, output, **fields):
+    values = {
+        "train_file": data / "train.jsonl",
+        "packing": "none",
+        "block_size": 200,
+        "cache_dir": data / "cache",
+        "config_overrides": tiny_overrides(redraw_rotations=False),
+        "learning_rate": 1e-2,
+        "num_train_epochs": 2,
+        "max_grad_norm": 1.0,
+        "logging_steps": 1,
+        "output_dir": output,
+    } | fields
+    return [part for name, value in values.items() for part in (f"--{name}", str(value))]
+
+
+def loop_arguments(data, output, batch_size, accumulation=1, **fields):
+    return shared(
+        data,
+        output,
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=accumulation,
+        **fields,
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(data):
+    """What one process learns with all the rows of a step in one batch, and its results."""
+    output = data / "alone"
+    run(1, ROOT / "scripts/train_clm_no_trainer.py", *loop_arguments(data, output, 8))
+    return weights(output), json.loads((output / "all_results.json").read_text())
+
+
+def check_results(output, alone):
+    expected, results = alone
+    assert largest_difference(weights(output), expected) < TOLERANCE
+    found = json.loads((output / "all_results.json").read_text())
+    for name in ("eval_loss", "eval_bits_per_byte", "eval_tokens", "eval_bytes"):
+        assert found[name] == pytest.approx(results[name], rel=1e-4)
+
+
+FOUR = pytest.param(4, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("processes", [2, FOUR])
+def test_the_trainer_learns_the_same(data, alone, tmp_path, processes):
+    trainer = shared(
+        data,
+        tmp_path / "run",
+        per_device_train_batch_size=8 // (2 * processes),
+        gradient_accumulation_steps=2,
+        optim="adamw_torch",
+        save_steps=5,
+        ddp_backend="gloo",
+        report_to="none",
+    )
+    flags = ["--do_train", "--do_eval", "--use_cpu"]
+    done = run(processes, ROOT / "scripts/train_clm.py", *trainer, *flags)
+    check_results(tmp_path / "run", alone)
+    assert done.stderr.count(" 0/10 [00:00") == 1  # the bar of one process
+    assert is_whole(tmp_path / "run" / "checkpoint-10")
+    assert {f"rng_state_{rank}.pth" for rank in range(processes)} <= {
+        path.name for path in (tmp_path / "run" / "checkpoint-10").iterdir()
+    }
+
+
+def wait_for(checkpoint, process):
+    deadline = time.monotonic() + 120
+    while not (checkpoint / "seal.json").exists():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline, f"no {checkpoint.name} in two minutes"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("processes", [2, FOUR])
+def test_a_process_that_is_killed_costs_no_more_than_the_steps_since_the_checkpoint(
+    data, alone, tmp_path, processes
+):
+    script, output = ROOT / "scripts/train_clm_no_trainer.py", tmp_path / "run"
+    arguments = loop_arguments(
+        *(data, output, 4 // processes, 2), checkpointing_steps=1, save_total_limit=3
+    )
+    config = {"config": "accelerate_ddp.yaml"}
+    started = launch(processes, script, *arguments, **config)
+    process = subprocess.Popen(**started, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(output / "step_2", process)
+        ranks = [
+            child
+            for child in psutil.Process(process.pid).children(recursive=True)
+            if str(script) in child.cmdline()
+            and "accelerate.commands.launch" not in child.cmdline()
+        ]
+        assert len(ranks) == processes
+        ranks[-1].kill()
+        assert process.wait(timeout=120) != 0
+    finally:
+        process.kill()
+    assert not (output / "all_results.json").exists()
+    last = find_checkpoint("last", output)
+    step = int(last.name.removeprefix("step_"))
+    assert 2 <= step < 10
+    shutil.copytree(last, tmp_path / "last")
+
+    run(processes, script, *arguments, "--resume_from_checkpoint", "last", **config)
+    check_results(output, alone)
+
+    # One process takes over what several have begun.
+    again = loop_arguments(data, tmp_path / "one", 8, resume_from_checkpoint=tmp_path / "last")
+    run(1, script, *again)
+    check_results(tmp_path / "one", alone)
+
+
+@pytest.mark.parametrize("offload", ["0", "1"])
+def test_fsdp_learns_the_same_and_its_checkpoints_load_anywhere(data, alone, tmp_path, offload):
+    output = tmp_path / "run"
+    arguments = loop_arguments(data, output, 2, 2, checkpointing_steps=5)
+    config = {"config": "accelerate_fsdp2.yaml", "OFFLOAD": offload}
+    run(2, WORKER, *arguments, **config)
+    check_results(output, alone)
+    # In one process the last checkpoint is the model that the run ended with.
+    model = AutoModelForCausalLM.from_pretrained(output / "step_10")
+    assert largest_difference(model.state_dict(), weights(output)) == 0
+    if offload == "0":
+        shutil.rmtree(output / "step_10")
+        (output / "all_results.json").unlink()
+        run(2, WORKER, *arguments, "--resume_from_checkpoint", "last", **config)
+        check_results(output, alone)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("accelerate_*.yaml")), ids=lambda p: p.stem)
+def test_accelerate_reads_the_sample_configurations(path):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(path))
+    fields = yaml.safe_load(path.read_text())
+    assert config.distributed_type.value == fields["distributed_type"]
+    assert config.num_processes == fields["num_processes"]
+    assert config.fsdp_config == fields.get("fsdp_config", {})
+    assert math.isfinite(config.num_machines)

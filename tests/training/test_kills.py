@@ -1,0 +1,97 @@
+"""A run that is killed at any moment leaves a last checkpoint that loads, and goes on from it."""
+
+import multiprocessing
+import random
+import re
+import shutil
+import signal
+import time
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from reformer_hf.training.checkpoints import last_whole_checkpoint
+from reformer_hf.training.loop_checkpoints import find_checkpoint
+from tests.training.kill_worker import run_script
+from tests.training.runs import largest_difference, tiny_overrides, weights, write_documents
+
+STEPS = 30
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Processes that have torch and transformers imported when they start."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["scripts.train_clm", "scripts.train_clm_no_trainer"])
+    return context
+
+
+def arguments_of(script, root, name):
+    values = {
+        "train_file": root / "train.jsonl",
+        "cache_dir": root / "cache",
+        "output_dir": root / name,
+        "block_size": 64,
+        "max_eval_samples": 2,
+        "config_overrides": tiny_overrides(dropout=0.1),
+        "learning_rate": 1e-2,
+        "per_device_train_batch_size": 2,
+        "save_total_limit": 1,
+        "resume_from_checkpoint": "last",
+    }
+    if script == "train_clm":
+        values |= {"max_steps": STEPS, "save_steps": 1, "report_to": "none", "optim": "adamw_torch"}
+        values |= {"do_train": True, "use_cpu": True, "disable_tqdm": True}
+    else:
+        values |= {"max_train_steps": STEPS, "checkpointing_steps": 1}
+    return [part for key, value in values.items() for part in (f"--{key}", str(value))]
+
+
+def last_checkpoint(script, directory):
+    if script == "train_clm":
+        return last_whole_checkpoint(directory)[0]
+    return find_checkpoint("last", directory)
+
+
+@pytest.mark.parametrize("script", ["train_clm", "train_clm_no_trainer"])
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_kills_at_random_moments(tmp_path, processes, script, kills):
+    write_documents(tmp_path / "train.jsonl")
+    log, chance = tmp_path / "log", random.Random(kills)
+
+    def start(name):
+        arguments = (script, arguments_of(script, tmp_path, name), str(log))
+        process = processes.Process(target=run_script, args=arguments)
+        process.start()
+        return process
+
+    def finish(name):
+        process = start(name)
+        process.join(120)
+        assert process.exitcode == 0, log.read_text()[-3000:]
+
+    finish("warm-up")  # fills the cache of the data
+    began = time.monotonic()
+    finish("straight")
+    longest = time.monotonic() - began
+
+    directory, killed, steps = tmp_path / "broken", 0, []
+    while killed < kills:
+        process = start("broken")
+        process.join(chance.uniform(0.1, 1.0) * longest)
+        if process.exitcode is not None:  # it came to its end first
+            assert process.exitcode == 0, log.read_text()[-3000:]
+            shutil.rmtree(directory)
+            continue
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        killed += 1
+        checkpoint = last_checkpoint(script, directory)
+        steps.append(-1 if checkpoint is None else int(re.sub(r"\D", "", checkpoint.name)))
+        if checkpoint is not None:
+            AutoModelForCausalLM.from_pretrained(checkpoint)
+    finish("broken")
+    assert largest_difference(weights(directory), weights(tmp_path / "straight")) == 0
+    print(f"{script}: {killed} kills, last checkpoints {steps}")
+    assert any(step > 0 for step in steps), "no kill came after a checkpoint"
