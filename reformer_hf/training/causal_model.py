@@ -1,6 +1,7 @@
 """The model and the tokenizer that a training script's arguments describe."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -46,6 +47,7 @@ def build_model(
     arguments: PretrainedModelArguments,
     tokenizer: PreTrainedTokenizerBase,
     block_size: int | None = None,
+    task_fields: Mapping[str, Any] | None = None,
     **fields: Any,
 ) -> Any:
     """Load a checkpoint, or make a model with random weights that come from torch's generator.
@@ -55,16 +57,20 @@ def build_model(
         arguments: which model, and what of it is trained.
         tokenizer: its vocabulary decides the size of the embeddings.
         block_size: tokens in a row, which a new model's positions cover.
+        task_fields: of the configuration in any case, such as `id2label`.
         **fields: of a new model's configuration, where the arguments do not say otherwise.
 
     Raises:
         OSError: if there is no such checkpoint.
         ValueError: if a field of the configuration does not exist or does not fit.
     """
+    task_fields = task_fields or {}
     if arguments.model_name_or_path is not None:
+        config = _load_config(arguments, **task_fields) if arguments.config_name else None
         model = model_class.from_pretrained(
             arguments.model_name_or_path,
-            config=_load_config(arguments) if arguments.config_name else None,
+            config=config,
+            **({} if config else task_fields),
             cache_dir=arguments.cache_dir,
             revision=arguments.model_revision,
             token=arguments.token,
@@ -72,7 +78,7 @@ def build_model(
             dtype=arguments.dtype or "float32",
         )
     else:
-        config = _new_config(arguments, tokenizer, block_size, fields)
+        config = _new_config(arguments, tokenizer, block_size, fields, task_fields)
         dtype = {} if arguments.dtype in (None, "auto") else {"dtype": arguments.dtype}
         model = model_class._from_config(config, **dtype)
     if arguments.attn_implementation is not None:
@@ -116,11 +122,12 @@ def _new_config(
     tokenizer: PreTrainedTokenizerBase,
     block_size: int | None,
     fields: dict[str, Any],
+    task_fields: Mapping[str, Any],
 ) -> ReformerHFConfig:
     """Configure a new model: the arguments' fields, else those of the tokenizer and the rows."""
     overrides = parse_overrides(arguments.config_overrides) if arguments.config_overrides else {}
     if arguments.config_name is not None:
-        return _load_config(arguments, **overrides)
+        return _load_config(arguments, **overrides, **task_fields)
     logger.info("A new configuration and random weights")
     width = overrides.get("hidden_size", ReformerHFConfig.hidden_size)
     defaults: dict[str, Any] = {
@@ -135,7 +142,7 @@ def _new_config(
     if overrides.get("position_embedding_type", "axial") == "axial":
         defaults["axial_pos_shape"] = list(axial_shape(block_size or DEFAULT_HASH_LENGTH))
         defaults["axial_pos_embds_dim"] = [width // 2, width - width // 2]
-    return ReformerHFConfig(**{**defaults, **fields, **overrides})
+    return ReformerHFConfig(**{**defaults, **fields, **overrides, **task_fields})
 
 
 def _add_adapters(model: PreTrainedModel, arguments: PretrainedModelArguments) -> Any:

@@ -1,16 +1,20 @@
-"""A causal language model trained with `Trainer`, from arguments to results."""
+"""A language model trained with `Trainer`, from arguments to results; a causal one by default."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerState, TrainingArguments, set_seed
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.utils import logging
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 
 from reformer_hf.models.modeling_reformer_hf import ReformerHFForCausalLM
 from reformer_hf.training.causal_model import build_model, load_tokenizer
-from reformer_hf.training.checkpoints import SEAL, discard, is_whole, last_whole_checkpoint
 from reformer_hf.training.collator import ReformerDataCollator
 from reformer_hf.training.data_arguments import DataTrainingArguments
 from reformer_hf.training.language_model_data import load_language_model_data
@@ -18,8 +22,26 @@ from reformer_hf.training.model_arguments import PretrainedModelArguments
 from reformer_hf.training.plots import write_curves
 from reformer_hf.training.processes import hide_bars_unless
 from reformer_hf.training.trainer import CausalLMTrainer
+from reformer_hf.training.trainer_steps import checkpoint_to_resume, keep_metrics, train_or_load
 
-logger = logging.get_logger(__name__)
+
+@dataclass(frozen=True)
+class Task:
+    """What tells one kind of language model from another.
+
+    Attributes:
+        model_class: of this package.
+        trainer_class: how it is trained and evaluated.
+        make_collator: makes batches, given the tokenizer.
+        fields: of the configuration, whatever a checkpoint has.
+        complete: gives the tokenizer what it lacks for this.
+    """
+
+    model_class: type[PreTrainedModel] = ReformerHFForCausalLM
+    trainer_class: type[CausalLMTrainer] = CausalLMTrainer
+    make_collator: Callable[[PreTrainedTokenizerBase], Any] = ReformerDataCollator
+    fields: dict[str, Any] = field(default_factory=dict)
+    complete: Callable[[PreTrainedTokenizerBase], None] = lambda tokenizer: None
 
 
 def train_clm(
@@ -27,6 +49,7 @@ def train_clm(
     data_arguments: DataTrainingArguments,
     training_arguments: TrainingArguments,
     callbacks: Sequence[TrainerCallback] = (),
+    task: Task | None = None,
 ) -> dict[str, Any]:
     """Train, evaluate and save, as far as the arguments say.
 
@@ -38,6 +61,7 @@ def train_clm(
         data_arguments: which data.
         training_arguments: how.
         callbacks: for the Trainer.
+        task: which kind of language model; None for a causal one.
 
     Returns:
         The content of `all_results.json`.
@@ -47,12 +71,18 @@ def train_clm(
         OSError: if something cannot be found or the disk is full.
         ValueError: if arguments do not fit together.
     """
+    task = task or Task()
     hide_bars_unless(training_arguments.local_process_index == 0)
-    checkpoint = _checkpoint_to_resume(training_arguments)
+    checkpoint = checkpoint_to_resume(training_arguments)
     set_seed(training_arguments.seed)
     tokenizer = load_tokenizer(model_arguments)
+    task.complete(tokenizer)
     model = build_model(
-        ReformerHFForCausalLM, model_arguments, tokenizer, data_arguments.block_size
+        task.model_class,
+        model_arguments,
+        tokenizer,
+        data_arguments.block_size,
+        task_fields=task.fields,
     )
     # The other processes wait for the first, and then find what it made in the cache.
     with training_arguments.main_process_first(desc="preparing the data"):
@@ -65,22 +95,22 @@ def train_clm(
             training_arguments.seed,
         )
     _check_data(training_arguments, data)
-    trainer = CausalLMTrainer(
+    trainer = task.trainer_class(
         model=model,
         args=training_arguments,
         train_dataset=data.train if training_arguments.do_train else None,
         eval_dataset=data.validation if training_arguments.do_eval else None,
         processing_class=tokenizer,
-        data_collator=ReformerDataCollator(tokenizer),
+        data_collator=task.make_collator(tokenizer),
         callbacks=list(callbacks),
     )
     results: dict[str, Any] = {}
     if training_arguments.do_train:
-        metrics = _train(trainer, checkpoint)
+        metrics = train_or_load(trainer, checkpoint)
         trainer.save_model()
-        results |= _keep(trainer, "train", metrics)
+        results |= keep_metrics(trainer, "train", metrics)
     if training_arguments.do_eval:
-        results |= _keep(trainer, "eval", trainer.evaluate())
+        results |= keep_metrics(trainer, "eval", trainer.evaluate())
     if training_arguments.do_train:
         trainer.save_state()
         if trainer.is_world_process_zero():
@@ -88,25 +118,6 @@ def train_clm(
         if training_arguments.push_to_hub:
             trainer.push_to_hub()
     return results
-
-
-def _train(trainer: CausalLMTrainer, checkpoint: str | None) -> dict[str, Any]:
-    """Train, or load the weights of a run that has come to its end: the Trainer would go on."""
-    arguments = trainer.args
-    if checkpoint is not None:
-        state = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME)))
-        done = state.epoch is not None and state.epoch >= arguments.num_train_epochs
-        if state.global_step >= arguments.max_steps > 0 or (done and arguments.max_steps <= 0):
-            trainer._load_from_checkpoint(checkpoint)
-            trainer.state = state
-            return {"epoch": state.epoch}
-    return trainer.train(resume_from_checkpoint=checkpoint).metrics
-
-
-def _keep(trainer: CausalLMTrainer, split: str, metrics: dict[str, Any]) -> dict[str, Any]:
-    trainer.log_metrics(split, metrics)
-    trainer.save_metrics(split, metrics)
-    return metrics
 
 
 def _check_data(arguments: TrainingArguments, data: Any) -> None:
@@ -118,37 +129,3 @@ def _check_data(arguments: TrainingArguments, data: Any) -> None:
     ):
         if wanted and rows is None:
             raise ValueError(f"do_{name[:5]}=True, but there is no {name} data; name a {name}_file")
-
-
-def _checkpoint_to_resume(arguments: TrainingArguments) -> str | None:
-    """Find the checkpoint to go on from, and delete broken ones.
-
-    Raises:
-        ValueError: if the output folder holds a run that nobody asked to go on, or the named
-            checkpoint is broken.
-    """
-    asked, directory = arguments.resume_from_checkpoint, Path(str(arguments.output_dir))
-    with arguments.main_process_first(desc="looking for checkpoints"):
-        whole, broken = last_whole_checkpoint(directory)
-        if asked and arguments.should_save:
-            for path in broken:
-                logger.warning(f"deleting {path}: it was cut while it was saved")
-            discard(broken)
-    if not asked or asked == "False":
-        if arguments.do_train and whole is not None:
-            raise ValueError(
-                f"output_dir={directory} holds {whole.name} of another run: go on with "
-                "--resume_from_checkpoint last, delete the folder or choose another one"
-            )
-        return None
-    if asked in (True, "True", "true", "last"):
-        return None if whole is None else str(whole)
-    # One that another Trainer wrote has no seal.
-    if not Path(asked, TRAINER_STATE_NAME).is_file() or (
-        Path(asked, SEAL).exists() and not is_whole(Path(asked))
-    ):
-        raise ValueError(
-            f"resume_from_checkpoint={asked}: there is no whole checkpoint; the last whole one of "
-            f"output_dir is {whole}, which 'last' stands for"
-        )
-    return asked

@@ -1,4 +1,4 @@
-"""Loss, perplexity and bits per byte of a causal model on any number of processes."""
+"""Loss, perplexity and bits per byte of a language model on any number of processes."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -32,9 +32,10 @@ class Score:
     tokens: int
     bytes: int
 
-    def metrics(self, prefix: str = "eval") -> dict[str, float | int | None]:
-        """The numbers by name, as a Trainer logs them."""
-        return {f"{prefix}_{name}": value for name, value in asdict(self).items()}
+    def metrics(self, prefix: str = "eval") -> dict[str, float | int]:
+        """The numbers by name, as a Trainer logs them; without what there is not."""
+        known = {name: value for name, value in asdict(self).items() if value is not None}
+        return {f"{prefix}_{name}": value for name, value in known.items()}
 
 
 def score_batches(
@@ -42,15 +43,18 @@ def score_batches(
     batches: Iterable[Mapping[str, Tensor]],
     tokenizer: PreTrainedTokenizerBase,
     accelerator: Accelerator,
+    masked: bool = False,
 ) -> Score:
     """Score batches in eval mode, each token with the same weight.
 
     Args:
-        model: causal; the same on all processes.
+        model: the same on all processes.
         batches: this process's share, without rows that another one has too; every process has the
             same number of batches.
         tokenizer: tells how many bytes the tokens stand for.
         accelerator: adds up what the processes found.
+        masked: whether the model is a masked language model, whose labels are not shifted and
+            whose bits tell nothing about the bytes of a text.
     """
     was_training = model.training
     model.eval()
@@ -60,8 +64,10 @@ def score_batches(
             with accelerator.autocast():
                 loss = model(**batch, num_items_in_batch=1).loss
             nats += float(loss)
-            targets = batch["labels"][:, 1:]
+            targets = batch["labels"] if masked else batch["labels"][:, 1:]
             tokens += int((targets != IGNORE_INDEX).sum())
+            if masked:
+                continue
             size += sum(map(lambda row: _text_size(row, tokenizer), batch["labels"].tolist()))
     model.train(was_training)
     totals = torch.tensor([nats, tokens, size], dtype=torch.float64, device=accelerator.device)

@@ -1,5 +1,6 @@
 """transformers' `Trainer` with exact evaluation, sealed checkpoints and rows that are seen once."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ class CausalLMTrainer(Trainer):
 
     The arguments are those of `Trainer`; `processing_class` is the tokenizer.
     """
+
+    masked = False
 
     def __init__(self, *, args: Any, train_dataset: Any = None, eval_dataset: Any = None, **kwargs):
         if args.accelerator_config.dispatch_batches is None:
@@ -67,7 +70,7 @@ class CausalLMTrainer(Trainer):
         hidden = self.args.disable_tqdm or not self.is_local_process_zero()
         bar = tqdm(batches, description, total=length, disable=hidden, leave=False)
         # Rather than the wrapper of DDP, which has nothing to do here.
-        score = score_batches(model, bar, self.processing_class, self.accelerator)
+        score = score_batches(model, bar, self.processing_class, self.accelerator, self.masked)
         metrics = score.metrics(metric_key_prefix)
         rows = getattr(getattr(dataloader, "dataset", None), "rows", None)
         samples = len(rows) if rows is not None and has_length(rows) else 0
@@ -90,3 +93,18 @@ class CausalLMTrainer(Trainer):
                 save_total_limit=limit,
                 best_model_checkpoint=self.state.best_model_checkpoint,
             )
+
+
+class MaskedLMTrainer(CausalLMTrainer):
+    """The same for masked language models; every evaluation hides the same tokens."""
+
+    masked = True
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """Batches whose masks the seed decides, whatever was drawn before."""
+        collator: Any = self.data_collator
+        self.data_collator = replace(collator, seed=self.args.seed)
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = collator

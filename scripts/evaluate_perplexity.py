@@ -1,0 +1,146 @@
+"""Measure how well a causal model predicts text: bits per byte, bits per token, perplexity.
+
+Documents of any length are read in windows that overlap, so that each token is predicted once, from
+at least `context_length - stride` tokens before it:
+
+    python scripts/evaluate_perplexity.py --model_name_or_path outputs/mine --eval_file text.txt
+    python scripts/evaluate_perplexity.py --model_name_or_path outputs/mine --dataset_name wikitext
+        --dataset_config_name wikitext-103-raw-v1 --split test --context_length 4096 --stride 512
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import load_dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import reformer_hf  # noqa: F401 (registers the classes)
+from reformer_hf.training.data_arguments import DataTrainingArguments, argument
+from reformer_hf.training.machine import machine_record
+from reformer_hf.training.parsing import parse_arguments, readable_errors
+from reformer_hf.training.perplexity import check_windows, score_documents, tokenize_pieces
+from reformer_hf.training.storage import write_json
+from reformer_hf.training.texts import ENDS_DOCUMENT, load_texts
+
+LONGEST_DEFAULT = 8192
+
+
+@dataclass
+class PerplexityArguments:
+    """Which model, which text, and in which windows."""
+
+    model_name_or_path: str = argument(None, "Causal model, a folder or a name on the Hub.")
+    tokenizer_name: str | None = argument(None, "Tokenizer, if it is not the model's.")
+    dataset_name: str | None = argument(None, "Name of a dataset on the Hub, or a local one.")
+    dataset_config_name: str | None = argument(None, "Configuration of that dataset.")
+    split: str = argument("test", "Split of that dataset, such as 'test' or 'validation[:10%]'.")
+    eval_file: str | None = argument(
+        None,
+        "Text (a file is one document), .json, .jsonl, .csv or .parquet; a pattern names several.",
+    )
+    text_column_name: str = argument("text", "Column that holds the text.")
+    context_length: int | None = argument(
+        None, "Tokens that the model reads at a time. Default: its longest input, at most 8,192."
+    )
+    stride: int | None = argument(
+        None, "Tokens from one window to the next. Default: half of context_length."
+    )
+    per_device_eval_batch_size: int = argument(1, "Windows at a time.")
+    max_eval_samples: int | None = argument(None, "Read at most so many rows, or pieces of files.")
+    dtype: str = argument("float32", "Type of the parameters.", choices=["float32", "bfloat16"])
+    device: str | None = argument(None, "Such as 'cpu' or 'cuda'. Default: a GPU if there is one.")
+    output_file: str | None = argument(None, "JSON file for the result, the settings and machine.")
+    cache_dir: str | None = argument(None, "Where models and data from the Hub are kept.")
+    token: str | None = argument(None, "Token for private repositories of the Hub.")
+
+    def __post_init__(self):
+        if self.model_name_or_path is None:
+            raise ValueError("model_name_or_path is missing: name a causal model")
+        if (self.dataset_name is None) == (self.eval_file is None):
+            raise ValueError("give either dataset_name or eval_file")
+        for name in ("per_device_eval_batch_size", "max_eval_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}: must be at least 1")
+
+
+def read_texts(arguments: PerplexityArguments) -> Iterator[tuple[str, bool]]:
+    """Pieces of documents, and whether each is the last of its document.
+
+    Raises:
+        OSError: if there is no such dataset or file.
+        ValueError: if there is no column of that name.
+    """
+    rows: Any
+    if arguments.eval_file is not None:
+        files = DataTrainingArguments(validation_file=arguments.eval_file, streaming=True)
+        rows = load_texts(files)["validation"]
+    else:
+        try:
+            rows = load_dataset(
+                arguments.dataset_name,  # type: ignore[arg-type]
+                arguments.dataset_config_name,
+                split=arguments.split,
+                cache_dir=arguments.cache_dir,
+                token=arguments.token,
+            )
+        except Exception as error:  # datasets has a class for each way to fail
+            raise OSError(
+                f"split {arguments.split!r} of the dataset {arguments.dataset_name!r} could not be "
+                f"loaded ({type(error).__name__}: {error}). Check the names and the connection"
+            ) from error
+    column = arguments.text_column_name
+    for row in islice(rows, arguments.max_eval_samples):
+        if column not in row:
+            raise ValueError(f"text_column_name={column!r}: the data has the columns {list(row)}")
+        yield row[column] or "", row.get(ENDS_DOCUMENT, True)
+
+
+def evaluate(arguments: PerplexityArguments) -> dict[str, Any]:
+    """Score the text, and return what was found."""
+    options = {"cache_dir": arguments.cache_dir, "token": arguments.token}
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        arguments.model_name_or_path, dtype=arguments.dtype, **options
+    )
+    model.to(device)
+    tokenizer = AutoTokenizer.from_pretrained(
+        arguments.tokenizer_name or arguments.model_name_or_path, **options
+    )
+    limit = getattr(model.config, "position_limit", None)
+    context = arguments.context_length or min(limit or LONGEST_DEFAULT, LONGEST_DEFAULT)
+    stride = arguments.stride or context // 2
+    check_windows(context, stride, limit)
+    if getattr(model.config, "attention_scope", None) == "chunk":
+        print(
+            "Note: in the 'chunk' scope of this model earlier predictions depend on later tokens, "
+            "so these are not the bits of a code; the 'band' scope has none of that.",
+            file=sys.stderr,
+        )
+    pieces = tokenize_pieces(read_texts(arguments), tokenizer)
+    score = score_documents(model, pieces, context, stride, arguments.per_device_eval_batch_size)
+    return asdict(score)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print, and write the record if one is asked for."""
+    with readable_errors() as status:
+        (parsed,) = parse_arguments((PerplexityArguments,), arguments, __doc__)
+        result = evaluate(parsed)
+        print(json.dumps(result, indent=2))
+        if parsed.output_file is not None:
+            settings = {name: value for name, value in asdict(parsed).items() if name != "token"}
+            record = {"result": result, "settings": settings, "machine": machine_record()}
+            Path(parsed.output_file).parent.mkdir(parents=True, exist_ok=True)
+            write_json(Path(parsed.output_file), record)
+    return status.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""Train a Reformer to classify texts of any length in one piece, or each word of a text.
+
+Arguments are those of transformers' `run_classification.py` and `run_ner.py`:
+
+    python scripts/train_classification.py --train_file reviews.csv --do_train --do_eval
+        --max_seq_length 16384 --output_dir outputs/reviews
+
+With `--task_name token` the rows hold lists of words and as many labels. Causal and masked language
+models are checkpoints to start from; without one a new model reads bytes.
+"""
+
+import sys
+
+import reformer_hf  # noqa: F401 (registers the classes)
+from reformer_hf.training.classification import train_classification
+from reformer_hf.training.classification_arguments import ClassificationDataArguments
+from reformer_hf.training.model_arguments import PretrainedModelArguments
+from reformer_hf.training.parsing import (
+    ReformerTrainingArguments,
+    parse_arguments,
+    readable_errors,
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, train, and turn what a user can mend into a message and an exit status."""
+    kinds = (PretrainedModelArguments, ClassificationDataArguments, ReformerTrainingArguments)
+    with readable_errors() as status:
+        train_classification(*parse_arguments(kinds, arguments, __doc__))
+    return status.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

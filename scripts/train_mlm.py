@@ -1,0 +1,34 @@
+"""Train a masked (bidirectional) Reformer with transformers' Trainer.
+
+Arguments are those of transformers' `run_mlm.py` and of `train_clm.py`:
+
+    python scripts/train_mlm.py --train_file text.txt --do_train --do_eval --block_size 4096
+        --max_steps 200 --per_device_train_batch_size 2 --learning_rate 1e-3
+        --output_dir outputs/masked
+
+A causal checkpoint is a start, too. A tokenizer without a mask token gets `<mask>`, and the model
+an embedding for it.
+"""
+
+import sys
+
+import reformer_hf  # noqa: F401 (registers the classes)
+from reformer_hf.training.mlm import MaskedDataArguments, train_mlm
+from reformer_hf.training.model_arguments import PretrainedModelArguments
+from reformer_hf.training.parsing import (
+    ReformerTrainingArguments,
+    parse_arguments,
+    readable_errors,
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, train, and turn what a user can mend into a message and an exit status."""
+    kinds = (PretrainedModelArguments, MaskedDataArguments, ReformerTrainingArguments)
+    with readable_errors() as status:
+        train_mlm(*parse_arguments(kinds, arguments, __doc__))
+    return status.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""evaluate_perplexity.py on tiny models and texts."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from reformer_hf import ReformerHFByteTokenizer
+from scripts.evaluate_perplexity import main
+from tests.models.tiny import SCOPES, tiny_lm
+
+TEXTS = ["naïve text, " * 20, "short", ""]
+
+
+@pytest.fixture(params=SCOPES)
+def model(request, tmp_path):
+    model = tiny_lm(vocab_size=258, attention_scope=request.param)
+    model.save_pretrained(tmp_path / "model")
+    ReformerHFByteTokenizer().save_pretrained(tmp_path / "model")
+    return model
+
+
+def run(tmp_path, *options: str) -> dict:
+    record = tmp_path / "out" / "record.json"
+    arguments = ["--model_name_or_path", str(tmp_path / "model"), "--output_file", str(record)]
+    assert main([*arguments, *options, "--token", "secret"]) == 0
+    written = json.loads(record.read_text())
+    assert "secret" not in record.read_text() and written["machine"]["date"]
+    return written["result"]
+
+
+def test_a_text_file_is_one_document(model, tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("naïve text, " * 5000, encoding="utf-8")
+    options = ["--eval_file", str(tmp_path / "text.txt"), "--per_device_eval_batch_size", "64"]
+    result = run(tmp_path, *options, "--max_eval_samples", "1")
+    assert json.loads(capsys.readouterr().out) == result
+    assert result["documents"] == 1  # the beginning of it
+    assert result["context_length"] == 96 and result["stride"] == 48
+    assert result["windows"] > 300 and result["bits_per_byte"] == result["bits_per_token"] > 6
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "dataset"])
+def test_rows_are_documents(model, ending, tmp_path, capsys):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    file = folder / "test.jsonl"
+    file.write_text("".join(json.dumps({"body": text}) + "\n" for text in TEXTS))
+    source = ["--eval_file", str(file)] if ending == "jsonl" else ["--dataset_name", str(folder)]
+    source += ["--cache_dir", str(tmp_path / "cache")] if ending == "dataset" else []
+    result = run(tmp_path, *source, "--text_column_name", "body", "--context_length", "32")
+    sizes = [len(text.encode()) for text in TEXTS]
+    assert result["documents"] == 3 and result["tokens_scored"] == sizes[0] + sizes[1] - 2
+    assert result["bytes_scored"] == result["tokens_scored"]
+    short = run(tmp_path, *source, "--text_column_name", "body", "--context_length", "96")
+    assert short["windows"] < result["windows"]
+    noted = "earlier predictions depend on later tokens" in capsys.readouterr().err
+    assert noted == (model.config.attention_scope == "chunk")
+
+
+def test_a_document_in_one_window(model, tmp_path):
+    (tmp_path / "text.txt").write_text(TEXTS[1])
+    result = run(tmp_path, "--eval_file", str(tmp_path / "text.txt"), "--stride", "1")
+    ids = torch.tensor([ReformerHFByteTokenizer()(TEXTS[1]).input_ids])
+    loss = model(ids, labels=ids).loss.item()
+    assert result["bits_per_byte"] == pytest.approx(loss / math.log(2), rel=1e-5)
+    assert result["perplexity"] == pytest.approx(math.exp(loss), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "give either dataset_name or eval_file"),
+        (["--eval_file", "none.txt"], "none.txt: there is no such file"),
+        (["--dataset_name", "no/such"], "could not be loaded"),
+        (["--eval_file", "text.txt", "--context_length", "97"], "at most 96"),
+        (["--eval_file", "text.txt", "--stride", "96"], "stride=96"),
+        (["--eval_file", "text.txt", "--text_column_name", "body"], "has the columns"),
+        (["--eval_file", "text.txt", "--max_eval_samples", "0"], "max_eval_samples=0"),
+    ],
+)
+def test_errors_are_messages(options, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("some text")
+    tiny_lm(vocab_size=258).save_pretrained(tmp_path / "model")
+    ReformerHFByteTokenizer().save_pretrained(tmp_path / "model")
+    assert main(["--model_name_or_path", "model", *options]) == 1
+    assert message in capsys.readouterr().err

@@ -1,0 +1,138 @@
+"""Whole runs of train_classification.py on a few tiny rows."""
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForSequenceClassification, pipeline
+
+from reformer_hf import ReformerHFByteTokenizer
+from scripts.train_classification import main
+from tests.models.tiny import tiny_lm
+from tests.training.runs import tiny_overrides
+
+WORDS = ["cat", "dog"]
+
+
+def texts(count: int = 24) -> list[dict]:
+    """Which animal is in the text; the other columns follow from it."""
+    rows = []
+    for number in range(count):
+        word = WORDS[number % 2]
+        rows.append(
+            {
+                "text": f"{'x' * (number % 5)} {word * 3}",
+                "label": word,
+                "labels": [word] if number % 3 else ["third", word],
+                "size": number % 2 + 0.5,
+                "tokens": ["a", word, "b"],
+                "ner_tags": ["O", f"B-{word}", "O"],
+            }
+        )
+    return rows
+
+
+def write(path: Path, rows: list[dict]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs the script on the rows; returns its output folder."""
+
+    def run(*options: str, steps: int = 40, new: bool = True) -> Path:
+        rows = write(tmp_path / "rows.jsonl", texts())
+        test = write(tmp_path / "test.jsonl", texts(6))
+        arguments = ["--train_file", rows, "--validation_file", test, "--test_file", test]
+        arguments += ["--output_dir", str(tmp_path / "out"), "--cache_dir", str(tmp_path / "cache")]
+        arguments += ["--do_train", "--do_eval", "--do_predict", "--max_steps", str(steps)]
+        arguments += ["--learning_rate", "0.01", "--report_to", "none", "--disable_tqdm", "True"]
+        arguments += ["--per_device_eval_batch_size", "4", "--use_cpu"]
+        if new:
+            arguments += ["--config_overrides", tiny_overrides(), "--max_seq_length", "64"]
+        assert main([*arguments, *options]) == 0
+        return tmp_path / "out"
+
+    return run
+
+
+def results(folder: Path) -> tuple[dict, list]:
+    metrics = json.loads((folder / "eval_results.json").read_text())
+    lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    return metrics, [json.loads(line) for line in lines]
+
+
+def test_classes_of_texts(run):
+    folder = run("--label_column_name", "label")
+    metrics, found = results(folder)
+    assert metrics["eval_accuracy"] == metrics["eval_f1_macro"] == 1
+    assert found == ["cat", "dog"] * 3
+    classify = pipeline("text-classification", model=str(folder))
+    assert classify("xx dogdogdog")[0]["label"] == "dog"
+
+
+def test_an_interrupted_run_goes_on(run):
+    options = ["--save_steps", "3", "--lr_scheduler_type", "constant"]
+    run(*options, steps=3)
+    folder = run(*options, "--resume_from_checkpoint", "last", steps=6)
+    state = json.loads((folder / "trainer_state.json").read_text())
+    assert state["global_step"] == 6 and (folder / "checkpoint-6" / "seal.json").exists()
+
+
+def test_several_classes_at_a_time(run):
+    metrics, found = results(run("--label_column_name", "labels"))
+    assert metrics["eval_f1_micro"] > 0.7
+    assert all("cat" in labels or "dog" in labels for labels in found)
+
+
+def test_numbers(run):
+    metrics, found = results(run("--label_column_name", "size", steps=80))
+    assert metrics["eval_mse"] < 0.1
+    assert found == pytest.approx([0.5, 1.5] * 3, abs=0.6)
+
+
+def test_words(run):
+    folder = run("--task_name", "token")
+    metrics, found = results(folder)
+    assert metrics["eval_entity_f1"] == metrics["eval_accuracy"] == 1
+    assert found == [["O", "B-cat", "O"], ["O", "B-dog", "O"]] * 3
+    tag = pipeline("token-classification", model=str(folder))
+    assert any(entity["entity"] == "B-dog" for entity in tag("a dog b"))
+
+
+def test_from_a_causal_checkpoint_and_without_training_data(run, tmp_path):
+    tiny_lm(vocab_size=258).save_pretrained(tmp_path / "causal")
+    ReformerHFByteTokenizer().save_pretrained(tmp_path / "causal")
+    folder = run("--model_name_or_path", str(tmp_path / "causal"), steps=2, new=False)
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert model.config.is_decoder is True and model.config.id2label == {0: "cat", 1: "dog"}
+    before = json.loads((folder / "eval_results.json").read_text())
+    again = ["--model_name_or_path", str(folder), "--do_eval", "--report_to", "none", "--use_cpu"]
+    again += ["--validation_file", str(tmp_path / "test.jsonl"), "--output_dir", str(folder)]
+    assert main([*again, "--cache_dir", str(tmp_path / "cache"), "--disable_tqdm", "True"]) == 0
+    after = json.loads((folder / "eval_results.json").read_text())
+    assert after["eval_loss"] == pytest.approx(before["eval_loss"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--train_file", "none.csv", "--do_train"], "none.csv: there is no such file"),
+        (["--do_train"], "all missing"),
+        (["--train_file", "none.csv"], "nothing to do"),
+        (["--train_file", "rows.jsonl", "--do_predict"], "there is no test data; name a test_file"),
+        (["--validation_file", "rows.jsonl", "--do_eval"], "name a trained model"),
+        (
+            ["--train_file", "rows.jsonl", "--do_train", "--max_seq_length", "64"]
+            + ["--config_overrides", "max_position_embeddings=32"],
+            "max_seq_length=64: the model has 32 positions",
+        ),
+    ],
+)
+def test_errors_are_messages(options, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "rows.jsonl", texts())
+    options = [*options, "--use_cpu", "--report_to", "none", "--cache_dir", str(tmp_path / "cache")]
+    assert main([*options, "--output_dir", str(tmp_path / "out")]) == 1
+    assert message in capsys.readouterr().err

@@ -1,0 +1,148 @@
+"""Labelled rows: files, columns, tokens and their labels."""
+
+import json
+
+import pytest
+from datasets import Dataset
+
+from reformer_hf import ReformerHFByteTokenizer
+from reformer_hf.training.classification_arguments import ClassificationDataArguments
+from reformer_hf.training.classification_data import choose_columns, load_rows, tokenize_rows
+from reformer_hf.training.labels import LabelSpace
+
+TOKENIZER = ReformerHFByteTokenizer()
+CLASSES = LabelSpace("single_label_classification", ("a", "b"))
+WORDS = LabelSpace("token", ("O", "B-X"))
+
+
+def arguments(**fields) -> ClassificationDataArguments:
+    return ClassificationDataArguments(**{"train_file": "x.csv", **fields})
+
+
+def write(path, rows: list[dict]):
+    if path.suffix in (".csv", ".tsv"):
+        mark = "\t" if path.suffix == ".tsv" else ","
+        lines = [mark.join(rows[0]), *(mark.join(map(str, row.values())) for row in rows)]
+    elif path.suffix == ".parquet":
+        Dataset.from_list(rows).to_parquet(path)
+        return str(path)
+    else:
+        lines = map(json.dumps, rows)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+ROWS = [{"text": f"text {number}", "label": "ab"[number % 2]} for number in range(20)]
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "json", "jsonl", "parquet"])
+def test_files(ending, tmp_path):
+    path = write(tmp_path / f"rows.{ending}", ROWS)
+    options = {"train_file": path, "max_eval_samples": 1, "max_train_samples": 15}
+    splits = load_rows(arguments(**options), str(tmp_path / "cache"))
+    assert {name: len(part) for name, part in splits.items()} == {"train": 15, "validation": 1}
+    texts = [*splits["train"]["text"], *splits["validation"]["text"]]
+    assert len(set(texts)) == 16 and set(texts) <= {row["text"] for row in ROWS}
+    again = load_rows(arguments(**options), str(tmp_path / "cache"))
+    assert list(again["validation"]["text"]) == list(splits["validation"]["text"])
+
+    files = {"train_file": path, "validation_file": path, "test_file": path}
+    splits = load_rows(arguments(**files, max_predict_samples=3), str(tmp_path / "cache"))
+    assert [len(splits[name]) for name in ("train", "validation", "test")] == [20, 20, 3]
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.csv: there is no such file"):
+        load_rows(arguments(train_file=str(tmp_path / "none.csv")))
+    path = write(tmp_path / "rows.jsonl", ROWS)
+    (tmp_path / "rows.txt").write_text("text")
+    with pytest.raises(ValueError, match=r"files end with \.jsonl, \.txt"):
+        load_rows(arguments(train_file=path, validation_file=str(tmp_path / "rows.txt")))
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"text": ')
+    with pytest.raises(OSError, match="could not be loaded from .*broken.jsonl"):
+        load_rows(arguments(train_file=str(broken)), str(tmp_path / "cache"))
+    one = write(tmp_path / "one.csv", ROWS[:1])
+    with pytest.raises(ValueError, match="one row"):
+        load_rows(arguments(train_file=one), str(tmp_path / "cache"))
+
+
+def test_columns():
+    rows = Dataset.from_list([{"sentence": "x", "labels": 1, "title": "t"}])
+    assert choose_columns(arguments(), rows) == (["sentence"], "labels")
+    named = arguments(text_column_names="title,sentence", label_column_name="title")
+    assert choose_columns(named, rows) == (["title", "sentence"], "title")
+    assert choose_columns(arguments(), rows.remove_columns("labels"))[1] is None
+    with pytest.raises(ValueError, match="none is named text or sentence.*text_column_names"):
+        choose_columns(arguments(), rows.remove_columns("sentence"))
+    with pytest.raises(ValueError, match="column 'body' is not among"):
+        choose_columns(arguments(text_column_names="body"), rows)
+    with pytest.raises(ValueError, match="words are in one column"):
+        choose_columns(arguments(task_name="token", text_column_names="title,sentence"), rows)
+
+
+class TestTexts:
+    def test_tokens_and_labels(self):
+        rows = Dataset.from_list([{"text": "ab", "title": "é", "label": "b"}])
+        options = {"text_column_names": "title,text", "text_column_delimiter": "|"}
+        found = tokenize_rows(rows, TOKENIZER, arguments(**options), CLASSES, None)[0]
+        assert found["input_ids"] == [byte + 2 for byte in "é|ab".encode()]
+        assert found["labels"] == 1 and found["attention_mask"] == [1] * 5
+        assert found.keys() == {"input_ids", "attention_mask", "labels"}
+
+    def test_they_are_cut_at_the_longest_input(self):
+        rows = Dataset.from_list([{"text": "abcdef", "label": "b"}, {"text": "a", "label": "a"}])
+        for fields, limit, expected in (({}, None, 6), ({}, 4, 4), ({"max_seq_length": 3}, 4, 3)):
+            found = tokenize_rows(rows, TOKENIZER, arguments(**fields), CLASSES, limit)
+            assert [len(ids) for ids in found["input_ids"]] == [expected, 1]
+        with pytest.raises(ValueError, match="max_seq_length=5: the model has 4 positions"):
+            tokenize_rows(rows, TOKENIZER, arguments(max_seq_length=5), CLASSES, 4)
+
+    def test_rows_without_text_are_refused(self):
+        rows = Dataset.from_list([{"text": "a", "label": "b"}, {"text": "", "label": "b"}])
+        with pytest.raises(ValueError, match="row 1 has no text"):
+            tokenize_rows(rows, TOKENIZER, arguments(), CLASSES, None)
+
+    def test_without_labels(self):
+        rows = Dataset.from_list([{"text": "a"}])
+        found = tokenize_rows(rows, TOKENIZER, arguments(), CLASSES, None)
+        assert "labels" not in found.column_names
+
+
+class TestWords:
+    ROWS = Dataset.from_list([{"tokens": ["ab", "c", "é"], "ner_tags": ["O", "B-X", "B-X"]}])
+
+    def tokenize(self, limit=None, **fields):
+        fields = arguments(task_name="token", **fields)
+        return tokenize_rows(self.ROWS, TOKENIZER, fields, WORDS, limit)[0]
+
+    def test_a_label_stands_at_the_last_token_of_its_word(self):
+        found = self.tokenize()
+        assert found["input_ids"] == [byte + 2 for byte in "ab c é".encode()]
+        assert found["words"] == [0, 0, 1, 1, 2, 2, 2]
+        assert found["labels"] == [-100, 0, -100, 1, -100, -100, 1]
+
+    def test_or_at_all_of_them(self):
+        assert self.tokenize(label_all_tokens=True)["labels"] == [0, 0, 1, 1, 1, 1, 1]
+
+    def test_cut(self):
+        assert self.tokenize(limit=4)["labels"] == [-100, 0, -100, 1]
+
+    def test_one_label_per_word(self):
+        rows = Dataset.from_list([{"tokens": ["ab", "c"], "ner_tags": ["O"]}])
+        with pytest.raises(ValueError, match="2 words and 1 labels"):
+            tokenize_rows(rows, TOKENIZER, arguments(task_name="token"), WORDS, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"train_file": None}, "all missing"),
+        ({"validation_split_percentage": 0}, "validation_split_percentage=0"),
+        ({"max_seq_length": 0}, "max_seq_length=0"),
+        ({"task_name": "token", "do_regression": True}, "words have classes only"),
+    ],
+)
+def test_arguments_that_make_no_sense(fields, message):
+    with pytest.raises(ValueError, match=message):
+        arguments(**fields)
