@@ -10,7 +10,7 @@ from datasets.fingerprint import Hasher
 from reformer_hf.training.data_arguments import Packing
 from reformer_hf.training.texts import ENDS_DOCUMENT
 
-_BUFFER = 1 << 22  # tokens that are held before they are written
+_BUFFER = 1 << 18  # tokens that are held before they are written, as Python's numbers
 
 
 def pack_rows(
@@ -37,12 +37,14 @@ def pack_rows(
     """
     columns = ("input_ids", "seq_idx") if packing == "documents" else ("input_ids",)
     features = Features({column: List(Value("int32")) for column in columns})
+    stream = isinstance(documents, IterableDataset)
     settings = {
-        "documents": documents.with_format("numpy"),
+        # Streams would be made arrays number by number.
+        "documents": documents if stream else documents.with_format("numpy"),
         "block_size": block_size,
         "packing": packing,
     }
-    if isinstance(documents, IterableDataset):
+    if stream:
         return IterableDataset.from_generator(_rows, features, gen_kwargs=settings)
     return Dataset.from_generator(
         _rows,
@@ -54,18 +56,18 @@ def pack_rows(
     )
 
 
-def _rows(documents, block_size: int, packing: Packing) -> Iterator[dict[str, np.ndarray]]:
+def _rows(documents, block_size: int, packing: Packing) -> Iterator[dict[str, list[int]]]:
     ids, numbers = np.empty(block_size, np.int32), np.empty(block_size, np.int32)
     filled = number = 0
 
-    def row() -> dict[str, np.ndarray]:
-        columns = {"input_ids": ids[:filled].copy()}
+    def row() -> dict[str, list[int]]:
+        columns = {"input_ids": ids[:filled].tolist()}
         if packing == "documents":
-            columns["seq_idx"] = numbers[:filled].copy()
+            columns["seq_idx"] = numbers[:filled].tolist()
         return columns
 
     for document in documents:
-        tokens = document["input_ids"]
+        tokens = np.asarray(document["input_ids"], np.int32)
         while len(tokens):
             end = min(filled + len(tokens), block_size)
             ids[filled:end], numbers[filled:end] = tokens[: end - filled], number
