@@ -25,8 +25,9 @@ def texts(count: int = 24) -> list[dict]:
                 "label": word,
                 "labels": [word] if number % 3 else ["third", word],
                 "size": number % 2 + 0.5,
-                "tokens": ["a", word, "b"],
-                "ner_tags": ["O", f"B-{word}", "O"],
+                # Of different lengths, so that batches are padded.
+                "tokens": ["a", word, *["b"] * (1 + number % 3)],
+                "ner_tags": ["O", f"B-{word}", *["O"] * (1 + number % 3)],
             }
         )
     return rows
@@ -96,7 +97,7 @@ def test_words(run):
     folder = run("--task_name", "token")
     metrics, found = results(folder)
     assert metrics["eval_entity_f1"] == metrics["eval_accuracy"] == 1
-    assert found == [["O", "B-cat", "O"], ["O", "B-dog", "O"]] * 3
+    assert found == [row["ner_tags"] for row in texts(6)]
     tag = pipeline("token-classification", model=str(folder))
     assert any(entity["entity"] == "B-dog" for entity in tag("a dog b"))
 

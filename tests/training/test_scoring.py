@@ -8,7 +8,8 @@ from reformer_hf.models.tokenization_reformer_hf import ReformerHFByteTokenizer,
 from reformer_hf.training.collator import ReformerDataCollator
 from reformer_hf.training.rows import FilledRows
 from reformer_hf.training.scoring import score_batches
-from tests.models.tiny import tiny_lm
+from tests.models.heads import HEADS
+from tests.models.tiny import random_ids, tiny_lm
 
 BYTES = ReformerHFByteTokenizer()
 
@@ -77,3 +78,17 @@ def test_nothing_to_predict_is_no_number(accelerator):
     found = score(accelerator, [{"input_ids": [5]}])
     assert (found.tokens, found.bytes, found.bits_per_byte) == (0, 0, None)
     assert found.metrics("test")["test_tokens"] == 0
+
+
+def test_masked_models_are_asked_for_the_places_themselves(accelerator):
+    model = HEADS["masked language model"].build()
+    rows = [random_ids(1, seq, seed=seq) for seq in (7, 12)]
+    labels = [ids.masked_fill(torch.arange(ids.shape[1]) % 3 > 0, -100) for ids in rows]
+    batches = [{"input_ids": i, "labels": t} for i, t in zip(rows, labels, strict=True)]
+    found = score_batches(model, batches, BYTES, accelerator, masked=True)
+    counts = [3, 4]  # the first token among them
+    with torch.no_grad():
+        losses = [model(**batch).loss.item() for batch in batches]
+    expected = sum(n * loss for n, loss in zip(counts, losses, strict=True)) / 7
+    assert found.tokens == 7 and found.loss == pytest.approx(expected, rel=1e-6)
+    assert "eval_bits_per_byte" not in found.metrics()
