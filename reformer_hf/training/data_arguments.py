@@ -33,8 +33,10 @@ class DataTrainingArguments:
         "without tokenising them: for ReformerHFByteTokenizer and files of any size.",
     )
     streaming: bool = argument(False, "Read the data while training, without a cache.")
-    shuffle_buffer_size: int = argument(
-        1000, "Rows among which a stream is shuffled; data on the disk is shuffled as a whole."
+    shuffle_buffer_size: int | None = argument(
+        None,
+        "Rows among which a stream is shuffled. Default: as many as hold 2 million tokens. Data on "
+        "the disk are shuffled as a whole.",
     )
     validation_split_percentage: int = argument(
         5, "Share of the rows that is held out where there is no validation data."

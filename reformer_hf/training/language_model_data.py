@@ -16,6 +16,7 @@ from reformer_hf.training.tokenization import tokenize_documents
 logger = logging.get_logger(__name__)
 
 _LONGEST_DEFAULT = 8192
+_SHUFFLED_TOKENS = 1 << 21  # of a stream, held in memory as Python's numbers
 
 
 class LanguageModelData(NamedTuple):
@@ -83,7 +84,8 @@ def load_language_model_data(
         train, validation = split_validation(train, arguments.validation_split_percentage)
     train = first_rows(train, arguments.max_train_samples) if train is not None else None
     if arguments.streaming and train is not None:
-        train = train.shuffle(seed=seed, buffer_size=arguments.shuffle_buffer_size)
+        size = arguments.shuffle_buffer_size or max(2, _SHUFFLED_TOKENS // block_size)
+        train = train.shuffle(seed=seed, buffer_size=size)
     return LanguageModelData(train, first_rows(validation, arguments.max_eval_samples), block_size)
 
 

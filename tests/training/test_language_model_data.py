@@ -142,9 +142,9 @@ print(tokens)
     "file_format, streaming, megabytes, limit",
     [
         ("bytes", False, 120, 60),
-        pytest.param("text", True, 200, 150, marks=pytest.mark.slow),
-        pytest.param("text", False, 200, 150, marks=pytest.mark.slow),
-        pytest.param("jsonl", False, 200, 150, marks=pytest.mark.slow),
+        pytest.param("text", True, 170, 160, marks=pytest.mark.slow),
+        pytest.param("text", False, 170, 160, marks=pytest.mark.slow),
+        pytest.param("jsonl", False, 170, 160, marks=pytest.mark.slow),
     ],
 )
 def test_a_corpus_larger_than_memory(tmp_path, file_format, streaming, megabytes, limit):
