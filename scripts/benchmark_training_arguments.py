@@ -23,7 +23,7 @@ ALLOCATORS = {
         "MALLOC_TRIM_THRESHOLD_": "17179869184",
     },
     "return_large": {
-        "MALLOC_MMAP_THRESHOLD_": "4194304",
+        "MALLOC_MMAP_THRESHOLD_": "1048576",
         "MALLOC_TRIM_THRESHOLD_": "268435456",
     },
 }

@@ -36,7 +36,7 @@ from reformer_hf.training.corpus import open_corpus
 from reformer_hf.training.machine import machine_record, peak_memory_bytes
 from reformer_hf.training.storage import write_json
 
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**22), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
 TOLERANCE = 1e-9  # of the checks, in float64
 VOCABULARY = 320  # of the published checkpoint; bytes are a part of it
 PRESETS = {

@@ -36,7 +36,7 @@ class SeededDropout(nn.Dropout):
 
 
 def drop(
-    vectors: Float[Tensor, "*lead dim"], dropout: float, seed: int | None
+    vectors: Float[Tensor, "*lead dim"], dropout: float, seed: int | None, inplace: bool = False
 ) -> Float[Tensor, "*lead dim"]:
     """Apply the dropout that a seed stands for.
 
@@ -44,30 +44,37 @@ def drop(
         vectors: any.
         dropout: probability of dropping, below 1.
         seed: from :func:`reformer_hf.ops.dropout.draw_seed`.
+        inplace: write to the vectors, which nothing else may need.
 
     Returns:
         The vectors with numbers dropped and the others scaled up.
     """
-    return _Drop.apply(vectors, dropout, seed)  # type: ignore[return-value]
+    return _Drop.apply(vectors, dropout, seed, inplace)  # type: ignore[return-value]
 
 
 class _Drop(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, vectors: Tensor, dropout: float, seed: int | None) -> Tensor:
+    def forward(
+        ctx: Any, vectors: Tensor, dropout: float, seed: int | None, inplace: bool
+    ) -> Tensor:
         ctx.settings = (dropout, seed)
-        return _multiply(vectors, dropout, seed)
+        if inplace:
+            ctx.mark_dirty(vectors)
+        return _multiply(vectors, dropout, seed, vectors if inplace else None)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return _multiply(grads[0], *ctx.settings), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        return _multiply(grads[0], *ctx.settings), None, None, None
 
 
-def _multiply(vectors: Tensor, dropout: float, seed: int | None) -> Tensor:
+def _multiply(
+    vectors: Tensor, dropout: float, seed: int | None, result: Tensor | None = None
+) -> Tensor:
     """The same mask in both directions: it is drawn in the order of the vectors."""
     generator = seeded_generator(seed, vectors.device)
-    result = vectors.new_empty(vectors.shape)
-    pieces = (x.reshape(-1, x.shape[-1]).split(PIECE) for x in (vectors, result))
+    result = vectors.new_empty(vectors.shape) if result is None else result
+    pieces = (x.split(PIECE) for x in (vectors.flatten(0, -2), result.view(-1, result.shape[-1])))
     for piece, out in zip(*pieces, strict=True):
         torch.mul(piece, draw_kept(out, dropout, generator), out=out)
     return result

@@ -55,7 +55,7 @@ class OutputProjection(_Dropped):
         part = nn.functional.linear(hidden_states, weight)
         if not (self.dropout.training and self.dropout.p):
             return part
-        return drop(part, self.dropout.p, dropout_seed)
+        return drop(part, self.dropout.p, dropout_seed, inplace=True)
 
 
 class ChunkedFeedForward(nn.Module):

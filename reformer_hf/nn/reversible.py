@@ -42,6 +42,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from reformer_hf.nn.stream_pieces import GrowingSum, accumulate, cut, cut_gathering
 from reformer_hf.nn.surroundings import Surroundings
 
 SubLayer = Callable[[Tensor], Tensor]
@@ -110,7 +111,7 @@ class PlainCoupling:
             `target + sublayer(source)`, (batch, seq, dim).
         """
         outputs = []
-        for part, piece in zip(_cut(target, piece_length), _cut(source, piece_length), strict=True):
+        for part, piece in zip(cut(target, piece_length), cut(source, piece_length), strict=True):
             for term in _terms(sublayer):
                 part = part + term(piece)
             outputs.append(part)
@@ -277,18 +278,16 @@ class _Step:
 
     def run(self, target: Tensor, terms: Terms, source: Tensor) -> Tensor:
         """Runs the sub-layers in forward; the graph gets a slot for each tensor they save."""
-        outputs = []
-        parts = zip(_cut(target, self.piece_length), _cut(source, self.piece_length), strict=True)
-        for part, (output, piece_source) in enumerate(parts):
+        output = GrowingSum(target, self.piece_length)
+        for part, piece_source in enumerate(cut_gathering(source, self.piece_length)):
             for term in terms:
                 self.pieces.append(_Piece(term, part, piece_source))
                 # Autograd keeps the hooks as long as the graph: they must not refer to the source.
                 with saved_tensors_hooks(partial(self.drop, len(self.pieces) - 1), _unpack):
                     addend = term(piece_source)
-                output = output + addend if term is terms[0] else output.add_(addend)
+                output.add(addend, part)
                 del addend
-            outputs.append(output)
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-2)
+        return output.result()
 
     @_eager
     def drop(self, index: int, tensor: Tensor) -> "_Slot":
@@ -313,7 +312,9 @@ class _Step:
             self.inversion = _Inversion(
                 self.outputs.take_inputs(), piece.surroundings.device, self.piece_length
             )
-        self.inversion.targets[piece.part].sub_(piece.replay(self.inversion.sources[piece.part]))
+        addend = piece.replay(self.inversion.sources[piece.part])
+        target = self.inversion.targets[piece.part]
+        accumulate(target, target, addend, factor=-1)
         self.inversion.undone.add(index)
 
     def take_inputs(self) -> _Inputs:
@@ -337,7 +338,7 @@ class _Inversion:
         source, output = outputs.target.to(device), outputs.source.to(device)
         target = output if outputs.own_source else output.clone()
         self.inputs = _Inputs(target, source, True, outputs.own_target)
-        self.sources, self.targets = _cut(source, piece_length), _cut(target, piece_length)
+        self.sources, self.targets = cut(source, piece_length), cut(target, piece_length)
         self.undone: set[int] = set()  # pieces that are subtracted again
 
 
@@ -401,13 +402,6 @@ class _Piece:
             return
         self.forget()
         raise RuntimeError(f"{self.name} {fault}")
-
-
-def _cut(stream: Tensor, piece_length: int) -> tuple[Tensor, ...]:
-    """Cut the places of a stream into pieces; the whole stream is not made a view."""
-    if not 0 < piece_length < stream.shape[-2]:
-        return (stream,)
-    return stream.split(piece_length, dim=-2)
 
 
 def _describe(tensor: Tensor, source_storage: int, source_version: int) -> tuple:

@@ -120,8 +120,7 @@ class _AttendBlockwise(torch.autograd.Function):
                 _attend_block(walk, block, queries, keys, values, table, logsumexps, alone)
             comparable = _take(logsumexps.masked_fill(alone, ALONE_LOGSUMEXP), group.bags)
             log_shares = torch.log_softmax(comparable, dim=-1)
-            combined = _sum_bags(table, group.bags, log_shares.exp())
-            output[group.batch, :, group.heads] = combined.to(output.dtype)
+            walk.sum_bags(table, group, output, weights=log_shares.exp())
             # From here on the normalisers: exp(score - normaliser) has the round's share in it.
             by_place = _take(logsumexps, group.bags) - log_shares
             logsumexps.fill_(torch.inf)  # no weight in backward to what is in no bag
@@ -158,11 +157,7 @@ class _AttendBlockwise(torch.autograd.Function):
                 if group.copies is not None:
                     copies, originals = group.copies
                     inner.index_add_(0, originals, inner.index_select(0, copies))
-                summed = _sum_bags(inner, group.bags)
-                if table is tables[0]:
-                    summed.mul_(walk.scale)
-                part = result[group.batch, :, group.heads]
-                part.add_(summed) if group.continued else part.copy_(summed)
+                walk.sum_bags(inner, group, result, walk.scale if table is tables[0] else 1.0)
         return *(result.transpose(1, 2) for result in results), None, None, None
 
 
@@ -380,6 +375,36 @@ class _Walk:
             part = vectors[:, first:end]
             places.copy_(part) if end == vectors.shape[1] else places.add_(part)
 
+    def sum_bags(
+        self,
+        table: Tensor,
+        group: _Group,
+        result: Tensor,
+        scale: float = 1.0,
+        weights: Tensor | None = None,
+    ) -> None:
+        """Write, for each token of a group, the sum of the rows of its bag; some tokens at a time.
+
+        Args:
+            table: a vector per rank of the group.
+            group: heads; if it continues another, the sums are added to what that wrote.
+            result: for all tokens and heads, (batch, seq, heads, dim).
+            scale: multiplies the sums.
+            weights: of the rows, (batch, seq, heads, rounds); None for 1.
+        """
+        part, bags = result[group.batch, :, group.heads], group.bags
+        step = max(1, self.block_ranks // (bags.shape[0] * bags.shape[2]))
+        for first in range(0, bags.shape[1], step):
+            places = slice(first, first + step)
+            some, into = bags[:, places], part[:, places]
+            shares = None if weights is None else weights[:, places].flatten(0, -2)
+            summed = embedding_bag(
+                some.flatten(0, -2), table, mode="sum", per_sample_weights=shares
+            ).view(into.shape)
+            if scale != 1:
+                summed.mul_(scale)
+            into.add_(summed) if group.continued else into.copy_(summed)
+
 
 def _to_rows(vectors: Float[Tensor, "batch heads seq dim"]) -> Float[Tensor, "rows dim"]:
     """Rows of (batch, seq, heads): no copy of what a linear layer has made."""
@@ -410,10 +435,3 @@ def _exp(scores: Tensor) -> Tensor:
 
 def _take(numbers: Tensor, index: Tensor) -> Tensor:
     return numbers.index_select(0, index.flatten()).view(index.shape)
-
-
-def _sum_bags(table: Tensor, bags: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Sum the rows of each bag; (..., rounds) -> (..., dim)."""
-    flat = None if weights is None else weights.flatten(0, -2)
-    summed = embedding_bag(bags.flatten(0, -2), table, mode="sum", per_sample_weights=flat)
-    return summed.unflatten(0, bags.shape[:-1])

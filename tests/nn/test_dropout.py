@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from reformer_hf.nn import dropout
-from reformer_hf.nn.dropout import SeededDropout
+from reformer_hf.nn.dropout import SeededDropout, drop
 from tests.nn.reversible_toys import LiveBytes
 
 
@@ -58,3 +58,14 @@ def test_no_mask_is_kept() -> None:
             del found
     size = 1000 * 8 * 4
     assert held == {nn.Dropout: 2 * size, SeededDropout: size}
+
+
+def test_in_place_it_writes_to_the_vectors_and_has_the_same_gradient() -> None:
+    x = torch.ones(3, 70, 4, requires_grad=True)
+    expected = drop(x * 2, 0.5, 7)
+    doubled = x * 2
+    found = drop(doubled, 0.5, 7, inplace=True)
+    assert found.data_ptr() == doubled.data_ptr()
+    assert torch.equal(found, expected)
+    mine, theirs = (torch.autograd.grad(y.sum(), x)[0] for y in (found, expected))
+    assert torch.equal(mine, theirs)
