@@ -9,13 +9,13 @@ them. For each block of chunks:
 2. score, mask, softmax, weighted sum of the values; keep each query's log-sum-exp.
 
 When all rounds of a head are done, each token's outputs are weighed by the softmax of their
-log-sum-exps. The backward pass walks over the same blocks: there ``exp(score - normaliser)`` is a
-key's probability in the union of the rounds, so that one number per query is all it needs.
+log-sum-exps. The backward pass walks over the same blocks: there a key's probability in its round,
+times the round's share in the token's output, is its probability in the union of the rounds, so
+that one number per query is all it needs.
 
 Blocks are small enough for the caches of a CPU, where touching new memory costs more than
-arithmetic, and large elsewhere. Half precisions are computed in float32 on a CPU, where many small
-products gain nothing from less; elsewhere products are taken in the dtype of the inputs. Softmax
-and sums are float32 or wider.
+arithmetic, and large elsewhere. Products are taken in the dtype of the inputs; on a CPU in
+float32, unless it has instructions for bfloat16. Softmax and sums are float32 or wider.
 """
 
 import functools
@@ -30,11 +30,9 @@ from torch.nn.functional import embedding_bag
 
 from reformer_hf.ops.autocast import autocast_off
 from reformer_hf.ops.dropout import draw_kept, draw_seed, seeded_generator
+from reformer_hf.ops.processor import multiplies_bfloat16
 from reformer_hf.ops.window_attention import ALONE_LOGSUMEXP
 from reformer_hf.ops.windows import Windows
-
-NEGLIGIBLE = -60.0
-"""Scores this far below the largest count as hidden: no float64 sum notices exp(-60)."""
 
 
 class Sizes(NamedTuple):
@@ -111,23 +109,21 @@ class _AttendBlockwise(torch.autograd.Function):
         walk = _Walk(windows, query, dropout, seed)
         queries, keys, values = (_to_rows(x) for x in (query, key, value))
         output = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
-        normalisers = walk.new_numbers()
+        shares = walk.new_numbers()
         table = walk.new_table()
         for group in walk.groups():
-            logsumexps = normalisers[group.ranks]
+            logsumexps = shares[group.ranks]
             alone = torch.empty_like(logsumexps, dtype=torch.bool)
             for block in walk.blocks(group):
                 _attend_block(walk, block, queries, keys, values, table, logsumexps, alone)
             comparable = _take(logsumexps.masked_fill(alone, ALONE_LOGSUMEXP), group.bags)
-            log_shares = torch.log_softmax(comparable, dim=-1)
-            walk.sum_bags(table, group, output, weights=log_shares.exp())
-            # From here on the normalisers: exp(score - normaliser) has the round's share in it.
-            by_place = _take(logsumexps, group.bags) - log_shares
-            logsumexps.fill_(torch.inf)  # no weight in backward to what is in no bag
-            logsumexps.index_copy_(0, group.bags.flatten().long(), by_place.flatten())
+            by_token = torch.softmax(comparable, dim=-1)
+            walk.sum_bags(table, group, output, weights=by_token)
+            # From here on what the rank's round contributes to its token; 0 to what is in no bag.
+            logsumexps.zero_().index_copy_(0, group.bags.flatten().long(), by_token.flatten())
         ctx.settings = (windows.geometry, type(windows.mask), dropout, seed)
         where = (windows.rows, windows.ranks, windows.copies)
-        tensors: tuple[Tensor | None, ...] = (query, key, value, output, normalisers)
+        tensors: tuple[Tensor | None, ...] = (query, key, value, output, shares)
         ctx.save_for_backward(*tensors, *where, *windows.mask)
         return output.transpose(1, 2)
 
@@ -136,13 +132,13 @@ class _AttendBlockwise(torch.autograd.Function):
     @_without_autocast
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         geometry, mask_type, dropout, seed = ctx.settings
-        query, key, value, output, normalisers, *where = ctx.saved_tensors
+        query, key, value, output, shares, *where = ctx.saved_tensors
         rows, ranks, copies, *mask = where
         windows = Windows(rows, ranks, copies, mask_type(*mask), geometry)
         walk = _Walk(windows, query, dropout, seed)
         queries, keys, values, cotangents = map(_to_rows, (query, key, value, grads[0]))
         # What the gradient of a softmax subtracts; the same in all rounds of a token.
-        shifts = _dot_rows(cotangents, output.view(cotangents.shape), normalisers.dtype)
+        shifts = _dot_rows(cotangents, output.view(cotangents.shape), shares.dtype)
         vectors = (queries, keys, values, cotangents, shifts)
         results = [torch.empty_like(output) for _ in range(3)]
         # Gradients of rounds add up, so one at a time is enough.
@@ -151,7 +147,7 @@ class _AttendBlockwise(torch.autograd.Function):
             for table in tables[1:]:
                 table[: geometry.before + geometry.after].zero_()
             for block in walk.blocks(group):
-                _differentiate_block(walk, block, vectors, normalisers[group.ranks], tables)
+                _differentiate_block(walk, block, vectors, shares[group.ranks], tables)
             for result, table in zip(results, tables, strict=True):
                 inner = table[geometry.before :]
                 if group.copies is not None:
@@ -174,27 +170,26 @@ def _attend_block(
     """Attend from the queries of a block; fills its part of the last three arguments."""
     q, k, v = walk.queries(queries, block), walk.windows(keys, block), walk.windows(values, block)
     scores, alone[block.inner] = walk.score(q, k, block)
-    highest = scores.amax(dim=-1, keepdim=True)
-    weights = _exp(scores.sub_(highest))
-    total = weights.sum(dim=-1, keepdim=True)
-    weights = walk.drop(weights.div_(total), walk.draw_kept(weights))
-    _product(weights, v, out=table[block.inner])
-    logsumexps[block.inner] = total.log_().add_(highest).flatten()
+    weights = torch.softmax(scores, dim=-1)
+    # The largest score less the logarithm of its probability.
+    logsumexps[block.inner] = (scores.amax(dim=-1) - weights.amax(dim=-1).log_()).flatten()
+    _product(walk.drop(weights, walk.draw_kept(weights)), v, out=table[block.inner])
 
 
 def _differentiate_block(
     walk: "_Walk",
     block: "_Block",
     vectors: tuple[Tensor, ...],
-    normalisers: Tensor,
+    shares: Tensor,
     tables: list[Tensor],
 ) -> None:
     """Adds a block's share of the gradients of queries, keys and values to their tables."""
     queries, keys, values, cotangents, shifts = vectors
     q, k, v = walk.queries(queries, block), walk.windows(keys, block), walk.windows(values, block)
     cotangent, shift = walk.queries(cotangents, block), walk.queries(shifts, block)
-    scores, _ = walk.score(q, k, block)
-    weights = _exp(scores.sub_(normalisers[block.inner].view_as(shift).unsqueeze(-1)))
+    share = shares[block.inner].view_as(shift)
+    cotangent, shift = cotangent.mul_(share.unsqueeze(-1)), shift.mul_(share)
+    weights = torch.softmax(walk.score(q, k, block)[0], dim=-1)
     kept = walk.draw_kept(weights)
     grad_scores = walk.drop(_product(cotangent, v.mT).to(weights.dtype), kept)
     grad_scores.sub_(shift.unsqueeze(-1)).mul_(weights)
@@ -262,7 +257,9 @@ class _Walk:
         self.scale = 1 / math.sqrt(query.shape[-1])
         on_cpu = query.device.type == "cpu"
         self.wide = torch.promote_types(query.dtype, torch.float32)
-        self.compute = self.wide if on_cpu else query.dtype
+        narrow = query.dtype == torch.bfloat16 and multiplies_bfloat16()
+        self.compute = self.wide if on_cpu and not narrow else query.dtype
+        self.copies_windows = on_cpu and narrow  # its products are slow with overlapping views
         sizes = CPU_SIZES if on_cpu else DEVICE_SIZES
         self.block_ranks, group_size = sizes.block_ranks, sizes.group_numbers
         self.heads_and_rows = query.shape[0] * query.shape[1]
@@ -338,10 +335,11 @@ class _Walk:
         return gathered.to(dtype).unflatten(0, (-1, self.geometry.chunk_length))
 
     def windows(self, rows: Tensor, block: _Block) -> Tensor:
-        """Gather the windows of a block as overlapping views, (chunks, window, dim)."""
+        """Gather the windows of a block, which overlap, (chunks, window, dim)."""
         gathered = rows.index_select(0, self.order[block.padded_windows]).to(self.compute)
         chunk, before, after = self.geometry
-        return gathered.unfold(0, before + chunk + after, chunk).transpose(1, 2)
+        windows = gathered.unfold(0, before + chunk + after, chunk).transpose(1, 2)
+        return windows.contiguous() if self.copies_windows else windows
 
     def score(self, q: Tensor, k: Tensor, block: _Block) -> tuple[Tensor, Tensor]:
         """Masked scores, (chunks, chunk_len, window), and which queries yield to other rounds.
@@ -426,11 +424,6 @@ def _product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
         torch.bmm(left, right, out=out.view(*left.shape[:2], -1))
         return out
     return out.copy_(torch.bmm(left, right).flatten(0, 1))
-
-
-def _exp(scores: Tensor) -> Tensor:
-    """In place; 0 for what is negligible, because exp of large negative numbers is slow."""
-    return torch.threshold_(scores.clamp_(min=NEGLIGIBLE).exp_(), math.exp(NEGLIGIBLE + 1), 0.0)
 
 
 def _take(numbers: Tensor, index: Tensor) -> Tensor:

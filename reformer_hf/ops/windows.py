@@ -118,8 +118,10 @@ class PlaceMask(NamedTuple):
         queries = self.query_places[first:last].view(-1, chunk, 1)
         keys = self.key_places[first : last + before + after]
         visible = self.visible(queries, keys.unfold(0, before + chunk + after, chunk).unsqueeze(1))
+        # A rank without a query may stand on a key: it sees this only if there is no other.
+        own = visible[..., before:].diagonal(dim1=1, dim2=2).fill_(False)
         alone = ~visible.any(dim=-1)
-        visible[..., before:].diagonal(dim1=1, dim2=2).copy_(alone)
+        own.copy_(alone)
         mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
         return mask.masked_fill_(~visible, -torch.inf), alone.flatten()
 
