@@ -142,7 +142,7 @@ class _AttendBlockwise(torch.autograd.Function):
         vectors = (queries, keys, values, cotangents, shifts)
         results = [torch.empty_like(output) for _ in range(3)]
         # Gradients of rounds add up, so one at a time is enough.
-        tables = [walk.new_table(margins=True) for _ in range(3)]
+        tables = [walk.new_table(margins=True, wide=wide) for wide in (False, True, True)]
         for group in walk.groups(rounds_apart=True):
             for table in tables[1:]:
                 table[: geometry.before + geometry.after].zero_()
@@ -260,6 +260,7 @@ class _Walk:
         narrow = query.dtype == torch.bfloat16 and multiplies_bfloat16()
         self.compute = self.wide if on_cpu and not narrow else query.dtype
         self.copies_windows = on_cpu and narrow  # its products are slow with overlapping views
+        self.table_dtype = self.compute if on_cpu else self.wide
         sizes = CPU_SIZES if on_cpu else DEVICE_SIZES
         self.block_ranks, group_size = sizes.block_ranks, sizes.group_numbers
         self.heads_and_rows = query.shape[0] * query.shape[1]
@@ -274,14 +275,18 @@ class _Walk:
         """Room for a number per rank of the long order."""
         return self.query.new_empty(self.length * self.heads_and_rows, dtype=self.wide)
 
-    def new_table(self, margins: bool = False) -> Tensor:
-        """Room for a vector per rank of a group; with margins that its windows reach, of a part."""
+    def new_table(self, margins: bool = False, wide: bool = False) -> Tensor:
+        """Room for a vector per rank of a group; with margins that its windows reach, of a part.
+
+        It is wide if vectors are added to those in it.
+        """
         count = min(self.fitting, self.heads_and_rows) * self.length
         if margins:
             if self.rounds_apart:
                 count //= self.ranks.shape[2]
             count += self.geometry.before + self.geometry.after
-        return self.query.new_empty(count, self.query.shape[-1], dtype=self.wide)
+        dtype = self.wide if wide else self.table_dtype
+        return self.query.new_empty(count, self.query.shape[-1], dtype=dtype)
 
     def groups(self, rounds_apart: bool = False) -> Iterator[_Group]:
         """Cut the heads into groups whose tables have a bounded size.
@@ -395,7 +400,9 @@ class _Walk:
         for first in range(0, bags.shape[1], step):
             places = slice(first, first + step)
             some, into = bags[:, places], part[:, places]
-            shares = None if weights is None else weights[:, places].flatten(0, -2)
+            shares = weights
+            if weights is not None:
+                shares = weights[:, places].flatten(0, -2).to(table.dtype)
             summed = embedding_bag(
                 some.flatten(0, -2), table, mode="sum", per_sample_weights=shares
             ).view(into.shape)
