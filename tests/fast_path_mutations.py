@@ -5,14 +5,15 @@ from tests.mutation import Mutation
 BLOCKWISE, WINDOWS = "reformer_hf/ops/blockwise.py", "reformer_hf/ops/windows.py"
 BAND = ("tests/ops/test_attention.py",)
 CHUNK = ("tests/ops/test_chunk_scope.py",)
+STREAM_PIECES = "reformer_hf/nn/stream_pieces.py"
 PIECES = ("tests/nn/test_reversible_pieces.py",)
 
 FAST_PATH_MUTATIONS = [
     Mutation(
         "backward forgets the weights of the rounds",
         BLOCKWISE,
-        "by_place = _take(logsumexps, group.bags) - log_shares",
-        "by_place = _take(logsumexps, group.bags)",
+        "cotangent.mul_(share.unsqueeze(-1)), shift.mul_(share)",
+        "cotangent, shift.mul_(share)",
         BAND,
     ),
     Mutation(
@@ -32,8 +33,8 @@ FAST_PATH_MUTATIONS = [
     Mutation(
         "rounds that are apart overwrite each other's gradient",
         BLOCKWISE,
-        "part.add_(summed) if group.continued else part.copy_(summed)",
-        "part.copy_(summed)",
+        "into.add_(summed) if group.continued else into.copy_(summed)",
+        "into.copy_(summed)",
         BAND,
     ),
     Mutation(
@@ -102,8 +103,29 @@ FAST_PATH_MUTATIONS = [
     Mutation(
         "a piece is taken from another part of the stream",
         "reformer_hf/nn/reversible.py",
-        "self.inversion.targets[piece.part].sub_(",
-        "self.inversion.targets[0].sub_(",
+        "target = self.inversion.targets[piece.part]",
+        "target = self.inversion.targets[0]",
+        PIECES,
+    ),
+    Mutation(
+        "a second term starts from the stream again",
+        STREAM_PIECES,
+        "        self.summands[part] = self.parts[part]\n",
+        "",
+        PIECES,
+    ),
+    Mutation(
+        "pieces of a gradient that was broken off are taken for a new one's",
+        STREAM_PIECES,
+        "if self.gradient is None or part in self.written:",
+        "if self.gradient is None:",
+        ("tests/nn/test_stream_pieces.py",),
+    ),
+    Mutation(
+        "the gradient of a piece goes to another place",
+        STREAM_PIECES,
+        "start = part * self.piece_length",
+        "start = 0 * self.piece_length",
         PIECES,
     ),
     Mutation(
@@ -116,8 +138,8 @@ FAST_PATH_MUTATIONS = [
     Mutation(
         "groups of heads drop different numbers",
         "reformer_hf/nn/feed_forward.py",
-        "return drop(part, self.dropout.p, dropout_seed)",
-        "return drop(part, self.dropout.p, heads.start)",
+        "return drop(part, self.dropout.p, dropout_seed, inplace=True)",
+        "return drop(part, self.dropout.p, heads.start, inplace=True)",
         ("tests/models/test_modeling_memory.py",),
     ),
     Mutation(
