@@ -12,6 +12,7 @@ models are checkpoints to start from; without one a new model reads bytes.
 import sys
 
 import reformer_hf  # noqa: F401 (registers the classes)
+from reformer_hf.hub.run_card import use_run_card
 from reformer_hf.training.classification import train_classification
 from reformer_hf.training.classification_arguments import ClassificationDataArguments
 from reformer_hf.training.model_arguments import PretrainedModelArguments
@@ -26,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse, train, and turn what a user can mend into a message and an exit status."""
     kinds = (PretrainedModelArguments, ClassificationDataArguments, ReformerTrainingArguments)
     with readable_errors() as status:
-        train_classification(*parse_arguments(kinds, arguments, __doc__))
+        train_classification(*parse_arguments(kinds, arguments, __doc__), prepare=use_run_card)
     return status.code
 
 

@@ -18,6 +18,7 @@ if it had not been interrupted.
 import sys
 
 import reformer_hf  # noqa: F401 (registers the classes)
+from reformer_hf.hub.run_card import use_run_card
 from reformer_hf.training.clm import train_clm
 from reformer_hf.training.data_arguments import DataTrainingArguments
 from reformer_hf.training.model_arguments import PretrainedModelArguments
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse, train, and turn what a user can mend into a message and an exit status."""
     kinds = (PretrainedModelArguments, DataTrainingArguments, ReformerTrainingArguments)
     with readable_errors() as status:
-        train_clm(*parse_arguments(kinds, arguments, __doc__))
+        train_clm(*parse_arguments(kinds, arguments, __doc__), prepare=use_run_card)
     return status.code
 
 

@@ -16,6 +16,7 @@ import sys
 from huggingface_hub import HfApi
 
 import reformer_hf  # noqa: F401 (registers the classes)
+from reformer_hf.hub.run_card import write_run_card
 from reformer_hf.training.data_arguments import DataTrainingArguments
 from reformer_hf.training.loop import train_clm_no_trainer
 from reformer_hf.training.loop_arguments import LoopArguments
@@ -25,14 +26,16 @@ from reformer_hf.training.parsing import parse_arguments, readable_errors
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, train, upload, and turn what a user can mend into a message and an exit status."""
+    """Parse, train, write the card, upload; what a user can mend becomes a readable message."""
     kinds = (PretrainedModelArguments, DataTrainingArguments, LoopArguments)
     with readable_errors() as status:
         model, data, loop = parse_arguments(kinds, arguments, __doc__)
         accelerator = make_accelerator(loop)
         train_clm_no_trainer(model, data, loop, accelerator)
-        if loop.push_to_hub and accelerator.is_main_process:
-            upload(loop, model.token)
+        if accelerator.is_main_process:
+            write_run_card(loop.output_dir, (loop.hub_model_id or "").rpartition("/")[2] or None)
+            if loop.push_to_hub:
+                upload(loop, model.token)
     return status.code
 
 

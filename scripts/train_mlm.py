@@ -13,6 +13,7 @@ an embedding for it.
 import sys
 
 import reformer_hf  # noqa: F401 (registers the classes)
+from reformer_hf.hub.run_card import use_run_card
 from reformer_hf.training.mlm import MaskedDataArguments, train_mlm
 from reformer_hf.training.model_arguments import PretrainedModelArguments
 from reformer_hf.training.parsing import (
@@ -26,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse, train, and turn what a user can mend into a message and an exit status."""
     kinds = (PretrainedModelArguments, MaskedDataArguments, ReformerTrainingArguments)
     with readable_errors() as status:
-        train_mlm(*parse_arguments(kinds, arguments, __doc__))
+        train_mlm(*parse_arguments(kinds, arguments, __doc__), prepare=use_run_card)
     return status.code
 
 

@@ -6,9 +6,11 @@
 
 Arguments are those of transformers' run_translation.py and Seq2SeqTrainingArguments. Without
 --model_name_or_path a new model is trained, by default with a new SentencePiece vocabulary.
-After an interruption the same command goes on from the last checkpoint.
+After an interruption the same command goes on from the last checkpoint. With --push_to_hub the
+finished model is uploaded, with its card.
 """
 
+import shutil
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,11 +30,15 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME
 
 from reformer_hf import ReformerHFForConditionalGeneration
+from reformer_hf.hub.run_card import write_run_card
+from reformer_hf.hub.upload import push_folder
 from reformer_hf.training.callbacks import StopOnDivergence
 from reformer_hf.training.checkpoints import SealCheckpoints
 from reformer_hf.training.machine import machine_record, peak_memory_bytes
+from reformer_hf.training.parsing import move_token
 from reformer_hf.training.resumption import resume_point, run_script
 from reformer_hf.training.run_directory import RunDirectory
+from reformer_hf.training.run_record import RUN_RECORD, RunRecord, describe_data
 from reformer_hf.training.storage import new_directory, readable_disk_errors, write_json
 from reformer_hf.training.translation import (
     bleu_metrics,
@@ -75,6 +81,7 @@ class Job:
     model: PreTrainedModel
     splits: dict[str, Any]
     checkpoint: Path | None
+    upload: bool
 
 
 def prepare(arguments: list[str] | None) -> Job | None:
@@ -82,6 +89,7 @@ def prepare(arguments: list[str] | None) -> Job | None:
     kinds = [TranslationArguments, Seq2SeqModelArguments, Seq2SeqTrainingArguments]
     parser = HfArgumentParser(kinds, description=__doc__)  # type: ignore[arg-type]
     data, model_arguments, training = parser.parse_args_into_dataclasses(arguments)
+    move_token(training)
     wanted = [flag for flag in NEEDS if getattr(training, flag)]
     if not wanted:
         raise ValueError(f"nothing to do: give at least one of {', '.join(NEEDS)}")
@@ -111,8 +119,9 @@ def prepare(arguments: list[str] | None) -> Job | None:
             build_config(model_arguments, tokenizer, longest)
         )
     tokens = {split: tokenize_pairs(rows, tokenizer, data) for split, rows in splits.items()}
+    upload, training.push_to_hub = training.push_to_hub, False  # the Trainer sends checkpoints
     _set_up(training, data, directory)
-    return Job(data, training, directory, settings, tokenizer, model, tokens, checkpoint)
+    return Job(data, training, directory, settings, tokenizer, model, tokens, checkpoint, upload)
 
 
 def _plain(value: Any) -> Any:
@@ -143,7 +152,7 @@ def run(job: Job) -> None:
         eval_dataset=job.splits.get("validation"),
         processing_class=job.tokenizer,
         compute_metrics=bleu_metrics(job.tokenizer) if generates else None,
-        callbacks=[StopOnDivergence(), SealCheckpoints()],
+        callbacks=[StopOnDivergence(), SealCheckpoints(), RunRecord(**describe_data(job.data))],
     )
     metrics: dict[str, Any] = {}
     predictions = None
@@ -161,6 +170,8 @@ def run(job: Job) -> None:
     for name, value in metrics.items():
         print(f"  {name:26} {value:.4f}" if isinstance(value, float) else f"  {name:26} {value}")
     print(f"Saved: {job.directory.model}")
+    if job.upload:
+        push(job)
 
 
 def train(trainer: Seq2SeqTrainer, checkpoint: Path | None) -> None:
@@ -190,9 +201,20 @@ def save(
         job.model.save_pretrained(folder)
         job.tokenizer.save_pretrained(folder)
         write_json(folder / "metrics.json", record)
+        if (made := job.directory.checkpoints / RUN_RECORD).is_file():  # not if it did not train
+            shutil.copy(made, folder)
+            write_run_card(folder, job.directory.path.absolute().name)
         if predictions is not None:
             text = "\n".join(predictions) + "\n"
             (folder / "generated_predictions.txt").write_text(text, encoding="utf-8")
+
+
+def push(job: Job) -> None:
+    """Upload the finished model to the Hub."""
+    name = job.training.hub_model_id or job.directory.path.absolute().name
+    private = job.training.hub_private_repo
+    commit = push_folder(job.directory.model, name, private=private, exist_ok=True)
+    print(f"Uploaded: {commit.commit_url}")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,6 +1,7 @@
 """A classifier of texts or of words trained with `Trainer`, from arguments to results."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +27,32 @@ from reformer_hf.training.classification_metrics import choose_predictions, metr
 from reformer_hf.training.labels import LabelSpace, find_labels
 from reformer_hf.training.model_arguments import PretrainedModelArguments
 from reformer_hf.training.processes import hide_bars_unless
-from reformer_hf.training.trainer_steps import checkpoint_to_resume, keep_metrics, train_or_load
+from reformer_hf.training.run_record import RunRecord, describe_data
+from reformer_hf.training.trainer_steps import (
+    checkpoint_to_resume,
+    keep_metrics,
+    train_or_load,
+    upload_or_describe,
+)
 
 
 def train_classification(
     model_arguments: PretrainedModelArguments,
     data_arguments: ClassificationDataArguments,
     training_arguments: TrainingArguments,
+    prepare: Callable[[Trainer], None] = lambda trainer: None,
 ) -> dict[str, Any]:
     """Train, evaluate, predict and save, as far as the arguments say.
 
     The output folder gets the model, `train_results.json`, `eval_results.json`, `all_results.json`,
-    `trainer_state.json` and, of predictions, `predictions.jsonl`.
+    `trainer_state.json`, `run_record.json`, a model card and, of predictions, `predictions.jsonl`.
 
     Args:
         model_arguments: which model.
         data_arguments: which data.
         training_arguments: how.
+        prepare: is called with the Trainer before it runs; `use_run_card` of `reformer_hf.hub`
+            makes the card ours.
 
     Returns:
         The content of `all_results.json`.
@@ -71,6 +81,7 @@ def train_classification(
             raise ValueError(f"there is no {split} data; name a {split}_file")
     labels = _labels(model_arguments, data_arguments, rows)
     trainer, splits = _prepare(model_arguments, data_arguments, doing, rows, labels)
+    prepare(trainer)
     results: dict[str, Any] = {}
     if doing.do_train:
         metrics = train_or_load(trainer, checkpoint)
@@ -81,8 +92,8 @@ def train_classification(
         results |= keep_metrics(trainer, "eval", trainer.evaluate())
     if doing.do_predict:
         write_predictions(trainer, splits["test"], labels)
-    if doing.do_train and doing.push_to_hub:
-        trainer.push_to_hub()
+    if doing.do_train:
+        upload_or_describe(trainer)
     return results
 
 
@@ -151,7 +162,11 @@ def _prepare(
         processing_class=tokenizer,
         compute_metrics=metrics_of(labels),
         preprocess_logits_for_metrics=choose_predictions,
-        callbacks=[StopOnDivergence(), SealCheckpoints()],
+        callbacks=[
+            StopOnDivergence(),
+            SealCheckpoints(),
+            RunRecord(**describe_data(data_arguments)),
+        ],
     )
     return trainer, splits
 

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    Trainer,
     TrainerCallback,
     TrainingArguments,
     set_seed,
@@ -21,8 +22,14 @@ from reformer_hf.training.language_model_data import load_language_model_data
 from reformer_hf.training.model_arguments import PretrainedModelArguments
 from reformer_hf.training.plots import write_curves
 from reformer_hf.training.processes import hide_bars_unless
+from reformer_hf.training.run_record import RunRecord, describe_data
 from reformer_hf.training.trainer import CausalLMTrainer
-from reformer_hf.training.trainer_steps import checkpoint_to_resume, keep_metrics, train_or_load
+from reformer_hf.training.trainer_steps import (
+    checkpoint_to_resume,
+    keep_metrics,
+    train_or_load,
+    upload_or_describe,
+)
 
 
 @dataclass(frozen=True)
@@ -50,11 +57,12 @@ def train_clm(
     training_arguments: TrainingArguments,
     callbacks: Sequence[TrainerCallback] = (),
     task: Task | None = None,
+    prepare: Callable[[Trainer], None] = lambda trainer: None,
 ) -> dict[str, Any]:
     """Train, evaluate and save, as far as the arguments say.
 
     The output folder gets the model, `train_results.json`, `eval_results.json`, `all_results.json`,
-    `trainer_state.json`, `loss_curve.csv` and `loss_curve.png`.
+    `trainer_state.json`, `run_record.json`, `loss_curve.csv`, `loss_curve.png` and a model card.
 
     Args:
         model_arguments: which model.
@@ -62,6 +70,8 @@ def train_clm(
         training_arguments: how.
         callbacks: for the Trainer.
         task: which kind of language model; None for a causal one.
+        prepare: is called with the Trainer before it runs; `use_run_card` of `reformer_hf.hub`
+            makes the card ours.
 
     Returns:
         The content of `all_results.json`.
@@ -102,8 +112,9 @@ def train_clm(
         eval_dataset=data.validation if training_arguments.do_eval else None,
         processing_class=tokenizer,
         data_collator=task.make_collator(tokenizer),
-        callbacks=list(callbacks),
+        callbacks=[*callbacks, RunRecord(**describe_data(data_arguments))],
     )
+    prepare(trainer)
     results: dict[str, Any] = {}
     if training_arguments.do_train:
         metrics = train_or_load(trainer, checkpoint)
@@ -115,8 +126,7 @@ def train_clm(
         trainer.save_state()
         if trainer.is_world_process_zero():
             write_curves(trainer.state.log_history, Path(str(training_arguments.output_dir)))
-        if training_arguments.push_to_hub:
-            trainer.push_to_hub()
+        upload_or_describe(trainer)
     return results
 
 

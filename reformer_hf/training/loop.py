@@ -1,6 +1,7 @@
 """A causal language model trained with a plain loop on Accelerate, from arguments to results."""
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -21,8 +22,25 @@ from reformer_hf.training.loop_checkpoints import Progress, load_checkpoint, sav
 from reformer_hf.training.loop_run import Run, make_accelerator, prepare_run
 from reformer_hf.training.model_arguments import PretrainedModelArguments
 from reformer_hf.training.plots import write_curves
+from reformer_hf.training.run_record import RUN_RECORD, describe_data, make_record
 from reformer_hf.training.scoring import Score, score_batches
 from reformer_hf.training.storage import write_json
+
+HYPERPARAMETERS = (
+    "learning_rate",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "max_train_steps",
+    "num_train_epochs",
+    "optim",
+    "lr_scheduler_type",
+    "num_warmup_steps",
+    "weight_decay",
+    "max_grad_norm",
+    "mixed_precision",
+    "seed",
+)
+"""Arguments that a model card shows."""
 
 logger = logging.get_logger(__name__)
 
@@ -35,8 +53,8 @@ def train_clm_no_trainer(
 ) -> dict[str, Any]:
     """Train, evaluate at the end of each epoch, and save.
 
-    The output folder gets the model, its tokenizer, `all_results.json`, `loss_curve.csv` and
-    `loss_curve.png`, and the checkpoints.
+    The output folder gets the model, its tokenizer, `all_results.json`, `run_record.json`,
+    `loss_curve.csv` and `loss_curve.png`, and the checkpoints.
 
     Args:
         model_arguments: which model.
@@ -68,6 +86,8 @@ def train_clm_no_trainer(
     if accelerator.is_main_process:
         write_json(Path(arguments.output_dir, "all_results.json"), results)
         write_curves(progress.log_history, Path(arguments.output_dir))
+        record = _record(run, progress, score, data_arguments)
+        write_json(Path(arguments.output_dir, RUN_RECORD), record)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return results
@@ -81,8 +101,10 @@ def train(run: Run) -> Progress:
         progress = load_checkpoint(accelerator, run.checkpoint)
         logger.info(f"going on from {run.checkpoint}")
     directory, every = Path(arguments.output_dir), arguments.steps_between_checkpoints
+    start = time.perf_counter() - progress.seconds
 
     def save(name: str) -> None:
+        progress.seconds = time.perf_counter() - start
         save_checkpoint(accelerator, directory, name, progress, arguments.save_total_limit)
 
     bar = tqdm(
@@ -112,6 +134,7 @@ def train(run: Run) -> Progress:
         if arguments.checkpointing_steps == "epoch":
             save(name)
     bar.close()
+    progress.seconds = time.perf_counter() - start
     return progress
 
 
@@ -169,6 +192,28 @@ def save_model(run: Run, directory: Path) -> None:
     if accelerator.is_main_process:
         accelerator.unwrap_model(run.model).save_pretrained(directory, state_dict=state)
         run.tokenizer.save_pretrained(directory)
+
+
+def _record(
+    run: Run, progress: Progress, score: Score | None, data_arguments: DataTrainingArguments
+) -> dict[str, Any]:
+    """What a model card says of the run."""
+    losses = [entry["loss"] for entry in progress.log_history if "loss" in entry]
+    training = {
+        "steps": progress.step,
+        "epochs": progress.epoch,
+        "seconds": round(progress.seconds, 3),
+        "timed_from_step": 0,
+        "last_loss": losses[-1] if losses else None,
+    }
+    hyperparameters = {name: getattr(run.arguments, name) for name in HYPERPARAMETERS}
+    return make_record(
+        run.accelerator.unwrap_model(run.model),
+        describe_data(data_arguments),
+        training,
+        hyperparameters | {"num_processes": run.accelerator.num_processes},
+        {} if score is None else asdict(score),
+    )
 
 
 def _groups(run: Run, progress: Progress) -> Iterator[list[dict[str, Tensor]]]:

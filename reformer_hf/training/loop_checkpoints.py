@@ -24,6 +24,7 @@ class Progress:
         epoch: the epoch that the next batch is of.
         rows: rows of that epoch that the processes together have seen.
         loss: sum of the losses since the last entry of the log.
+        seconds: that its steps took, with what it did between them.
         log_history: as of a Trainer.
     """
 
@@ -31,6 +32,7 @@ class Progress:
     epoch: int = 0
     rows: int = 0
     loss: float = 0.0
+    seconds: float = 0.0
     log_history: list[dict] = field(default_factory=list)
 
 

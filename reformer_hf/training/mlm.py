@@ -1,11 +1,11 @@
 """A masked language model trained with `Trainer`: what differs from a causal one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
 from reformer_hf.models.modeling_heads import ReformerHFForMaskedLM
 from reformer_hf.training.clm import Task, train_clm
@@ -36,6 +36,7 @@ def train_mlm(
     data_arguments: MaskedDataArguments,
     training_arguments: TrainingArguments,
     callbacks: Sequence[TrainerCallback] = (),
+    prepare: Callable[[Trainer], None] = lambda trainer: None,
 ) -> dict[str, Any]:
     """Train, evaluate and save, as :func:`reformer_hf.training.clm.train_clm` does."""
     probability = data_arguments.mlm_probability
@@ -46,7 +47,7 @@ def train_mlm(
         fields={"is_decoder": False},
         complete=add_mask_token,
     )
-    return train_clm(model_arguments, data_arguments, training_arguments, callbacks, task)
+    return train_clm(model_arguments, data_arguments, training_arguments, callbacks, task, prepare)
 
 
 def add_mask_token(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -1,6 +1,7 @@
 """Arguments of a script: from the command line, from a YAML or JSON file, or from both."""
 
 import json
+import os
 import sys
 from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,20 @@ class ReformerTrainingArguments(TrainingArguments):
     logging_nan_inf_filter: bool = argument(
         False, "Log the mean of the other losses in place of one that is not a number."
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        move_token(self)
+
+
+def move_token(arguments: TrainingArguments) -> None:
+    """Move `hub_token` to the environment (HF_TOKEN), where the client of the Hub looks for it.
+
+    The Trainer saves its arguments with the model and uploads that file.
+    """
+    if arguments.hub_token:
+        os.environ["HF_TOKEN"] = arguments.hub_token
+        arguments.hub_token = None
 
 
 class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):

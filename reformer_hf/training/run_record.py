@@ -1,9 +1,10 @@
-"""What a run of the Trainer was, for its model card: collected while it runs."""
+"""What a run was, for its model card: collected while it runs."""
 
 import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel, TrainerCallback, TrainerState, TrainingArguments
 
@@ -38,6 +39,67 @@ _NO_RESULT = (
 )
 
 
+def describe_data(arguments: Any) -> dict[str, Any]:
+    """Say in words which data a training script reads.
+
+    Args:
+        arguments: with the fields `dataset_name`, `dataset_config_name`, `train_file` and
+            `validation_file` of transformers' example scripts.
+
+    Returns:
+        Arguments of :class:`RunRecord`. Files are named without their folders.
+    """
+    dataset, config = arguments.dataset_name, arguments.dataset_config_name
+    if dataset is not None and Path(dataset).exists():
+        dataset, description = None, f"the dataset {Path(dataset).absolute().name}"
+    elif dataset is not None:
+        description = f"the dataset {dataset}" + (f" ({config})" if config else "")
+    else:
+        description = f"the file {Path(arguments.train_file or '').name}"
+    file = arguments.validation_file
+    held_out = "rows that are held out" if file is None else f"the file {Path(file).name}"
+    return {"data": description, "dataset": dataset, "evaluated_on": held_out}
+
+
+def make_record(
+    model: PreTrainedModel,
+    data: Mapping[str, Any],
+    training: Mapping[str, Any],
+    hyperparameters: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Make what `run_record.json` holds.
+
+    Args:
+        model: that was trained.
+        data: what :func:`describe_data` returns.
+        training: `steps`, `epochs`, `seconds`, `timed_from_step` and `last_loss`.
+        hyperparameters: by name; none of them may be a secret.
+        evaluation: metrics of the model as it is saved; empty if there are none.
+
+    Returns:
+        JSON values.
+    """
+    description = {"description": data["data"]}
+    return {
+        "model": _describe_model(model),
+        "data": description | {name: data[name] for name in ("dataset", "evaluated_on")},
+        "training": dict(training),
+        "hyperparameters": {name: _plain(value) for name, value in hyperparameters.items()},
+        "evaluation": _finite_numbers(evaluation),
+        "machine": machine_record(),
+    }
+
+
+def _finite_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics that a card can show."""
+    return {
+        name: value
+        for name, value in metrics.items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    }
+
+
 class RunRecord(TrainerCallback):
     """Writes `run_record.json` into `output_dir` when training ends and at each evaluation.
 
@@ -52,7 +114,7 @@ class RunRecord(TrainerCallback):
     def __init__(
         self, data: str, dataset: str | None = None, evaluated_on: str = "the evaluation split"
     ):
-        self.data = {"description": data, "dataset": dataset, "evaluated_on": evaluated_on}
+        self.data = {"data": data, "dataset": dataset, "evaluated_on": evaluated_on}
         self._evaluation: dict[str, float] = {}
         self._evaluated_step: int | None = None
         self._start: tuple[int, float] | None = None
@@ -71,8 +133,6 @@ class RunRecord(TrainerCallback):
             name: value
             for key, value in metrics.items()
             if not (name := key.removeprefix("eval_")).endswith(_NO_RESULT)
-            and isinstance(value, int | float)
-            and math.isfinite(value)
         }
         # Each of several evaluation sets comes by itself.
         is_same_model = self._evaluated_step == state.global_step
@@ -81,22 +141,22 @@ class RunRecord(TrainerCallback):
         self._write(args, state, model)
 
     def _write(self, args: TrainingArguments, state: TrainerState, model) -> None:
-        if self._start is None or not state.is_world_process_zero:
+        if not state.global_step or not state.is_world_process_zero:
             return  # an evaluation alone is no run
         is_evaluated = self._evaluated_step == state.global_step
-        record = {
-            "model": _describe_model(model),
-            "data": self.data,
-            "training": self._describe_training(state),
-            "hyperparameters": {name: _plain(getattr(args, name)) for name in _HYPERPARAMETERS},
-            "evaluation": self._evaluation if is_evaluated else {},
-            "machine": machine_record(),
-        }
+        record = make_record(
+            model,
+            self.data,
+            self._describe_training(state),
+            {name: getattr(args, name) for name in _HYPERPARAMETERS},
+            self._evaluation if is_evaluated else {},
+        )
         write_json(Path(str(args.output_dir), RUN_RECORD), record)
 
     def _describe_training(self, state: TrainerState) -> dict:
         """Count steps and seconds; those before a resumption only where the log has them."""
-        first_step, start = self._start or (0, time.perf_counter())
+        # A run that had come to its end when it was resumed does not train again.
+        first_step, start = self._start or (state.global_step, time.perf_counter())
         logged = recorded_seconds(state)["seconds"]
         losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
         return {
@@ -108,7 +168,9 @@ class RunRecord(TrainerCallback):
         }
 
 
-def _describe_model(model: PreTrainedModel) -> Mapping:
+def _describe_model(model: Any) -> Mapping:
+    if hasattr(model, "get_base_model"):  # of an adapter
+        model = model.get_base_model()
     config = model.config
     layers = (
         [*config.encoder_attn_layers, *config.decoder_attn_layers]

@@ -32,6 +32,14 @@ def keep_metrics(trainer: Trainer, split: str, metrics: dict[str, Any]) -> dict[
     return metrics
 
 
+def upload_or_describe(trainer: Trainer) -> None:
+    """Upload the output folder with a model card if that is asked for, or else write the card."""
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub()
+    else:
+        trainer.create_model_card()
+
+
 def checkpoint_to_resume(arguments: TrainingArguments) -> str | None:
     """Find the checkpoint to go on from, and delete broken ones.
 

@@ -3,7 +3,9 @@ import json
 import pytest
 from transformers import Trainer, TrainingArguments
 
-from reformer_hf.training.run_record import RUN_RECORD, RunRecord
+from reformer_hf.training.data_arguments import DataTrainingArguments
+from reformer_hf.training.run_record import RUN_RECORD, RunRecord, describe_data
+from reformer_hf.training.trainer_steps import train_or_load
 from tests.models.tiny import tiny_lm
 
 ROWS = [{"input_ids": [5, 6, 7, 8] * 4, "labels": [5, 6, 7, 8] * 4} for _ in range(8)]
@@ -82,3 +84,39 @@ def test_folders_are_named_without_their_path(tmp_path):
     trainer.model.config._name_or_path = "ada/first"
     trainer.evaluate()
     assert read(tmp_path)["model"]["started_from"] == "ada/first"
+
+
+@pytest.mark.parametrize(
+    "fields, expected",
+    [
+        (
+            {"train_file": "some/folder/a.txt"},
+            ("the file a.txt", None, "rows that are held out"),
+        ),
+        (
+            {"dataset_name": "ada/bytes", "dataset_config_name": "raw"},
+            ("the dataset ada/bytes (raw)", "ada/bytes", "rows that are held out"),
+        ),
+        (
+            {"train_file": "a.txt", "validation_file": "some/b.txt"},
+            ("the file a.txt", None, "the file b.txt"),
+        ),
+    ],
+)
+def test_data_are_named_without_their_folders(fields, expected):
+    assert tuple(describe_data(DataTrainingArguments(**fields)).values()) == expected
+
+
+def test_a_local_dataset_is_none_of_the_hub(tmp_path):
+    described = describe_data(DataTrainingArguments(dataset_name=str(tmp_path)))
+    assert described["dataset"] is None and described["data"] == f"the dataset {tmp_path.name}"
+
+
+def test_a_run_that_is_resumed_at_its_end_is_recorded(tmp_path):
+    build(tmp_path, save_strategy="steps", save_steps=3).train()
+    (tmp_path / RUN_RECORD).unlink()
+    trainer = build(tmp_path)
+    train_or_load(trainer, str(tmp_path / "checkpoint-3"))
+    trainer.evaluate()
+    assert read(tmp_path)["training"]["steps"] == read(tmp_path)["training"]["timed_from_step"] == 3
+    assert read(tmp_path)["evaluation"].keys() == {"loss"}
