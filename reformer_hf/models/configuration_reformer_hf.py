@@ -78,7 +78,9 @@ class ReformerHFConfig(PreTrainedConfig):
         position_embedding_type (`"axial"`, `"learned"` or `"none"`): axial by default.
         axial_pos_shape (`list[int]`): lengths of the axes; their product limits the positions.
         axial_pos_embds_dim (`list[int]`): dimensions of the axes; they sum to `hidden_size`.
-        axial_norm_std (`float`): standard deviation of the axial tables at the start.
+        axial_norm_std (`float`): standard deviation of the axial tables at the start. The default
+            is transformers'; at that the positions of a new model drown its words for long, so the
+            training scripts choose `initializer_range`.
         max_position_embeddings (`int`, *optional*): limit of the positions; the product of
             `axial_pos_shape` by default, 4,096 for learned positions.
         vocab_size (`int`): tokens.

@@ -102,7 +102,10 @@ def _labels(
     data_arguments: ClassificationDataArguments,
     rows: DatasetDict,
 ) -> LabelSpace:
-    """The labels of the training rows or, where there are none, those that the model knows."""
+    """The labels of the training rows or, where there are none, those that the model knows.
+
+    A trained model's numbers of the same labels stay, or its head would be read wrongly.
+    """
     token = data_arguments.task_name == "token"
     if "train" in rows:
         column = choose_columns(data_arguments, rows["train"])[1]
@@ -111,20 +114,30 @@ def _labels(
                 f"the training data have the columns {rows['train'].column_names}, and none with a "
                 "usual name for labels: choose label_column_name"
             )
-        return find_labels(
+        found = find_labels(
             rows["train"], column, data_arguments.task_name, data_arguments.do_regression
         )
+        if model_arguments.model_name_or_path is None:
+            return found
+        return found.in_order_of(_names(_config(model_arguments)))
     if model_arguments.model_name_or_path is None:
         raise ValueError("without training data, name a trained model with model_name_or_path")
-    config: Any = AutoConfig.from_pretrained(
+    config = _config(model_arguments)
+    kind: Any = "token" if token else config.problem_type or "single_label_classification"
+    return LabelSpace(kind, () if kind == "regression" else tuple(_names(config)))
+
+
+def _config(model_arguments: PretrainedModelArguments) -> Any:
+    return AutoConfig.from_pretrained(
         model_arguments.model_name_or_path,
         cache_dir=model_arguments.cache_dir,
         revision=model_arguments.model_revision,
         token=model_arguments.token,
     )
-    kind: Any = "token" if token else config.problem_type or "single_label_classification"
-    names = [config.id2label[number] for number in range(config.num_labels)]
-    return LabelSpace(kind, () if kind == "regression" else tuple(names))
+
+
+def _names(config: Any) -> list[str]:
+    return [config.id2label[number] for number in range(config.num_labels)]
 
 
 def _prepare(

@@ -1,7 +1,7 @@
 """What the labels of a dataset are: classes, several at a time, numbers, or classes of words."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from datasets import ClassLabel, Dataset, LargeList, List, Value
@@ -31,6 +31,26 @@ class LabelSpace:
         by_number = dict(enumerate(self.names))
         by_name = {name: number for number, name in by_number.items()}
         return {**fields, "id2label": by_number, "label2id": by_name}
+
+    def in_order_of(self, names: Sequence[str]) -> "LabelSpace":
+        """Number the classes as a trained model does, if it has the same ones.
+
+        Args:
+            names: the model's, by number.
+
+        Raises:
+            ValueError: if the data number the same classes otherwise.
+        """
+        if tuple(names) == self.names or len(names) != len(self.names):
+            return self
+        if set(names) != set(self.names):
+            return self
+        if self.numbered:
+            raise ValueError(
+                f"the data number the labels {', '.join(self.names[:5])} …, and the model "
+                f"{', '.join(names[:5])} …: give names of labels instead of numbers"
+            )
+        return replace(self, names=tuple(names))
 
     def encode(self, label: Any) -> Any:
         """Turn a row's label into what the model takes.

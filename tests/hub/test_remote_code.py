@@ -16,7 +16,12 @@ from torch.testing import assert_close
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 from transformers.dynamic_module_utils import get_imports, get_relative_import_files
 
-from reformer_hf import ReformerHFByteTokenizer, ReformerHFConfig, ReformerHFForCausalLM
+from reformer_hf import (
+    ReformerHFByteTokenizer,
+    ReformerHFConfig,
+    ReformerHFForCausalLM,
+    ReformerHFForConditionalGeneration,
+)
 from reformer_hf.hub.remote_code import (
     add_remote_code,
     auto_classes,
@@ -26,7 +31,7 @@ from reformer_hf.hub.remote_code import (
     remote_code_files,
     rewritten_imports,
 )
-from tests.models.seq2seq import tiny_seq2seq
+from tests.models.seq2seq import FORMS, tiny_seq2seq
 from tests.models.tiny import tiny_lm
 
 WORKER = Path(__file__).with_name("remote_code_worker.py")
@@ -133,6 +138,26 @@ class TestWithoutThePackage:
         assert_auto_map_is_whole(saved)
         model = ReformerHFForCausalLM.from_pretrained(saved)
         assert_close(dict(model.state_dict()), results["trained"], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_encoder_decoder_needs_no_package(form, tmp_path):
+    folder, output = tmp_path / "model", tmp_path / "output"
+    tiny_seq2seq(decoder_form=form, redraw_rotations=False).save_pretrained(folder)
+    add_remote_code(folder)
+    results = run_without_package(str(folder), tmp_path / "home", output)
+    model = ReformerHFForConditionalGeneration.from_pretrained(folder)
+    inputs = {"input_ids": results["ids"], "labels": results["labels"]}
+    assert_close(model(**inputs).logits, results["logits"], rtol=1e-5, atol=1e-5)
+    options = {"max_new_tokens": 6, "num_beams": 2, "do_sample": False}
+    assert torch.equal(model.generate(results["ids"], **options), results["generated"])
+    loss = model.train()(**inputs).loss
+    loss.backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    assert_close(results["loss"], loss.detach())
+    assert_close(results["trained"], dict(model.state_dict()))
+    saved = ReformerHFForConditionalGeneration.from_pretrained(output / "saved")
+    assert_close(dict(saved.state_dict()), results["trained"], rtol=0, atol=0)
 
 
 def assert_auto_map_is_whole(folder: Path) -> None:

@@ -5,13 +5,17 @@ and of the gradients from those of a plain pass.
 """
 
 import json
+import sys
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from torch._dynamo.utils import counters
 
+from tests.models.seq2seq import FORMS, tiny_seq2seq
 from tests.models.tiny import gradients, random_ids, tiny_lm
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -35,10 +39,10 @@ def one_pass(model: nn.Module, run: Any) -> list[torch.Tensor]:
     return [loss.detach(), *gradients(model).values()]
 
 
-def measure(kind: str, fields: dict[str, Any], scope: str) -> dict:
+def measure(kind: str, fields: dict[str, Any], make: Callable[..., nn.Module]) -> dict:
     torch._dynamo.reset()
     counters.clear()
-    model = tiny_lm(attn_layers=["local", "lsh"], attention_scope=scope, **fields).double()
+    model = make(**fields).double()
     model.train(kind != "inference")
     compiled = torch.compile(model.forward, backend="aot_eager")
     pairs = zip(one_pass(model, compiled), one_pass(model, model), strict=True)
@@ -58,7 +62,23 @@ if __name__ == "__main__":
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor")
     found = {
-        scope: {kind: measure(kind, fields, scope) for kind, fields in KINDS.items()}
+        scope: {
+            kind: measure(
+                kind,
+                fields,
+                partial(tiny_lm, attn_layers=["local", "lsh"], attention_scope=scope),
+            )
+            for kind, fields in KINDS.items()
+        }
         for scope in ("band", "chunk")
     }
+    if "--encoder_decoder" in sys.argv:
+        layers = {"encoder_attn_layers": ["full", "lsh"], "decoder_attn_layers": ["local", "lsh"]}
+        found = {
+            form: {
+                kind: measure(kind, KINDS[kind], partial(tiny_seq2seq, decoder_form=form, **layers))
+                for kind in ("inference", "training")
+            }
+            for form in FORMS
+        }
     print(json.dumps(found))

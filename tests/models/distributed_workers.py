@@ -28,16 +28,19 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
 from transformers import Trainer, TrainingArguments
 
-from reformer_hf import ReformerHFForCausalLM
+from reformer_hf import ReformerHFForCausalLM, ReformerHFForConditionalGeneration
 from reformer_hf.models.layers import ReformerHFLayer
+from tests.models.seq2seq import tiny_seq2seq
 from tests.models.tiny import random_ids, tiny_lm
 
 WORLD_SIZE = 2
 Prepared = tuple[nn.Module, torch.optim.Optimizer, Callable[[Tensor], None]]
 
 
-def make_model(**fields: Any) -> ReformerHFForCausalLM:
+def make_model(**fields: Any) -> ReformerHFForCausalLM | ReformerHFForConditionalGeneration:
     """The same model in each process and for each number of rows."""
+    if "decoder_form" in fields:
+        return tiny_seq2seq(redraw_rotations=False, **fields).double().train()
     layers = ["local", "lsh", "lsh"]
     return tiny_lm(attn_layers=layers, redraw_rotations=False, **fields).double().train()
 
@@ -108,7 +111,14 @@ SCENARIOS: dict[str, dict] = {
     "ddp, static_graph": {"prepare": ddp(static_graph=True)},
     "ddp, no_sync": {"prepare": ddp(), "num_batches": 2},
     "ddp, chunked loss": {"prepare": ddp(), "chunk_size_lm_head": 4},
+    "ddp, encoder-decoder": {"prepare": ddp(), "decoder_form": "cross_attention"},
+    "ddp, packed decoder": {"prepare": ddp(), "decoder_form": "packed"},
     "fsdp": {"prepare": fsdp},
+    "fsdp, accelerate, encoder-decoder": {
+        "prepare": accelerate_fsdp,
+        "decoder_form": "cross_attention",
+    },
+    "fsdp, accelerate, packed decoder": {"prepare": accelerate_fsdp, "decoder_form": "packed"},
     "fsdp, chunked loss": {"prepare": fsdp, "chunk_size_lm_head": 4},
     "fsdp, accelerate": {"prepare": accelerate_fsdp},
     "fsdp, accelerate, chunked loss": {"prepare": accelerate_fsdp, "chunk_size_lm_head": 4},

@@ -54,6 +54,9 @@ def test_fsdp_shards_every_layer_on_its_own(results):
             wrapped, sharded = result[name]["wrapped"], result[name]["sharded"]
             if "ddp" in name:
                 assert wrapped == [] and sharded == 0
+            elif "decoder" in name:
+                layer = "FSDPReformerHF{}Layer".format("Decoder" if "encoder" in name else "")
+                assert wrapped.count(layer) == (3 if "encoder" in name else 6) and sharded > 82
             else:
                 assert wrapped[-4:] == ["FSDPReformerHFForCausalLM", *layers] and sharded == 41
         # accelerate takes the layers from the model class, and the embeddings besides.

@@ -11,11 +11,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def found() -> dict:
+def compiled(*options: str) -> dict:
     # Not in this process: the tests' shape checks are not to be compiled.
     finished = subprocess.run(
-        [sys.executable, "-m", "tests.models.compiled_passes"],
+        [sys.executable, "-m", "tests.models.compiled_passes", *options],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -24,6 +23,11 @@ def found() -> dict:
     )
     assert finished.returncode == 0, finished.stderr
     return json.loads(finished.stdout)
+
+
+@pytest.fixture(scope="module")
+def found() -> dict:
+    return compiled()
 
 
 @pytest.mark.parametrize("scope", ["band", "chunk"])
@@ -42,3 +46,11 @@ def test_loss_and_gradients_are_those_of_a_plain_pass(found: dict, scope: str):
     for kind, measured in found[scope].items():
         assert measured["difference"] < 1e-12, kind
         assert measured["repeats"], kind
+
+
+@pytest.mark.slow
+def test_passes_of_an_encoder_decoder_are_one_graph():
+    for form, kinds in compiled("--encoder_decoder").items():
+        for kind, measured in kinds.items():
+            assert (measured["graphs"], measured["breaks"]) == (1, 0), (form, kind)
+            assert measured["difference"] < 1e-12 and measured["repeats"], (form, kind)

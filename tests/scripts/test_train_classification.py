@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoModelForSequenceClassification, pipeline
 
 from reformer_hf import ReformerHFByteTokenizer
@@ -137,3 +138,21 @@ def test_errors_are_messages(options, message, tmp_path, capsys, monkeypatch):
     options = [*options, "--use_cpu", "--report_to", "none", "--cache_dir", str(tmp_path / "cache")]
     assert main([*options, "--output_dir", str(tmp_path / "out")]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_model_that_numbers_the_labels_otherwise_is_read_rightly(run, tmp_path):
+    folder = run("--label_column_name", "label")
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    head = model.classifier.out_proj
+    with torch.no_grad():
+        for parameter in (head.weight, head.bias):
+            parameter.copy_(parameter.flip(0))
+    model.config.id2label, model.config.label2id = {0: "dog", 1: "cat"}, {"dog": 0, "cat": 1}
+    model.save_pretrained(tmp_path / "swapped")
+    ReformerHFByteTokenizer().save_pretrained(tmp_path / "swapped")
+    rows = write(tmp_path / "more.jsonl", texts())
+    arguments = ["--model_name_or_path", str(tmp_path / "swapped"), "--train_file", rows]
+    arguments += ["--validation_file", rows, "--label_column_name", "label", "--do_eval"]
+    arguments += ["--output_dir", str(tmp_path / "again"), "--use_cpu", "--report_to", "none"]
+    assert main([*arguments, "--cache_dir", str(tmp_path / "cache")]) == 0
+    assert json.loads((tmp_path / "again" / "eval_results.json").read_text())["eval_accuracy"] == 1

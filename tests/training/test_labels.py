@@ -82,3 +82,14 @@ def test_unknown_and_missing_labels():
     numbered = LabelSpace("single_label_classification", ("no", "yes"), numbered=True)
     with pytest.raises(ValueError, match="label 7"):
         numbered.encode(7)
+
+
+def test_a_trained_models_numbers_stay():
+    space = LabelSpace("single_label_classification", ("neg", "pos"))
+    assert space.in_order_of(["pos", "neg"]).encode("neg") == 1
+    assert space.in_order_of(["LABEL_0", "LABEL_1"]) == space
+    assert space.in_order_of(["pos", "neg", "other"]) == space
+    numbered = LabelSpace("single_label_classification", ("neg", "pos"), numbered=True)
+    assert numbered.in_order_of(["neg", "pos"]) == numbered
+    with pytest.raises(ValueError, match="the data number the labels neg, pos"):
+        numbered.in_order_of(["pos", "neg"])

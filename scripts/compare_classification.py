@@ -1,0 +1,191 @@
+"""Compare classifiers of long documents: LSH and local attention against full attention.
+
+    python scripts/compare_classification.py --output_dir outputs/compare_classification
+
+Which of seven installed libraries is a piece of Python source from? Rows are its bytes, 4,096 of
+them. Trains, for each seed, a Reformer with local and LSH layers in turn, the same model with full
+attention in all layers, and transformers' BERT, all of the same widths, each in a process of its
+own. Writes results.json, results.md and results.png to the output folder after every run, and goes
+on where it was interrupted.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+from transformers import HfArgumentParser
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from reformer_hf.training.machine import machine_record
+from reformer_hf.training.storage import write_json
+from scripts.benchmark_plot import new_figure
+from scripts.benchmark_processes import run_process
+from scripts.compare_classification_data import LIBRARIES, byte_pair_bayes, describe, load_pieces
+from scripts.compare_classification_run import BERT, FULL, REFORMER, ClassificationRun
+from scripts.compare_reversible import RETURN_LARGE
+
+CHILD = Path(__file__).with_name("compare_classification_run.py")
+STYLES = {REFORMER: "C0", FULL: "C1", BERT: "C2"}
+SMOOTHED = 10  # steps whose mean loss is drawn
+
+
+@dataclass
+class CompareArguments:
+    """What is compared, and how long each run trains."""
+
+    output_dir: str = field(
+        default="outputs/compare_classification", metadata={"help": "Output folder."}
+    )
+    variants: list[str] = field(
+        default_factory=lambda: list(STYLES), metadata={"help": f"Of {', '.join(STYLES)}."}
+    )
+    seeds: int = field(default=2, metadata={"help": "Seeds of each variant."})
+    length: int = field(default=4096, metadata={"help": "Bytes of a row."})
+    train_rows: int = field(default=140, metadata={"help": "Rows of each library to train on."})
+    held_out_rows: int = field(default=30, metadata={"help": "Of each library, held out."})
+    max_steps: int = field(default=200, metadata={"help": "Optimizer steps of a run."})
+    per_device_train_batch_size: int = field(default=4, metadata={"help": "Rows in a step."})
+    learning_rate: float = field(default=2e-3, metadata={"help": "Highest learning rate."})
+    num_hidden_layers: int = field(default=2, metadata={"help": "Layers."})
+    hidden_size: int = field(default=128, metadata={"help": "Width of a stream."})
+    num_attention_heads: int = field(default=2, metadata={"help": "Heads."})
+    num_hashes: int = field(default=2, metadata={"help": "Rounds of hashing."})
+    max_minutes: float = field(default=30.0, metadata={"help": "Limit of one run."})
+
+
+NOT_DECISIVE = ("output_dir", "variants", "seeds", "max_minutes")
+
+
+def plan(arguments: CompareArguments) -> list[ClassificationRun]:
+    """All runs, seed by seed."""
+    common = {k: v for k, v in asdict(arguments).items() if k not in NOT_DECISIVE}
+    common["batch_size"] = common.pop("per_device_train_batch_size")
+    return [
+        ClassificationRun(variant, seed, **common)
+        for seed in range(arguments.seeds)
+        for variant in arguments.variants
+    ]
+
+
+def tables(header: dict, runs: Sequence[dict]) -> str:
+    """The results as Markdown."""
+    machine, baselines = header["machine"], header["baselines"]
+    lines = [
+        f"{machine['date'][:10]}, {machine['processor']}, {machine['torch_threads']} thread(s), "
+        f"torch {machine['versions']['torch']}. {header['summary']}",
+        "",
+        "| model | parameters | held-out accuracy, by seed | mean | seconds | peak memory, MB "
+        "| above the process before |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for variant in STYLES:
+        mine = [run for run in runs if run["run"]["variant"] == variant]
+        if not mine:
+            continue
+        accuracies = [run["accuracy"] for run in mine]
+        peak = max(run["peak_bytes"] for run in mine)
+        above = max(run["peak_bytes"] - run["before_bytes"] for run in mine)
+        lines.append(
+            f"| {variant} | {mine[0]['parameters']:,} "
+            f"| {', '.join(f'{accuracy:.3f}' for accuracy in accuracies)} "
+            f"| {mean(accuracies):.3f} | {mean(run['seconds'] for run in mine):.0f} "
+            f"| {peak / 1e6:.0f} | {above / 1e6:.0f} |"
+        )
+    lines += [f"| {name} | | | {value:.3f} | | | |" for name, value in baselines.items()]
+    return "\n".join(lines) + "\n"
+
+
+def plot(runs: Sequence[dict], path: Path) -> None:
+    """Draw the training loss, a line per run."""
+    figure = new_figure(7, 4.5)
+    axes = figure.add_subplot()
+    seen = set()
+    for run in runs:
+        variant, losses = run["run"]["variant"], np.array(run["curve"])
+        size = min(SMOOTHED, len(losses))
+        smooth = np.convolve(losses, np.ones(size) / size, mode="valid")
+        label = None if variant in seen else variant
+        seen.add(variant)
+        axes.plot(np.arange(len(smooth)) + size, smooth, STYLES[variant], label=label, linewidth=1)
+    axes.set(xlabel="step", ylabel="training loss", title="Which library is the source from?")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def do_missing(arguments: CompareArguments, header: dict, runs: list[dict]) -> int:
+    """Do the runs that are missing, each in a process; returns how many failed."""
+    folder, done, failed = Path(arguments.output_dir), [run["run"] for run in runs], 0
+    for one in plan(arguments):
+        if asdict(one) in done:
+            continue
+        print(f"{one.variant}, seed {one.seed} …", end=" ", flush=True)
+        result: dict[str, Any] = run_process(
+            CHILD, asdict(one), 60 * arguments.max_minutes, os.environ | RETURN_LARGE
+        )
+        if "error" in result:
+            print(result["error"], file=sys.stderr)
+            failed += 1
+            continue
+        runs.append(result)
+        print(f"accuracy {result['accuracy']:.3f}, {result['seconds']:.0f} seconds")
+        write_json(folder / "results.json", {**header, "runs": runs})
+        (folder / "results.md").write_text(tables(header, runs), encoding="utf-8")
+        plot(runs, folder / "results.png")
+    return failed
+
+
+def make_header(arguments: CompareArguments) -> dict[str, Any]:
+    """What all runs have in common, and what is known without training."""
+    train, held_out = load_pieces(arguments.length, arguments.train_rows, arguments.held_out_rows)
+    return {
+        "machine": machine_record(),
+        "summary": (
+            f"Which of {len(LIBRARIES)} libraries is a piece of source from: {arguments.length:,} "
+            f"bytes, {len(train.labels):,} pieces to train on, {len(held_out.labels):,} held out, "
+            f"of other files. {arguments.max_steps} steps of "
+            f"{arguments.per_device_train_batch_size} rows, {arguments.num_hidden_layers} layers, "
+            f"hidden {arguments.hidden_size}, {arguments.num_attention_heads} heads, "
+            f"{arguments.num_hashes} hashes, float32; glibc gives large blocks back."
+        ),
+        "settings": {k: v for k, v in asdict(arguments).items() if k not in NOT_DECISIVE},
+        "libraries": describe(),
+        "baselines": {
+            "naive Bayes on byte pairs": byte_pair_bayes(train, held_out),
+            "always the same": 1 / len(LIBRARIES),
+        },
+    }
+
+
+def main(options: list[str] | None = None) -> int:
+    """Run what is missing."""
+    parser = HfArgumentParser(CompareArguments, description=__doc__)  # type: ignore[arg-type]
+    (arguments,) = parser.parse_args_into_dataclasses(options)
+    unknown = set(arguments.variants) - STYLES.keys()
+    if unknown:
+        parser.error(f"variants={sorted(unknown)}: choose from {', '.join(STYLES)}")
+    header = make_header(arguments)
+    folder = Path(arguments.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    runs: list[dict] = []
+    if (folder / "results.json").exists():
+        earlier = json.loads((folder / "results.json").read_text())
+        if any(earlier[name] != header[name] for name in ("settings", "libraries")):
+            parser.error(f"{folder} has runs with other settings: choose another output_dir")
+        runs = earlier["runs"]
+        print(f"Going on after {len(runs)} finished runs")
+    failed = do_missing(arguments, header, runs)
+    if runs:
+        print(tables(header, runs))
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
