@@ -9,7 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_FULL_MESSAGES = ("No space left on device", "Disk quota exceeded", "os error 28", "os error 122")
+_FULL_MESSAGES = (
+    *("No space left on device", "Disk quota exceeded", "os error 28", "os error 122"),
+    # All that torch says of a write that the disk took only in part.
+    *("unexpected pos", "PytorchStreamWriter failed writing"),
+)
 
 
 @contextmanager
