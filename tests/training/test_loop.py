@@ -197,6 +197,18 @@ def test_a_full_disk_keeps_the_checkpoint_before(train, tmp_path, monkeypatch):
     assert find_checkpoint("last", tmp_path / "run").name == "step_2"
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # read by PEFT
+def test_adapters_are_trained_and_go_on_from_a_checkpoint(train, tmp_path):
+    lora = {"config_overrides": tiny_overrides(dropout=0.1), "use_lora": True, "lora_r": 2}
+    train("straight", lora, checkpointing_steps="2")
+    trained = weights(tmp_path / "straight")
+    assert all("lora" in name for name in trained)
+    assert all(float(value.abs().max()) > 0 for name, value in trained.items() if "lora_B" in name)
+    checkpoint = tmp_path / "straight" / "step_2"
+    train("broken", lora, resume_from_checkpoint=str(checkpoint))
+    assert largest_difference(trained, weights(tmp_path / "broken")) == 0
+
+
 def test_trackers_get_the_curve(train, tmp_path):
     train("run", with_tracking=True, report_to="tensorboard")
     content = b"".join(
