@@ -63,9 +63,7 @@ def test_disk_errors_are_known_by_number_by_text_and_by_cause():
     assert is_disk_full(OSError(errno.ENOSPC, "x"))
     assert is_disk_full(OSError(errno.EDQUOT, "x"))
     assert is_disk_full(RuntimeError("I/O error: No space left on device (os error 28)"))
-    assert is_disk_full(
-        RuntimeError("inline_container.cc: unexpected pos 4 vs 0")
-    )
+    assert is_disk_full(RuntimeError("inline_container.cc: unexpected pos 4 vs 0"))
     outer = RuntimeError("not written")
     outer.__context__ = OSError(errno.ENOSPC, "x")
     assert is_disk_full(outer)
