@@ -69,7 +69,7 @@ class BertClassifier(nn.Module):
     def __init__(self, config: BertConfig):
         super().__init__()
         self.bert = BertModel(config, add_pooling_layer=False)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, len(config.id2label or {}))
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Logits (batch, labels)."""

@@ -128,8 +128,9 @@ def _labels(
 
 
 def _config(model_arguments: PretrainedModelArguments) -> Any:
+    name: Any = model_arguments.model_name_or_path
     return AutoConfig.from_pretrained(
-        model_arguments.model_name_or_path,
+        name,
         cache_dir=model_arguments.cache_dir,
         revision=model_arguments.model_revision,
         token=model_arguments.token,
