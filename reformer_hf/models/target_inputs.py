@@ -58,13 +58,14 @@ def mask_padding(config: ReformerHFConfig, decoder_input_ids: Tensor) -> Tensor 
         decoder_input_ids: token ids, (batch, target).
 
     Returns:
-        1 from the first token on that is no pad token, (batch, target); None if that is all.
+        1 from the first token on that is no pad token, (batch, target); None if that is all, where
+        the ids can be looked at without waiting for a device.
     """
     padding = config.pad_token_id
     if padding in (None, config.decoder_start_token_id):
         return None
     is_padding = decoder_input_ids == padding
-    if not is_padding[:, 0].any():
+    if can_look(decoder_input_ids) and not is_padding[:, 0].any():
         return None
     return (~is_padding).long().cumsum(dim=1).clamp(max=1)
 

@@ -173,6 +173,7 @@ def run(
         "step": largest_difference(start, dict(expected_model.named_parameters())),
         "calls": sorted(set(calls.values())),
         "sharded": sharded,
+        "parameters": len(list(wrapped.parameters())),
         "wrapped": sorted(n for m in wrapped.modules() if (n := type(m).__name__)[:4] == "FSDP"),
     }
 
