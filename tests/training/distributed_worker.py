@@ -1,31 +1,34 @@
-"""One of several processes that train with FSDP2; started by test_distributed.
+"""One of several processes that train and keep the first gradients; started by test_distributed.
 
-Usage: accelerate launch --config_file accelerate_fsdp2.yaml distributed_worker.py ARGUMENTS...
+Usage: accelerate launch --config_file CONFIG.yaml distributed_worker.py ARGUMENTS...
 
-with the arguments of scripts/train_clm_no_trainer.py. accelerate takes its FSDP plugin on
+with the arguments of scripts/train_clm_no_trainer.py. The gradients of the first step, before they
+are clipped, go to gradients.safetensors in `output_dir`. accelerate takes its FSDP plugin on
 accelerators only, so its state is set by hand here; what the configuration says comes through the
 environment, as it would there. OFFLOAD=1 adds the policy that keeps parameters on the host.
 """
 
 import os
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DataLoaderConfiguration, DistributedType
+from safetensors.torch import save_file
 from torch.distributed.fsdp import CPUOffloadPolicy
 from torch.distributed.tensor import DTensor
 
 from reformer_hf.training import loop
 from reformer_hf.training.data_arguments import DataTrainingArguments
 from reformer_hf.training.loop_arguments import LoopArguments
+from reformer_hf.training.loop_run import Run, make_accelerator
 from reformer_hf.training.model_arguments import PretrainedModelArguments
 from reformer_hf.training.parsing import parse_arguments
 
 
 def sharded_accelerator() -> Accelerator:
     """What `Accelerator()` is on accelerators under that configuration."""
-    assert os.environ["ACCELERATE_USE_FSDP"] == "true"
     plugin = FullyShardedDataParallelPlugin()
     if os.environ.get("OFFLOAD") == "1":
         plugin.cpu_offload = CPUOffloadPolicy(pin_memory=False)  # type: ignore[assignment]
@@ -38,22 +41,50 @@ def sharded_accelerator() -> Accelerator:
     return accelerator
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    kinds = (PretrainedModelArguments, DataTrainingArguments, LoopArguments)
-    accelerator = sharded_accelerator()
-    prepare, runs = loop.prepare_run, []
+def keep_gradients(run: Run) -> None:
+    """Write the gradients of the first step when the loop is about to clip them."""
+    clip = run.accelerator.clip_grad_norm_
 
-    def keep(*args):
-        runs.append(prepare(*args))
-        return runs[0]
+    def keep_and_clip(*args):
+        run.accelerator.clip_grad_norm_ = clip
+        found = {}
+        for name, parameter in run.model.named_parameters():
+            gradient = parameter.grad
+            if isinstance(gradient, DTensor):
+                gradient = gradient.to(run.accelerator.device).full_tensor()
+            found[name.removeprefix("module.")] = gradient.clone()
+        if run.accelerator.is_main_process:
+            folder = Path(run.arguments.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(found, folder / "gradients.safetensors")
+        return clip(*args)
 
-    loop.prepare_run = keep
-    loop.train_clm_no_trainer(*parse_arguments(kinds), accelerator)
-    (run,) = runs
+    run.accelerator.clip_grad_norm_ = keep_and_clip
+
+
+def check_sharding(run: Run) -> None:
     layers = [m for m in run.model.modules() if type(m).__name__ == "FSDPReformerHFLayer"]
     assert len(layers) == 2, "each layer is sharded on its own"
     assert all(isinstance(parameter, DTensor) for parameter in run.model.parameters())
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    sharded = os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    kinds = (PretrainedModelArguments, DataTrainingArguments, LoopArguments)
+    model, data, arguments = parse_arguments(kinds)
+    accelerator = sharded_accelerator() if sharded else make_accelerator(arguments)
+    prepare = loop.prepare_run
+
+    def prepare_run(*args):
+        run = prepare(*args)
+        keep_gradients(run)
+        if sharded:
+            check_sharding(run)
+        return run
+
+    loop.prepare_run = prepare_run
+    loop.train_clm_no_trainer(model, data, arguments, accelerator)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from reformer_hf.training.checkpoints import is_whole
@@ -86,14 +87,27 @@ def loop_arguments(data, output, batch_size, accumulation=1, **fields):
 
 @pytest.fixture(scope="module")
 def alone(data):
-    """What one process learns with all the rows of a step in one batch, and its results."""
-    output = data / "alone"
-    run(1, ROOT / "scripts/train_clm_no_trainer.py", *loop_arguments(data, output, 8))
-    return weights(output), json.loads((output / "all_results.json").read_text())
+    """What one process does with all the rows of a step in one batch: the folder of its run."""
+    run(1, WORKER, *loop_arguments(data, data / "alone", 8))
+    return data / "alone"
+
+
+def gradients(output):
+    """Those of the first step, not clipped, as the worker leaves them."""
+    return load_file(output / "gradients.safetensors")
+
+
+def check_gradients(output, alone):
+    expected, found = gradients(alone), gradients(output)
+    assert expected.keys() == found.keys()
+    for name, gradient in expected.items():
+        scale = float(gradient.abs().max())
+        assert scale > 0, name
+        assert float((found[name] - gradient).abs().max()) < 1e-4 * scale, name
 
 
 def check_results(output, alone):
-    expected, results = alone
+    expected, results = weights(alone), json.loads((alone / "all_results.json").read_text())
     assert largest_difference(weights(output), expected) < TOLERANCE
     found = json.loads((output / "all_results.json").read_text())
     for name in ("eval_loss", "eval_bits_per_byte", "eval_tokens", "eval_bytes"):
@@ -119,6 +133,9 @@ def test_the_trainer_learns_the_same(data, alone, tmp_path, processes):
     done = run(processes, ROOT / "scripts/train_clm.py", *trainer, *flags)
     check_results(tmp_path / "run", alone)
     assert done.stderr.count(" 0/10 [00:00") == 1  # the bar of one process
+    state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
+    norm = sum(float(gradient.square().sum()) for gradient in gradients(alone).values()) ** 0.5
+    assert state["log_history"][0]["grad_norm"] == pytest.approx(norm, rel=1e-4)
     assert is_whole(tmp_path / "run" / "checkpoint-10")
     assert {f"rng_state_{rank}.pth" for rank in range(processes)} <= {
         path.name for path in (tmp_path / "run" / "checkpoint-10").iterdir()
@@ -142,14 +159,14 @@ def test_a_process_that_is_killed_costs_no_more_than_the_steps_since_the_checkpo
         *(data, output, 4 // processes, 2), checkpointing_steps=1, save_total_limit=3
     )
     config = {"config": "accelerate_ddp.yaml"}
-    started = launch(processes, script, *arguments, **config)
+    started = launch(processes, WORKER, *arguments, **config)
     process = subprocess.Popen(**started, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for(output / "step_2", process)
         ranks = [
             child
             for child in psutil.Process(process.pid).children(recursive=True)
-            if str(script) in child.cmdline()
+            if str(WORKER) in child.cmdline()
             and "accelerate.commands.launch" not in child.cmdline()
         ]
         assert len(ranks) == processes
@@ -157,6 +174,7 @@ def test_a_process_that_is_killed_costs_no_more_than_the_steps_since_the_checkpo
         assert process.wait(timeout=120) != 0
     finally:
         process.kill()
+    check_gradients(output, alone)
     assert not (output / "all_results.json").exists()
     last = find_checkpoint("last", output)
     step = int(last.name.removeprefix("step_"))
@@ -179,6 +197,7 @@ def test_fsdp_learns_the_same_and_its_checkpoints_load_anywhere(data, alone, tmp
     config = {"config": "accelerate_fsdp2.yaml", "OFFLOAD": offload}
     run(2, WORKER, *arguments, **config)
     check_results(output, alone)
+    check_gradients(output, alone)
     # In one process the last checkpoint is the model that the run ended with.
     model = AutoModelForCausalLM.from_pretrained(output / "step_10")
     assert largest_difference(model.state_dict(), weights(output)) == 0
