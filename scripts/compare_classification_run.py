@@ -1,12 +1,11 @@
 """One run of the comparison of classifiers, in a process of its own.
 
-Reads a `ClassificationRun` as JSON from the standard input and writes the result as the last line
-of the standard output. `compare_classification.py` starts it.
+Reads a `ClassificationRun` and the packages' folder as JSON from the standard input and writes the
+result as the last line of the standard output. `compare_classification.py` starts it.
 """
 
 import json
 import sys
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from reformer_hf import ReformerHFConfig, ReformerHFForSequenceClassification
 from reformer_hf.training.causal_lm import axial_shape
 from scripts.benchmark_memory import PeakMemory, resident_bytes
-from scripts.compare_classification_data import LIBRARIES, Pieces, load_pieces
+from scripts.compare_classification_data import LANGUAGES, Messages, Rows, draw_rows, load_messages
 
 REFORMER, FULL, BERT = "Reformer", "full attention", "BERT"
 FIRST_BYTE = 2  # ids 0 and 1 are kept for padding and the end
@@ -36,10 +35,9 @@ class ClassificationRun:
     Attributes:
         variant: `Reformer`, local and LSH layers in turn; `full attention`, the same model with
             full layers; or `BERT`, transformers' with one residual stream, read by its mean.
-        seed: of weights and order.
+        seed: of weights and rows.
         length: bytes of a row.
-        train_rows: of each library.
-        held_out_rows: of each library.
+        held_out_rows: of each language.
         max_steps: optimizer steps.
         batch_size: rows of a step.
         learning_rate: highest.
@@ -52,7 +50,6 @@ class ClassificationRun:
     variant: str
     seed: int
     length: int
-    train_rows: int
     held_out_rows: int
     max_steps: int
     batch_size: int
@@ -94,7 +91,7 @@ def build_model(run: ClassificationRun) -> nn.Module:
         "vocab_size": 256 + FIRST_BYTE,
         "hidden_size": run.hidden_size,
         "num_attention_heads": run.num_attention_heads,
-        "num_labels": len(LIBRARIES),
+        "num_labels": len(LANGUAGES),
         "hidden_dropout_prob": 0.0,
     }
     if run.variant == BERT:
@@ -127,21 +124,19 @@ def build_model(run: ClassificationRun) -> nn.Module:
     )
 
 
-def train(run: ClassificationRun) -> dict[str, Any]:
+def train(run: ClassificationRun, messages: Messages) -> dict[str, Any]:
     """Train, and classify the held-out rows."""
-    rows, held_out = load_pieces(run.length, run.train_rows, run.held_out_rows)
     set_seed(run.seed)
     model = build_model(run).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=run.learning_rate)
     warmup = max(1, run.max_steps // 10)
     scheduler = get_scheduler("cosine", optimizer, warmup, run.max_steps)
-    order = np.random.default_rng(run.seed)
+    random = np.random.default_rng(run.seed)
     losses, before, memory = [], resident_bytes(), PeakMemory()
-    start = time.perf_counter()
     with memory.phase("training"):
         for _ in tqdm(range(run.max_steps), f"{run.variant}, seed {run.seed}", leave=False):
-            chosen = order.choice(len(rows.labels), run.batch_size, replace=False)
-            ids, labels = _batch(rows, chosen)
+            rows = draw_rows(messages.train, run.batch_size, run.length, random)
+            ids, labels = _tensors(rows)
             loss = cross_entropy(model(ids), labels)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -149,11 +144,9 @@ def train(run: ClassificationRun) -> dict[str, Any]:
             scheduler.step()
             optimizer.zero_grad()
             losses.append(loss.item())
-    seconds = time.perf_counter() - start
     return {
         "curve": losses,
-        "accuracy": accuracy(model, held_out, run.batch_size),
-        "seconds": round(seconds, 1),
+        "accuracy": accuracy(model, messages.held_out, run.batch_size),
         "parameters": sum(p.numel() for p in model.parameters()),
         "peak_bytes": memory.peaks.get("training", memory.whole),
         "before_bytes": before,
@@ -161,25 +154,28 @@ def train(run: ClassificationRun) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, rows: Pieces, batch_size: int) -> float:
-    """Share of the rows whose library the model names."""
+def accuracy(model: nn.Module, rows: Rows, batch_size: int) -> float:
+    """Share of the rows whose language the model names."""
     model.eval()
     right = 0
     for first in range(0, len(rows.labels), batch_size):
-        ids, labels = _batch(rows, np.arange(first, min(first + batch_size, len(rows.labels))))
+        part = slice(first, first + batch_size)
+        ids, labels = _tensors(Rows(rows.bytes[part], rows.labels[part]))
         right += int((model(ids).argmax(dim=-1) == labels).sum())
     return right / len(rows.labels)
 
 
-def _batch(rows: Pieces, chosen: np.ndarray) -> tuple[Tensor, Tensor]:
-    ids = torch.from_numpy(rows.bytes[chosen].astype(np.int64)) + FIRST_BYTE
-    return ids, torch.from_numpy(rows.labels[chosen])
+def _tensors(rows: Rows) -> tuple[Tensor, Tensor]:
+    ids = torch.from_numpy(rows.bytes.astype(np.int64)) + FIRST_BYTE
+    return ids, torch.from_numpy(rows.labels)
 
 
 def main() -> int:
     """Do the run given on the standard input."""
-    run = ClassificationRun(**json.load(sys.stdin))
-    print(json.dumps({"run": asdict(run), **train(run)}), flush=True)
+    request = json.load(sys.stdin)
+    run = ClassificationRun(**request["run"])
+    messages = load_messages(run.length, run.held_out_rows, Path(request["cache_dir"]))
+    print(json.dumps({"run": asdict(run), **train(run, messages)}), flush=True)
     return 0
 
 
