@@ -22,6 +22,7 @@ from reformer_hf.training.loop_checkpoints import Progress, load_checkpoint, sav
 from reformer_hf.training.loop_run import Run, make_accelerator, prepare_run
 from reformer_hf.training.model_arguments import PretrainedModelArguments
 from reformer_hf.training.plots import write_curves
+from reformer_hf.training.processes import end_processes
 from reformer_hf.training.run_record import RUN_RECORD, describe_data, make_record
 from reformer_hf.training.scoring import Score, score_batches
 from reformer_hf.training.storage import write_json
@@ -89,6 +90,9 @@ def train_clm_no_trainer(
         record = _record(run, progress, score, data_arguments)
         write_json(Path(arguments.output_dir, RUN_RECORD), record)
     accelerator.wait_for_everyone()
+    del run
+    accelerator.free_memory()
+    end_processes()
     accelerator.end_training()
     return results
 

@@ -15,6 +15,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.utils import logging
 
 from reformer_hf.training.data_arguments import argument
+from reformer_hf.training.processes import end_processes
 
 logger = logging.get_logger(__name__)
 
@@ -118,6 +119,8 @@ class ExitStatus:
 def readable_errors() -> Iterator[ExitStatus]:
     """Turn what a user can mend into a message on the standard error output and a status.
 
+    Ends the processes of a distributed run besides.
+
     Yields:
         The status, whose code is set when the block ends.
     """
@@ -131,3 +134,4 @@ def readable_errors() -> Iterator[ExitStatus]:
         logger.debug("where it happened:", exc_info=True)  # TRANSFORMERS_VERBOSITY=debug shows it
         print(f"error: {error}", file=sys.stderr)
         status.code = 1
+    end_processes()

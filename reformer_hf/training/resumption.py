@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from reformer_hf.training.checkpoints import discard, last_whole_checkpoint
+from reformer_hf.training.processes import end_processes
 from reformer_hf.training.run_directory import RunDirectory
 
 Job = TypeVar("Job")
@@ -58,6 +59,7 @@ def run_script(prepare: Callable[[], Job | None], run: Callable[[Job], None]) ->
             return 1
         if job is not None:
             run(job)
+            end_processes()
             print(f"{(time.perf_counter() - start) / 60:.1f} minutes in all")
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from the last checkpoint.", file=sys.stderr)

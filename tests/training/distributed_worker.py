@@ -9,6 +9,7 @@ environment, as it would there. OFFLOAD=1 adds the policy that keeps parameters 
 """
 
 import os
+import weakref
 from pathlib import Path
 
 import torch
@@ -62,6 +63,17 @@ def keep_gradients(run: Run) -> None:
     run.accelerator.clip_grad_norm_ = keep_and_clip
 
 
+def expect_the_model_gone_first(run: Run) -> None:
+    """Fail if the process group is destroyed while a model that uses it is alive."""
+    model, destroy = weakref.ref(run.model), torch.distributed.destroy_process_group
+
+    def check_and_destroy(*args):
+        assert model() is None, "a DDP model that outlives its group may wait for ever"
+        destroy(*args)
+
+    torch.distributed.destroy_process_group = check_and_destroy
+
+
 def check_sharding(run: Run) -> None:
     layers = [m for m in run.model.modules() if type(m).__name__ == "FSDPReformerHFLayer"]
     assert len(layers) == 2, "each layer is sharded on its own"
@@ -79,6 +91,7 @@ def main() -> None:
     def prepare_run(*args):
         run = prepare(*args)
         keep_gradients(run)
+        expect_the_model_gone_first(run)
         if sharded:
             check_sharding(run)
         return run
