@@ -11,7 +11,6 @@ was interrupted.
 """
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -35,7 +34,6 @@ from scripts.compare_classification_data import (
     load_messages,
 )
 from scripts.compare_classification_run import BERT, FULL, REFORMER, ClassificationRun
-from scripts.compare_reversible import RETURN_LARGE
 
 CHILD = Path(__file__).with_name("compare_classification_run.py")
 STYLES = {REFORMER: "C0", FULL: "C1", BERT: "C2"}
@@ -139,7 +137,6 @@ def do_missing(arguments: CompareArguments, header: dict, runs: list[dict]) -> i
             CHILD,
             {"run": asdict(one), "cache_dir": arguments.cache_dir},
             60 * arguments.max_minutes,
-            os.environ | RETURN_LARGE,
         )
         if "error" in result:
             print(result["error"], file=sys.stderr)
@@ -166,8 +163,7 @@ def make_header(arguments: CompareArguments) -> dict[str, Any]:
             f"train on, {len(held_out.labels)} rows of other messages. {arguments.max_steps} steps "
             f"of {arguments.per_device_train_batch_size} rows. "
             f"{arguments.num_hidden_layers} layers, hidden {arguments.hidden_size}, "
-            f"{arguments.num_attention_heads} heads, {arguments.num_hashes} hashes, float32; "
-            "glibc gives large blocks back."
+            f"{arguments.num_attention_heads} heads, {arguments.num_hashes} hashes, float32."
         ),
         "settings": {k: v for k, v in asdict(arguments).items() if k not in NOT_DECISIVE},
         "packages": list(PACKAGES),

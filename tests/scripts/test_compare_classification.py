@@ -88,7 +88,7 @@ def test_each_variant_trains_and_a_seed_repeats_it(variant, tmp_path):
 def test_results_are_written_and_kept(tmp_path, monkeypatch, capsys):
     asked = []
 
-    def run_process(child, request, timeout, environment):
+    def run_process(child, request, timeout):
         asked.append(request)
         if len(asked) == 2:
             return {"error": "out of memory"}
