@@ -49,6 +49,11 @@ def last_whole_checkpoint(directory: Path) -> tuple[Path | None, list[Path]]:
     return (whole[-1] if whole else None), broken
 
 
+def step_of(checkpoint: Path) -> int:
+    """The step that the Trainer saved a checkpoint at."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
 def discard(checkpoints: list[Path]) -> None:
     """Delete broken checkpoints: the Trainer would count them among those it keeps."""
     for checkpoint in checkpoints:

@@ -23,7 +23,16 @@ class MaskedDataArguments(DataTrainingArguments):
 
     mlm_probability: float = argument(0.15, "Share of the tokens that the model is to predict.")
 
+    max_seq_length: int | None = argument(None, "The name that run_mlm.py has for block_size.")
+
     def __post_init__(self):
+        if self.max_seq_length is not None:
+            if self.block_size not in (None, self.max_seq_length):
+                raise ValueError(
+                    f"max_seq_length={self.max_seq_length} and block_size={self.block_size} are "
+                    "the same argument: give one of them"
+                )
+            self.block_size = self.max_seq_length
         super().__post_init__()
         if not 0 < self.mlm_probability < 1:
             raise ValueError(

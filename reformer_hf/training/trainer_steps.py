@@ -7,7 +7,13 @@ from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
-from reformer_hf.training.checkpoints import SEAL, discard, is_whole, last_whole_checkpoint
+from reformer_hf.training.checkpoints import (
+    SEAL,
+    discard,
+    is_whole,
+    last_whole_checkpoint,
+    step_of,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -40,8 +46,38 @@ def upload_or_describe(trainer: Trainer) -> None:
         trainer.create_model_card()
 
 
+def clear_broken(broken: list[Path], whole: Path | None, asked: Any) -> None:
+    """Take broken checkpoints away, with a warning: the Trainer would count them.
+
+    One without a seal may also be a plain Trainer's. So the one that is asked for stays, and so
+    does what is older than a whole one; where none is whole, complete ones get another name.
+
+    Args:
+        broken: checkpoints whose seal is missing or does not fit, oldest first.
+        whole: the last whole checkpoint.
+        asked: `resume_from_checkpoint`.
+    """
+    for path in broken:
+        unsealed = not (path / SEAL).exists()
+        if isinstance(asked, str) and Path(asked).resolve() == path.resolve():
+            continue
+        if unsealed and whole is not None and step_of(path) < step_of(whole):
+            continue
+        if unsealed and whole is None and (path / TRAINER_STATE_NAME).exists():
+            aside = path.with_name(f"unsealed-{path.name}")
+            logger.warning(
+                f"{path} has no seal, so it is called {aside.name} now; if another "
+                f"Trainer wrote it, --resume_from_checkpoint {aside} goes on from it"
+            )
+            discard([aside] if aside.exists() else [])
+            path.rename(aside)
+        else:
+            logger.warning(f"deleting {path}: it was cut while it was saved")
+            discard([path])
+
+
 def checkpoint_to_resume(arguments: TrainingArguments) -> str | None:
-    """Find the checkpoint to go on from, and delete broken ones.
+    """Find the checkpoint to go on from, and clear broken ones away.
 
     Raises:
         ValueError: if the output folder holds a run that nobody asked to go on, or the named
@@ -51,9 +87,7 @@ def checkpoint_to_resume(arguments: TrainingArguments) -> str | None:
     with arguments.main_process_first(desc="looking for checkpoints"):
         whole, broken = last_whole_checkpoint(directory)
         if asked and arguments.should_save:
-            for path in broken:
-                logger.warning(f"deleting {path}: it was cut while it was saved")
-            discard(broken)
+            clear_broken(broken, whole, asked)
     if not asked or asked == "False":
         if arguments.do_train and whole is not None:
             raise ValueError(

@@ -218,3 +218,39 @@ def test_accelerate_reads_the_sample_configurations(path):
     assert config.num_processes == fields["num_processes"]
     assert config.fsdp_config == fields.get("fsdp_config", {})
     assert math.isfinite(config.num_machines)
+
+
+def classify(data, output, processes):
+    script = ROOT / "scripts/train_classification.py"
+    arguments = ["--train_file", data / "classes.csv", "--validation_file", data / "more.csv"]
+    arguments += ["--do_train", "--do_eval", "--use_cpu", "--report_to", "none"]
+    arguments += ["--config_overrides", tiny_overrides(redraw_rotations=False)]
+    arguments += ["--max_steps", "6", "--per_device_train_batch_size", str(8 // processes)]
+    arguments += ["--learning_rate", "1e-2", "--output_dir", output]
+    run(processes, script, *arguments)
+    return weights(output), json.loads((output / "all_results.json").read_text())
+
+
+def test_a_classifier_learns_the_same(data, tmp_path):
+    # Whole batches to train on: Trainer fills the last one up with rows of the first.
+    for name, count in (("classes.csv", 40), ("more.csv", 43)):
+        rows = [f"{'word ' * (i % 9)}{('yes', 'no', 'maybe')[i % 3]},{i % 3}" for i in range(count)]
+        (data / name).write_text("\n".join(["text,label", *rows]) + "\n")
+    expected, results = classify(data, tmp_path / "alone", 1)
+    found, results_of_two = classify(data, tmp_path / "two", 2)
+    assert largest_difference(found, expected) < TOLERANCE
+    # No row of the last batch counts twice.
+    for name in ("eval_accuracy", "eval_f1_macro"):
+        assert results_of_two[name] == pytest.approx(results[name], abs=1e-9), name
+
+
+def test_a_masked_model_trains_on_two_processes(data, tmp_path):
+    arguments = shared(
+        data, tmp_path / "run", packing="documents", max_steps=4, per_device_train_batch_size=2
+    )
+    flags = ["--do_train", "--do_eval", "--use_cpu", "--report_to", "none"]
+    done = run(2, ROOT / "scripts/train_mlm.py", *arguments, *flags)
+    results = json.loads((tmp_path / "run" / "all_results.json").read_text())
+    assert 0 < results["eval_loss"] < math.log(300) and results["eval_tokens"] > 0
+    assert done.stderr.count(" 0/4 [00:00") == 1
+    assert (tmp_path / "run" / "README.md").is_file()
