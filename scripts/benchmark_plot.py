@@ -69,7 +69,6 @@ def scale_lengths(axes: Any, lengths: Sequence[int], **words: str) -> None:
     axes.set_xticks(lengths, [short(length) for length in lengths])
     axes.set(**words)
     axes.grid(alpha=0.3, which="both")
-    axes.legend()
 
 
 def plot(runs: Sequence[dict], path: Path) -> None:
@@ -99,4 +98,5 @@ def plot(runs: Sequence[dict], path: Path) -> None:
         ylabel="milliseconds per token",
         title="Cached generation, batch 1",
     )
+    axes.legend()
     figure.savefig(path, dpi=120)

@@ -94,6 +94,11 @@ def plot_panels(
         if axes.lines:
             title = f"{MODE_NAMES[mode]}, {dtype}"
             scale_lengths(axes, results.lengths, xlabel=xlabel, ylabel=ylabel, title=title)
+    named: dict = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        named |= zip(labels, handles, strict=True)
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=120)
 
 
