@@ -30,6 +30,7 @@ from transformers import Trainer, TrainingArguments
 
 from reformer_hf import ReformerHFForCausalLM, ReformerHFForConditionalGeneration
 from reformer_hf.models.layers import ReformerHFLayer
+from reformer_hf.training.processes import end_processes
 from tests.models.seq2seq import tiny_seq2seq
 from tests.models.tiny import random_ids, tiny_lm
 
@@ -252,7 +253,7 @@ def main(directory: Path) -> None:
     found["trainer"] = run_trainer(rank, directory)
     (directory / str(rank)).write_text(json.dumps(found), encoding="utf-8")
     dist.barrier()
-    dist.destroy_process_group()
+    end_processes()
 
 
 if __name__ == "__main__":

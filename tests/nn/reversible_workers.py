@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from reformer_hf.nn.reversible import PlainCoupling, ReversibleCoupling
+from reformer_hf.training.processes import end_processes
 from tests.nn.reversible_toys import DIM, Attention, FeedForward, Layer, LowRankAdapter, Model
 
 WORLD_SIZE = 2
@@ -169,7 +170,7 @@ def main(rank: int, directory: Path) -> None:
         with open(directory / str(rank), "a") as file:
             file.write(json.dumps({"name": name, **result}) + "\n")
     dist.barrier()
-    dist.destroy_process_group()
+    end_processes()
 
 
 if __name__ == "__main__":

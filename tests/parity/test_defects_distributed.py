@@ -11,6 +11,7 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
+from reformer_hf.training.processes import end_processes
 from tests.parity.defect_models import LENGTH, build_ours, build_stock, gradients
 
 pytestmark = pytest.mark.distributed
@@ -53,7 +54,8 @@ def work(rank: int, folder: str) -> None:
             parallel = DistributedDataParallel(build(model).train(), find_unused_parameters=unused)
             found[model, setting] = train_steps(parallel, batch()[rank : rank + 1])
     torch.save(found, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    del parallel
+    end_processes()
 
 
 @pytest.fixture(scope="module")
