@@ -254,3 +254,19 @@ def test_a_masked_model_trains_on_two_processes(data, tmp_path):
     assert 0 < results["eval_loss"] < math.log(300) and results["eval_tokens"] > 0
     assert done.stderr.count(" 0/4 [00:00") == 1
     assert (tmp_path / "run" / "README.md").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flag", ["--streaming", "--use_lora"])
+@pytest.mark.parametrize("script", ["train_clm.py", "train_clm_no_trainer.py"])
+def test_streams_and_adapters_train_on_two_processes(data, tmp_path, script, flag):
+    output = tmp_path / "run"
+    arguments = shared(data, output, packing="documents", per_device_train_batch_size=2)
+    if script == "train_clm.py":
+        flags = ["--max_steps", "4", "--do_train", "--do_eval", "--use_cpu", "--report_to", "none"]
+    else:
+        flags = ["--max_train_steps", "4", "--checkpointing_steps", "2"]
+    run(2, ROOT / "scripts" / script, *arguments, *flags, flag)
+    results = json.loads((output / "all_results.json").read_text())
+    assert 0 < results["eval_loss"] < math.log(300) and results["eval_tokens"] > 0
+    assert (output / "adapter_model.safetensors").is_file() == (flag == "--use_lora")
