@@ -64,7 +64,11 @@ def main(arguments: list[str] | None = None) -> int:
     selection = {name: options[name] for name in ("include_checkpoints", "ignore_patterns")}
     try:
         validate_repo_id(repo_id)
-        if remote_code:
+        if remote_code and dry_run:
+            print(
+                "The modules of this package would go, too: --remote_code adds them to the folder"
+            )
+        elif remote_code:
             add_remote_code(Path(folder))
         needs_card = not Path(folder, CARD).exists()
         if needs_card and Path(folder, RUN_RECORD).exists() and not dry_run:

@@ -13,10 +13,9 @@ Sample configurations of accelerate for several processes are in scripts/configs
 
 import sys
 
-from huggingface_hub import HfApi
-
 import reformer_hf  # noqa: F401 (registers the classes)
 from reformer_hf.hub.run_card import write_run_card
+from reformer_hf.hub.upload import push_folder
 from reformer_hf.training.data_arguments import DataTrainingArguments
 from reformer_hf.training.loop import train_clm_no_trainer
 from reformer_hf.training.loop_arguments import LoopArguments
@@ -41,11 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def upload(arguments: LoopArguments, token: str | None) -> None:
     """Upload the output folder, without its checkpoints."""
-    api = HfApi(token=token)
     name = arguments.hub_model_id or arguments.output_dir.rstrip("/").rpartition("/")[2]
-    repository = api.create_repo(name, exist_ok=True).repo_id
-    ignored = ["step_*", "epoch_*", ".*"]
-    api.upload_folder(repo_id=repository, folder_path=arguments.output_dir, ignore_patterns=ignored)
+    commit = push_folder(arguments.output_dir, name, token=token, exist_ok=True)
+    print(f"Uploaded: {commit.commit_url}")
 
 
 if __name__ == "__main__":

@@ -113,12 +113,22 @@ def prepare(arguments: list[str] | None) -> Job | None:
     longest = max(data.max_source_length, data.max_target_length, data.val_max_target_length or 0)
     begun = checkpoint or model_arguments.model_name_or_path
     if begun is not None:
-        model = AutoModelForSeq2SeqLM.from_pretrained(begun)
+        # Weights of another dtype would be too coarse to be trained.
+        model = AutoModelForSeq2SeqLM.from_pretrained(begun, dtype="float32")
+        limit = getattr(model.config, "position_limit", None)
+        if limit is not None and longest > limit:
+            raise ValueError(
+                f"max_source_length={data.max_source_length} and max_target_length="
+                f"{data.max_target_length}: the model has {limit} positions; choose smaller ones"
+            )
     else:
         model = ReformerHFForConditionalGeneration(
             build_config(model_arguments, tokenizer, longest)
         )
-    tokens = {split: tokenize_pairs(rows, tokenizer, data) for split, rows in splits.items()}
+    tokens = {
+        split: tokenize_pairs(rows, tokenizer, data, held_out=split != "train")
+        for split, rows in splits.items()
+    }
     upload, training.push_to_hub = training.push_to_hub, False  # the Trainer sends checkpoints
     _set_up(training, data, directory)
     return Job(data, training, directory, settings, tokenizer, model, tokens, checkpoint, upload)
@@ -133,8 +143,8 @@ def _set_up(
 ) -> None:
     """Have Trainer generate as the data's arguments say, and write where this script looks."""
     training.output_dir = str(directory.checkpoints)
-    training.generation_max_length = data.val_max_target_length
-    training.generation_num_beams = data.num_beams or 1
+    training.generation_max_length = training.generation_max_length or data.val_max_target_length
+    training.generation_num_beams = data.num_beams or training.generation_num_beams or 1
     training.save_total_limit = training.save_total_limit or 2
     directory.checkpoints.mkdir(parents=True, exist_ok=True)
 

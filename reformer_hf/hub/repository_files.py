@@ -23,6 +23,10 @@ CARD = "README.md"
 
 TRAINING_STATE = (
     "checkpoint-*",
+    "broken-checkpoint-*",
+    "step_*",
+    "epoch_*",
+    "custom_checkpoint_*",
     "optimizer*",
     "scheduler*",
     "scaler*",

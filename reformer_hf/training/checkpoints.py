@@ -25,11 +25,12 @@ def seal(checkpoint: Path) -> None:
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Say whether every file of a checkpoint is as it was when it was sealed."""
+    """Say whether every sealed file of a checkpoint is as it was; others may have come."""
     try:
-        return json.loads((checkpoint / SEAL).read_text()) == _hashes(checkpoint)
+        sealed = json.loads((checkpoint / SEAL).read_text())
     except (OSError, ValueError):
         return False
+    return bool(sealed) and sealed.items() <= _hashes(checkpoint).items()
 
 
 def last_whole_checkpoint(directory: Path) -> tuple[Path | None, list[Path]]:

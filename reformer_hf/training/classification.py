@@ -72,14 +72,12 @@ def train_classification(
         rows = load_rows(
             data_arguments, model_arguments.cache_dir, model_arguments.token, doing.seed
         )
-    for wanted, split in (
-        (doing.do_train, "train"),
-        (doing.do_eval, "validation"),
-        (doing.do_predict, "test"),
-    ):
-        if wanted and split not in rows:
+    wanted = {"train": doing.do_train, "validation": doing.do_eval, "test": doing.do_predict}
+    for split in wanted:
+        if wanted[split] and split not in rows:
             raise ValueError(f"there is no {split} data; name a {split}_file")
     labels = _labels(model_arguments, data_arguments, rows)
+    rows = DatasetDict({split: part for split, part in rows.items() if wanted[str(split)]})
     trainer, splits = _prepare(model_arguments, data_arguments, doing, rows, labels)
     prepare(trainer)
     results: dict[str, Any] = {}
@@ -162,7 +160,12 @@ def _prepare(
     with training_arguments.main_process_first(desc="tokenising"):
         splits: dict[str, Any] = {
             str(split): tokenize_rows(
-                part, tokenizer, data_arguments, labels, model.config.position_limit
+                part,
+                tokenizer,
+                data_arguments,
+                labels,
+                model.config.position_limit,
+                labelled=split != "test",
             )
             for split, part in rows.items()
         }
@@ -187,10 +190,9 @@ def _prepare(
 
 def write_predictions(trainer: Trainer, split: Any, labels: LabelSpace) -> None:
     """Write `predictions.jsonl`, what the model says of each row, as a JSON value per line."""
-    unlabelled = split.remove_columns([name for name in split.column_names if name == "labels"])
     # All scores: the choice of what metrics need looks at labels.
     trainer.preprocess_logits_for_metrics = None
-    scores = np.asarray(trainer.predict(unlabelled, metric_key_prefix="predict").predictions)
+    scores = np.asarray(trainer.predict(split, metric_key_prefix="predict").predictions)
     words = split["words"] if labels.kind == "token" else [None] * len(split)
     if not trainer.is_world_process_zero():
         return

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from reformer_hf.training.data_arguments import check_choices
+
 
 def _argument(default, help: str):
     return field(default=default, metadata={"help": help})
@@ -50,6 +52,7 @@ class ClassificationDataArguments:
     overwrite_cache: bool = _argument(False, "Tokenise again what is in the cache.")
 
     def __post_init__(self):
+        check_choices(self)
         if self.dataset_name is None and self.train_file is None and self.validation_file is None:
             raise ValueError(
                 "dataset_name, train_file and validation_file are all missing: name a dataset of "

@@ -129,6 +129,7 @@ def tokenize_rows(
     arguments: ClassificationDataArguments,
     labels: LabelSpace,
     limit: int | None,
+    labelled: bool = True,
 ) -> Dataset:
     """Tokenise rows, with their labels.
 
@@ -138,6 +139,7 @@ def tokenize_rows(
         arguments: which columns, and how.
         labels: what the labels mean.
         limit: the model's longest input, None if there is no limit.
+        labelled: whether labels are wanted; those of a test split may be made up.
 
     Returns:
         Rows with `input_ids`, `attention_mask` and, if there is a column of labels, `labels`; of
@@ -153,6 +155,7 @@ def tokenize_rows(
             "configuration with more"
         )
     text, label = choose_columns(arguments, rows)
+    label = label if labelled else None
     if arguments.task_name == "token":
         function: Any = partial(
             _tokenize_words, column=text[0], all_tokens=arguments.label_all_tokens
@@ -228,12 +231,31 @@ def _tokenize_words(
                 f"a row has {len(words)} words and {len(given or ())} labels: give one per word"
             )
         numbers, owners = labels.encode(given), found["words"][row]
-        found["labels"].append(
-            [
-                numbers[word]
-                if word is not None and (all_tokens or following != word)
-                else IGNORE_INDEX
-                for word, following in zip(owners, [*owners[1:], None], strict=True)
-            ]
-        )
+        spread = _spread_over_all if all_tokens else _put_on_last
+        found["labels"].append(spread(numbers, owners, labels))
     return found
+
+
+def _put_on_last(numbers: list[int], owners: list[int | None], labels: LabelSpace) -> list[int]:
+    """The label of a word at its last token, which has seen all of the word."""
+    return [
+        IGNORE_INDEX if word is None or following == word else numbers[word]
+        for word, following in zip(owners, [*owners[1:], None], strict=True)
+    ]
+
+
+def _spread_over_all(numbers: list[int], owners: list[int | None], labels: LabelSpace) -> list[int]:
+    """The label of a word at all its tokens; what begins an entity goes on behind the first."""
+    inside = {
+        number: labels.names.index(f"I-{name[2:]}")
+        for number, name in enumerate(labels.names)
+        if name.startswith("B-") and f"I-{name[2:]}" in labels.names
+    }
+    return [
+        IGNORE_INDEX
+        if word is None
+        else inside.get(numbers[word], numbers[word])
+        if word == before
+        else numbers[word]
+        for word, before in zip(owners, [None, *owners[:-1]], strict=True)
+    ]

@@ -1,13 +1,28 @@
 """Which data a training script reads, with the names of transformers' example scripts."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 Packing = Literal["documents", "blocks", "none"]
 
 
 def argument(default, help: str, **metadata):
     return field(default=default, metadata={"help": help, **metadata})
+
+
+def check_choices(arguments: Any) -> None:
+    """Check the fields that have choices, which argparse does not do for values of a file.
+
+    Raises:
+        ValueError: naming the field, its value and the choices.
+    """
+    hints = get_type_hints(type(arguments))
+    for each in fields(arguments):
+        hint, value = hints[each.name], getattr(arguments, each.name)
+        listed = get_args(hint) if get_origin(hint) is Literal else ()
+        choices = each.metadata.get("choices") or listed
+        if choices and value is not None and value not in choices:
+            raise ValueError(f"{each.name}={value!r}: choose from {', '.join(map(str, choices))}")
 
 
 @dataclass
@@ -56,6 +71,7 @@ class DataTrainingArguments:
     keep_linebreaks: bool = argument(True, "Keep the line breaks of text files.")
 
     def __post_init__(self):
+        check_choices(self)
         if self.dataset_name is None and self.train_file is None and self.validation_file is None:
             raise ValueError(
                 "dataset_name, train_file and validation_file are all missing: name a dataset of "

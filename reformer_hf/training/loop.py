@@ -161,7 +161,7 @@ def take_step(run: Run, batches: Sequence[dict[str, Tensor]]) -> float:
             # DDP and FSDP take the mean over the processes, which the count has divided by already.
             accelerator.backward(share * accelerator.num_processes)
         loss += share.detach()
-    if run.arguments.max_grad_norm is not None:
+    if run.arguments.max_grad_norm:
         accelerator.clip_grad_norm_(model.parameters(), run.arguments.max_grad_norm)
     run.optimizer.step()
     run.scheduler.step()

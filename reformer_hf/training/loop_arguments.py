@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from reformer_hf.training.data_arguments import argument
+from reformer_hf.training.data_arguments import argument, check_choices
 
 _SCHEDULERS = [
     *("linear", "cosine", "cosine_with_restarts", "polynomial"),
@@ -27,7 +27,7 @@ class LoopArguments:
     weight_decay: float = argument(0.0, "Weight decay, not of biases and layer norms.")
     adam_beta1: float = argument(0.9, "Of AdamW; also Adafactor's if it is not 0.9.")
     adam_beta2: float = argument(0.999, "Of AdamW.")
-    max_grad_norm: float | None = argument(None, "Longest gradient. Default: no limit.")
+    max_grad_norm: float | None = argument(None, "Longest gradient. Default, or 0: no limit.")
     lr_scheduler_type: str = argument("linear", "How the learning rate falls.", choices=_SCHEDULERS)
     num_warmup_steps: int = argument(0, "Steps in which the learning rate rises.")
     mixed_precision: str | None = argument(
@@ -48,6 +48,7 @@ class LoopArguments:
     hub_model_id: str | None = argument(None, "Repository on the Hub. Default: by output_dir.")
 
     def __post_init__(self):
+        check_choices(self)
         for name in (
             *("per_device_train_batch_size", "per_device_eval_batch_size", "logging_steps"),
             *("gradient_accumulation_steps", "num_train_epochs", "max_train_steps"),
@@ -56,6 +57,8 @@ class LoopArguments:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name}={value}: must be above 0")
+        if (self.max_grad_norm or 0) < 0:
+            raise ValueError(f"max_grad_norm={self.max_grad_norm}: must be above 0, or 0 for none")
         every = self.checkpointing_steps
         if every not in (None, "epoch") and not (str(every).isdigit() and int(str(every)) > 0):
             raise ValueError(

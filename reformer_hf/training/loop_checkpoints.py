@@ -67,7 +67,8 @@ def save_checkpoint(
             os.rename(temporary, final)
             sync_directory(directory)
     if accelerator.is_main_process and limit is not None:
-        for old in _by_step(directory)[:-limit]:
+        others = [path for path in _by_step(directory) if path != final]
+        for old in others[: max(0, len(others) - (limit - 1))]:
             shutil.rmtree(old)
     accelerator.wait_for_everyone()
 

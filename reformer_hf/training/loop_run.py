@@ -123,9 +123,9 @@ def make_optimizer(model: nn.Module, arguments: LoopArguments) -> torch.optim.Op
     ]
     groups = [group for group in groups if group["params"]]
     if arguments.optim == "adafactor":
-        return Adafactor(
-            groups, lr=arguments.learning_rate, relative_step=False, scale_parameter=False
-        )
+        beta1 = None if arguments.adam_beta1 == 0.9 else arguments.adam_beta1
+        fixed = {"relative_step": False, "scale_parameter": False}
+        return Adafactor(groups, lr=arguments.learning_rate, beta1=beta1, **fixed)
     betas = (arguments.adam_beta1, arguments.adam_beta2)
     return torch.optim.AdamW(groups, lr=arguments.learning_rate, betas=betas)
 

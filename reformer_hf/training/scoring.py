@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from reformer_hf.models.tokenization_reformer_hf import FIRST_BYTE_ID, ReformerHFByteTokenizer
 from reformer_hf.training.collator import IGNORE_INDEX
 
 
@@ -84,6 +85,9 @@ def score_batches(
 
 def _text_size(labels: list[int], tokenizer: PreTrainedTokenizerBase) -> int:
     """Count the bytes of the tokens that a row predicts, document by document."""
+    if isinstance(tokenizer, ReformerHFByteTokenizer):
+        # Decoded, a byte that is no UTF-8 would be a replacement character, which has three.
+        return sum(FIRST_BYTE_ID <= label < FIRST_BYTE_ID + 256 for label in labels[1:])
     size, document = 0, []
     for label in [*labels[1:], IGNORE_INDEX]:
         if label != IGNORE_INDEX:

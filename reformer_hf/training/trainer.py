@@ -92,6 +92,7 @@ class CausalLMTrainer(Trainer):
                 output_dir=str(directory),
                 save_total_limit=limit,
                 best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,  # a run that goes on from an older one has lower numbers
             )
 
 

@@ -25,7 +25,8 @@ def train_or_load(trainer: Trainer, checkpoint: str | None) -> dict[str, Any]:
         state = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME)))
         done = state.epoch is not None and state.epoch >= arguments.num_train_epochs
         if state.global_step >= arguments.max_steps > 0 or (done and arguments.max_steps <= 0):
-            trainer._load_from_checkpoint(checkpoint)
+            best = state.best_model_checkpoint if arguments.load_best_model_at_end else None
+            trainer._load_from_checkpoint(best if best and Path(best).is_dir() else checkpoint)
             trainer.state = state
             return {"epoch": state.epoch}
     return trainer.train(resume_from_checkpoint=checkpoint).metrics
@@ -49,8 +50,9 @@ def upload_or_describe(trainer: Trainer) -> None:
 def clear_broken(broken: list[Path], whole: Path | None, asked: Any) -> None:
     """Take broken checkpoints away, with a warning: the Trainer would count them.
 
-    One without a seal may also be a plain Trainer's. So the one that is asked for stays, and so
-    does what is older than a whole one; where none is whole, complete ones get another name.
+    Only what was cut before its seal is deleted. One without a seal may also be a plain Trainer's,
+    and one whose seal does not fit was changed later: the one that is asked for stays, and so does
+    what has no seal and is older than a whole one; complete ones get another name.
 
     Args:
         broken: checkpoints whose seal is missing or does not fit, oldest first.
@@ -58,16 +60,18 @@ def clear_broken(broken: list[Path], whole: Path | None, asked: Any) -> None:
         asked: `resume_from_checkpoint`.
     """
     for path in broken:
-        unsealed = not (path / SEAL).exists()
+        sealed = (path / SEAL).exists()
         if isinstance(asked, str) and Path(asked).resolve() == path.resolve():
             continue
-        if unsealed and whole is not None and step_of(path) < step_of(whole):
+        if not sealed and whole is not None and step_of(path) < step_of(whole):
             continue
-        if unsealed and whole is None and (path / TRAINER_STATE_NAME).exists():
-            aside = path.with_name(f"unsealed-{path.name}")
+        if sealed or (whole is None and (path / TRAINER_STATE_NAME).exists()):
+            aside = path.with_name(f"broken-{path.name}")
             logger.warning(
-                f"{path} has no seal, so it is called {aside.name} now; if another "
-                f"Trainer wrote it, --resume_from_checkpoint {aside} goes on from it"
+                f"{path} is called {aside.name} now: its {SEAL} "
+                + ("does not fit its files, which were changed since" if sealed else "is missing")
+                + f". If it is good, --resume_from_checkpoint {aside} goes on from it"
+                + (f" without {SEAL}" if sealed else "")
             )
             discard([aside] if aside.exists() else [])
             path.rename(aside)

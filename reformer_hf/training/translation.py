@@ -200,10 +200,21 @@ def open_tokenizer(
 
 
 def tokenize_pairs(
-    pairs: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, arguments: TranslationArguments
+    pairs: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    arguments: TranslationArguments,
+    held_out: bool = False,
 ) -> datasets.Dataset:
-    """Encode sources as `input_ids` and targets as `labels`, each with the end of sequence."""
-    limits = {"input_ids": arguments.max_source_length, "labels": arguments.max_target_length}
+    """Encode sources as `input_ids` and targets as `labels`, each with the end of sequence.
+
+    Targets are cut at `max_target_length`, held-out ones at `val_max_target_length`, which is what
+    generation may reach.
+    """
+    longest = arguments.val_max_target_length if held_out else None
+    limits = {
+        "input_ids": arguments.max_source_length,
+        "labels": longest or arguments.max_target_length,
+    }
     columns = {"input_ids": "source", "labels": "target"}
 
     def encode(batch: dict) -> dict[str, list]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 BYTES = "bytes"
 """`tokenizer_name` of the byte tokenizer."""
@@ -81,6 +81,7 @@ class Seq2SeqModelArguments:
     reversible: bool = _argument(True, "Rebuild activations in backward instead of storing them.")
 
     def __post_init__(self):
+        self._refuse_two_models()
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size={self.hidden_size} is not a multiple of "
@@ -90,3 +91,14 @@ class Seq2SeqModelArguments:
             raise ValueError(
                 f"layer_type={self.layer_type!r}: choose full, local, lsh or local_lsh"
             )
+
+    def _refuse_two_models(self) -> None:
+        """What describes a new model would say nothing of one that is gone on with."""
+        if self.model_name_or_path is None:
+            return
+        for each in fields(self)[2:]:
+            if getattr(self, each.name) != each.default:
+                raise ValueError(
+                    f"{each.name}={getattr(self, each.name)} is for a new model, and "
+                    f"model_name_or_path={self.model_name_or_path} has its own: leave one out"
+                )

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -94,26 +95,19 @@ def test_configurations_name_arguments_that_there_are(path, text_file):
 def test_the_loop_trains_and_uploads(text_file, tmp_path, monkeypatch, capsys):
     calls = []
 
-    class Api:
-        def __init__(self, token):
-            calls.append(token)
+    def push_folder(*args, **kwargs):
+        calls.append((args, kwargs))
+        return SimpleNamespace(commit_url="https://hub/me/run")
 
-        def create_repo(self, name, exist_ok):
-            calls.append(name)
-            return type("Url", (), {"repo_id": f"me/{name}"})
-
-        def upload_folder(self, **kwargs):
-            calls.append(kwargs)
-
-    monkeypatch.setattr(train_clm_no_trainer, "HfApi", Api)
+    monkeypatch.setattr(train_clm_no_trainer, "push_folder", push_folder)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     arguments = ["--train_file", text_file, "--output_dir", str(tmp_path / "run")]
     arguments += ["--cache_dir", str(tmp_path / "cache"), "--block_size", "128"]
     arguments += ["--config_overrides", tiny_overrides(), "--max_train_steps", "2"]
     arguments += ["--push_to_hub", "--token", "secret"]
     assert train_clm_no_trainer.main(arguments) == 0, capsys.readouterr().err
-    assert calls[:2] == ["secret", "run"]
-    assert calls[2]["repo_id"] == "me/run" and "step_*" in calls[2]["ignore_patterns"]
+    expected = (str(tmp_path / "run"), "run"), {"token": "secret", "exist_ok": True}
+    assert calls == [expected] and "https://hub/me/run" in capsys.readouterr().out
     assert (tmp_path / "run" / "all_results.json").exists()
     written = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert not any(b"secret" in path.read_bytes() for path in written)

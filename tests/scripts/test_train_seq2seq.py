@@ -29,31 +29,39 @@ def pairs(tmp_path):
     return tmp_path
 
 
+SIZES = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "feed_forward_size": 16,
+    "vocab_size": 310,
+}
+
+
 def arguments(pairs, output, flags=("do_train", "do_eval", "do_predict"), **changes):
-    values = {
-        "source_lang": "en",
-        "target_lang": "de",
-        "train_file": pairs / "train.jsonl",
-        "validation_file": pairs / "validation.jsonl",
-        "test_file": pairs / "test.jsonl",
-        "output_dir": output,
-        "max_source_length": 16,
-        "max_target_length": 16,
-        "hidden_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "feed_forward_size": 16,
-        "vocab_size": 310,
-        "max_steps": 6,
-        "per_device_train_batch_size": 8,
-        "learning_rate": 1e-2,
-        "label_smoothing_factor": 0.1,
-        "num_beams": 2,
-        "logging_steps": 1,
-        "save_steps": 2,
-        "dataloader_pin_memory": False,
-        "disable_tqdm": True,
-    } | changes
+    values = (
+        {
+            "source_lang": "en",
+            "target_lang": "de",
+            "train_file": pairs / "train.jsonl",
+            "validation_file": pairs / "validation.jsonl",
+            "test_file": pairs / "test.jsonl",
+            "output_dir": output,
+            "max_source_length": 16,
+            "max_target_length": 16,
+            "max_steps": 6,
+            "per_device_train_batch_size": 8,
+            "learning_rate": 1e-2,
+            "label_smoothing_factor": 0.1,
+            "num_beams": 2,
+            "logging_steps": 1,
+            "save_steps": 2,
+            "dataloader_pin_memory": False,
+            "disable_tqdm": True,
+        }
+        | ({} if "model_name_or_path" in changes else SIZES)
+        | changes
+    )
     options = [part for name, value in values.items() for part in (f"--{name}", str(value))]
     return options + [f"--{flag}" for flag in (*flags, "predict_with_generate")]
 
@@ -132,6 +140,11 @@ def test_a_run_that_ended_before_it_was_saved_takes_no_further_step(pairs, tmp_p
         (("do_train",), {"target_lang": "fr"}, "target_lang='fr': the train data has"),
         (("do_train",), {"layer_type": "lstm"}, "layer_type='lstm'"),
         (("do_train",), {"vocab_size": 20}, "vocab_size=20"),
+        (
+            ("do_train",),
+            {"model_name_or_path": "a", "hidden_size": 64},
+            "hidden_size=64 is for a new model, and model_name_or_path=a has its own",
+        ),
         (("do_train",), {"train_file": "none.jsonl"}, "no such file"),
     ],
 )

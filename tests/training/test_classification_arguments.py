@@ -11,6 +11,7 @@ from reformer_hf.training.classification_arguments import ClassificationDataArgu
         ({}, "dataset_name, train_file and validation_file are all missing"),
         ({"train_file": "a", "validation_split_percentage": 100}, "validation_split_percentage="),
         ({"train_file": "a", "task_name": "token", "do_regression": True}, "words have classes"),
+        ({"train_file": "a", "task_name": "tokens"}, "task_name='tokens': choose from sequence,"),
         ({"train_file": "a", "max_seq_length": 0}, "max_seq_length=0: must be at least 1"),
         ({"train_file": "a", "max_predict_samples": -1}, "max_predict_samples=-1"),
     ],

@@ -103,6 +103,13 @@ class TestTexts:
         with pytest.raises(ValueError, match="row 1 has no text"):
             tokenize_rows(rows, TOKENIZER, arguments(), CLASSES, None)
 
+    def test_labels_of_a_test_split_may_be_made_up(self):
+        rows = Dataset.from_list([{"text": "a", "label": "-1"}])
+        with pytest.raises(ValueError, match="label '-1' is not among"):
+            tokenize_rows(rows, TOKENIZER, arguments(), CLASSES, None)
+        found = tokenize_rows(rows, TOKENIZER, arguments(), CLASSES, None, labelled=False)
+        assert "labels" not in found.column_names
+
     def test_without_labels(self):
         rows = Dataset.from_list([{"text": "a"}])
         found = tokenize_rows(rows, TOKENIZER, arguments(), CLASSES, None)
@@ -124,6 +131,12 @@ class TestWords:
 
     def test_or_at_all_of_them(self):
         assert self.tokenize(label_all_tokens=True)["labels"] == [0, 0, 1, 1, 1, 1, 1]
+
+    def test_what_begins_an_entity_goes_on_inside_it(self):
+        words = LabelSpace("token", ("O", "B-X", "I-X"))
+        fields = arguments(task_name="token", label_all_tokens=True)
+        found = tokenize_rows(self.ROWS, TOKENIZER, fields, words, None)[0]
+        assert found["labels"] == [0, 0, 1, 2, 1, 2, 2]
 
     def test_cut(self):
         assert self.tokenize(limit=4)["labels"] == [-100, 0, -100, 1]

@@ -75,3 +75,9 @@ def test_older_ones_are_deleted_only_when_the_new_one_is_whole(accelerator, tmp_
     assert find_checkpoint("last", tmp_path).name == "step_1"
     save(accelerator, tmp_path, 2, limit=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step_2"]
+
+
+def test_what_was_just_saved_is_not_deleted_for_its_low_number(accelerator, tmp_path):
+    save(accelerator, tmp_path, 5)
+    save(accelerator, tmp_path, 3, limit=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_3"]

@@ -92,3 +92,10 @@ def test_masked_models_are_asked_for_the_places_themselves(accelerator):
     expected = sum(n * loss for n, loss in zip(counts, losses, strict=True)) / 7
     assert found.tokens == 7 and found.loss == pytest.approx(expected, rel=1e-6)
     assert "eval_bits_per_byte" not in found.metrics()
+
+
+def test_bytes_that_are_no_text_count_one_each(accelerator):
+    latin = [byte + 2 for byte in "é\xff\xfe".encode("latin-1")]
+    cut = [byte + 2 for byte in "日本".encode()[1:-1]]
+    found = score(accelerator, [{"input_ids": [5, *latin]}, {"input_ids": [5, *cut]}])
+    assert found.tokens == found.bytes == 3 + 4

@@ -42,6 +42,14 @@ def test_another_run_is_not_overwritten(run):
     assert (run / "checkpoint-4").exists()
 
 
+def test_a_checkpoint_that_was_changed_is_not_lost(run):
+    (run / "checkpoint-2" / "config.json").write_text("{}")  # a file more is no change
+    assert resume(run, "last") == str(run / "checkpoint-2")
+    (run / "checkpoint-2" / TRAINER_STATE_NAME).write_text("{} and more")
+    assert resume(run, "last") is None
+    assert [path.name for path in run.iterdir()] == ["broken-checkpoint-2"]
+
+
 def test_a_named_checkpoint_must_be_whole(run):
     assert resume(run, str(run / "checkpoint-2")) == str(run / "checkpoint-2")
     (run / "checkpoint-2" / TRAINER_STATE_NAME).write_text("{} and more")
@@ -54,11 +62,11 @@ def test_a_named_checkpoint_must_be_whole(run):
 def test_what_another_trainer_left_is_not_lost(run):
     (run / "checkpoint-2" / SEAL).unlink()
     assert resume(run, str(run / "checkpoint-2")) == str(run / "checkpoint-2")
-    aside = run / "unsealed-checkpoint-4"
+    aside = run / "broken-checkpoint-4"
     assert (aside / TRAINER_STATE_NAME).exists() and not (run / "checkpoint-4").exists()
     assert resume(run, str(aside)) == str(aside)
     assert resume(run, "last") is None
-    assert {path.name for path in run.iterdir()} == {aside.name, "unsealed-checkpoint-2"}
+    assert {path.name for path in run.iterdir()} == {aside.name, "broken-checkpoint-2"}
 
 
 def test_what_is_older_than_a_whole_checkpoint_stays(run):
