@@ -10,6 +10,7 @@ import json
 import shutil
 from pathlib import Path
 
+import torch.distributed
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
@@ -65,6 +66,8 @@ class SealCheckpoints(TrainerCallback):
     """Seals each checkpoint as soon as the Trainer has written it."""
 
     def on_save(self, args, state: TrainerState, control, **kwargs):
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.barrier()  # each process writes a file of its own
         if state.is_world_process_zero:
             seal(Path(str(args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"))
 
