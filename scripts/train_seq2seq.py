@@ -90,6 +90,11 @@ def prepare(arguments: list[str] | None) -> Job | None:
     parser = HfArgumentParser(kinds, description=__doc__)  # type: ignore[arg-type]
     data, model_arguments, training = parser.parse_args_into_dataclasses(arguments)
     move_token(training)
+    if training.world_size > 1:
+        raise ValueError(
+            f"{training.world_size} processes: this script prepares data and writes results in "
+            "one; start it with python, or use Seq2SeqTrainer in a script of your own"
+        )
     wanted = [flag for flag in NEEDS if getattr(training, flag)]
     if not wanted:
         raise ValueError(f"nothing to do: give at least one of {', '.join(NEEDS)}")
