@@ -19,7 +19,7 @@ def end_processes() -> None:
 
     Call it where no variable refers to the model any more. A DDP model that outlives its group is
     the last owner: its destructor then waits for gloo's threads with the GIL held, and these may
-    wait for the GIL to free a tensor (seen with torch 2.13, one run in ten). A group that is never
+    wait for the GIL to free a tensor (seen with torch 2.13, in some runs). A group that is never
     destroyed has threads at the interpreter's end, which aborts some runs.
     """
     gc.collect()

@@ -83,7 +83,7 @@ def main() -> None:
         tokenizer.save_pretrained(arguments.output_dir)
         results = json.dumps({"perplexity": perplexity})
         Path(arguments.output_dir, "all_results.json").write_text(results)
-    # Theirs ends here; a model that outlives its process group waits for ever in one run of ten.
+    # Theirs ends here; a model that outlives its process group waits for ever in some runs.
     model, optimizer = accelerator.free_memory(model, optimizer)
     del loss
     gc.collect()
