@@ -120,7 +120,7 @@ def plot(runs: Sequence[dict], path: Path) -> None:
         label = None if variant in seen else variant
         seen.add(variant)
         axes.plot(np.arange(len(smooth)) + size, smooth, STYLES[variant], label=label, linewidth=1)
-    axes.set(xlabel="step", ylabel="training loss", title="Which of 17 languages?")
+    axes.set(xlabel="step", ylabel="training loss", title=f"Which of {len(LANGUAGES)} languages?")
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from reformer_hf import ReformerHFForConditionalGeneration
 from reformer_hf.training.callbacks import StopOnDivergence
-from reformer_hf.training.checkpoints import SealCheckpoints, discard, last_whole_checkpoint
+from reformer_hf.training.checkpoints import SealCheckpoints, last_whole_checkpoint, set_aside
 from reformer_hf.training.translation import (
     load_pairs,
     open_tokenizer,
@@ -143,7 +143,7 @@ def train(run: ReversibleRun) -> dict[str, Any]:
     model = build_model(run, tokenizer)
     checkpoints = Path(run.folder) / "checkpoints" / f"{run.variant} {run.seed}"
     checkpoint, broken = last_whole_checkpoint(checkpoints)
-    discard(broken)
+    set_aside(broken)
     before = resident_bytes()
     trainer = Seq2SeqTrainer(
         model,

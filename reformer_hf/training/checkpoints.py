@@ -8,10 +8,12 @@ fits is not used.
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch.distributed
 from transformers import TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
 from reformer_hf.training.storage import sync_directory, write_json
@@ -51,15 +53,32 @@ def last_whole_checkpoint(directory: Path) -> tuple[Path | None, list[Path]]:
     return (whole[-1] if whole else None), broken
 
 
-def step_of(checkpoint: Path) -> int:
-    """The step that the Trainer saved a checkpoint at."""
-    return int(checkpoint.name.rpartition("-")[2])
+def set_aside(broken: Sequence[Path]) -> list[str]:
+    """Take broken checkpoints out of sight: the Trainer would count them among those it keeps.
 
+    Only what was cut off is deleted. A checkpoint that has the Trainer's state but no seal may be
+    one of a plain Trainer, and one whose seal does not fit was changed later: they are renamed.
 
-def discard(checkpoints: list[Path]) -> None:
-    """Delete broken checkpoints: the Trainer would count them among those it keeps."""
-    for checkpoint in checkpoints:
-        shutil.rmtree(checkpoint)
+    Args:
+        broken: checkpoints whose seal is missing or does not fit.
+
+    Returns:
+        What was done, a sentence for each.
+    """
+    notes = []
+    for path in broken:
+        note = f"Skipping {path.name}: it was cut while it was saved"
+        sealed = (path / SEAL).exists()
+        if sealed or (path / TRAINER_STATE_NAME).exists():
+            aside = path.with_name(f"broken-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+            note += ", or changed since" if sealed else ", or another Trainer wrote it"
+            note += f"; its files are in {aside.name}"
+        else:
+            shutil.rmtree(path)
+        notes.append(note)
+    return notes
 
 
 class SealCheckpoints(TrainerCallback):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from reformer_hf.training.checkpoints import discard, last_whole_checkpoint
+from reformer_hf.training.checkpoints import last_whole_checkpoint, set_aside
 from reformer_hf.training.processes import end_processes
 from reformer_hf.training.run_directory import RunDirectory
 
@@ -31,9 +31,8 @@ def resume_point(directory: RunDirectory, settings: Mapping) -> Path | None:
     if directory.is_finished:
         print(f"This run is finished: see {directory.model}. {directory.how_to_start_anew()}.")
         return checkpoint
-    for path in broken:
-        print(f"Skipping {path.name}: it was cut while it was saved")
-    discard(broken)
+    for note in set_aside(broken):
+        print(note)
     if checkpoint is not None:
         print(f"Resuming from {checkpoint.name}")
     return checkpoint

@@ -7,13 +7,7 @@ from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
-from reformer_hf.training.checkpoints import (
-    SEAL,
-    discard,
-    is_whole,
-    last_whole_checkpoint,
-    step_of,
-)
+from reformer_hf.training.checkpoints import SEAL, is_whole, last_whole_checkpoint, set_aside
 
 logger = logging.get_logger(__name__)
 
@@ -47,41 +41,8 @@ def upload_or_describe(trainer: Trainer) -> None:
         trainer.create_model_card()
 
 
-def clear_broken(broken: list[Path], whole: Path | None, asked: Any) -> None:
-    """Take broken checkpoints away, with a warning: the Trainer would count them.
-
-    Only what was cut before its seal is deleted. One without a seal may also be a plain Trainer's,
-    and one whose seal does not fit was changed later: the one that is asked for stays, and so does
-    what has no seal and is older than a whole one; complete ones get another name.
-
-    Args:
-        broken: checkpoints whose seal is missing or does not fit, oldest first.
-        whole: the last whole checkpoint.
-        asked: `resume_from_checkpoint`.
-    """
-    for path in broken:
-        sealed = (path / SEAL).exists()
-        if isinstance(asked, str) and Path(asked).resolve() == path.resolve():
-            continue
-        if not sealed and whole is not None and step_of(path) < step_of(whole):
-            continue
-        if sealed or (whole is None and (path / TRAINER_STATE_NAME).exists()):
-            aside = path.with_name(f"broken-{path.name}")
-            logger.warning(
-                f"{path} is called {aside.name} now: its {SEAL} "
-                + ("does not fit its files, which were changed since" if sealed else "is missing")
-                + f". If it is good, --resume_from_checkpoint {aside} goes on from it"
-                + (f" without {SEAL}" if sealed else "")
-            )
-            discard([aside] if aside.exists() else [])
-            path.rename(aside)
-        else:
-            logger.warning(f"deleting {path}: it was cut while it was saved")
-            discard([path])
-
-
 def checkpoint_to_resume(arguments: TrainingArguments) -> str | None:
-    """Find the checkpoint to go on from, and clear broken ones away.
+    """Find the checkpoint to go on from, and set broken ones aside but the one that is named.
 
     Raises:
         ValueError: if the output folder holds a run that nobody asked to go on, or the named
@@ -91,7 +52,9 @@ def checkpoint_to_resume(arguments: TrainingArguments) -> str | None:
     with arguments.main_process_first(desc="looking for checkpoints"):
         whole, broken = last_whole_checkpoint(directory)
         if asked and arguments.should_save:
-            clear_broken(broken, whole, asked)
+            named = Path(str(asked)).resolve()
+            for note in set_aside([path for path in broken if path.resolve() != named]):
+                logger.warning(note)
     if not asked or asked == "False":
         if arguments.do_train and whole is not None:
             raise ValueError(

@@ -24,8 +24,10 @@ def test_a_run_goes_on_from_its_last_whole_checkpoint(directory, capsys):
     (broken / "weights").write_text("cut")
     assert resume_point(directory, {"seed": 0}).name == "checkpoint-2"
     assert not broken.exists()
+    assert (directory.checkpoints / "broken-checkpoint-4" / "weights").read_text() == "cut"
     assert capsys.readouterr().out.splitlines() == [
-        "Skipping checkpoint-4: it was cut while it was saved",
+        "Skipping checkpoint-4: it was cut while it was saved, or changed since; its files are in "
+        "broken-checkpoint-4",
         "Resuming from checkpoint-2",
     ]
 

@@ -47,7 +47,7 @@ def test_a_checkpoint_that_was_changed_is_not_lost(run):
     assert resume(run, "last") == str(run / "checkpoint-2")
     (run / "checkpoint-2" / TRAINER_STATE_NAME).write_text("{} and more")
     assert resume(run, "last") is None
-    assert [path.name for path in run.iterdir()] == ["broken-checkpoint-2"]
+    assert {path.name for path in run.iterdir()} == {"broken-checkpoint-2", "broken-checkpoint-4"}
 
 
 def test_a_named_checkpoint_must_be_whole(run):
@@ -69,11 +69,12 @@ def test_what_another_trainer_left_is_not_lost(run):
     assert {path.name for path in run.iterdir()} == {aside.name, "broken-checkpoint-2"}
 
 
-def test_what_is_older_than_a_whole_checkpoint_stays(run):
+@pytest.mark.parametrize("unsealed", [2, 4])
+def test_what_has_no_seal_beside_a_whole_checkpoint_is_not_lost(run, unsealed):
     seal(run / "checkpoint-4")
-    (run / "checkpoint-2" / SEAL).unlink()
-    assert resume(run, "last") == str(run / "checkpoint-4")
-    assert (run / "checkpoint-2").exists()
+    (run / f"checkpoint-{unsealed}" / SEAL).unlink()
+    assert resume(run, "last") == str(run / f"checkpoint-{6 - unsealed}")
+    assert (run / f"broken-checkpoint-{unsealed}" / TRAINER_STATE_NAME).exists()
 
 
 def test_what_was_cut_before_its_state_was_written_is_deleted(run):
