@@ -8,7 +8,7 @@ fits is not used.
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch.distributed
@@ -79,6 +79,21 @@ def set_aside(broken: Sequence[Path]) -> list[str]:
             shutil.rmtree(path)
         notes.append(note)
     return notes
+
+
+def rotate(checkpoints: Sequence[Path], limit: int | None, keep: Collection[Path]) -> None:
+    """Delete checkpoints of low steps, until only so many are left.
+
+    Args:
+        checkpoints: by step.
+        limit: how many may be left; None for all.
+        keep: those that stay in any case: the one just written, whose step is low if the run went
+            on from an old one, and the best.
+    """
+    others = [path for path in checkpoints if path not in keep]
+    if limit is not None:
+        for path in others[: max(0, len(others) - max(0, limit - len(keep)))]:
+            shutil.rmtree(path)
 
 
 class SealCheckpoints(TrainerCallback):

@@ -9,7 +9,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 
-from reformer_hf.training.checkpoints import SEAL, is_whole, seal
+from reformer_hf.training.checkpoints import SEAL, is_whole, rotate, seal
 from reformer_hf.training.storage import readable_disk_errors, sync_directory, write_json
 
 PROGRESS = "progress.json"
@@ -66,10 +66,8 @@ def save_checkpoint(
             seal(temporary)
             os.rename(temporary, final)
             sync_directory(directory)
-    if accelerator.is_main_process and limit is not None:
-        others = [path for path in _by_step(directory) if path != final]
-        for old in others[: max(0, len(others) - (limit - 1))]:
-            shutil.rmtree(old)
+    if accelerator.is_main_process:
+        rotate(_by_step(directory), limit, {final})
     accelerator.wait_for_everyone()
 
 

@@ -11,11 +11,11 @@ from transformers.trainer_utils import (
     PREFIX_CHECKPOINT_DIR,
     EvalLoopOutput,
     has_length,
-    rotate_checkpoints,
+    sort_checkpoints,
 )
 
 from reformer_hf.training.callbacks import StopOnDivergence
-from reformer_hf.training.checkpoints import seal
+from reformer_hf.training.checkpoints import rotate, seal
 from reformer_hf.training.rows import FilledRows, ShuffledRows, fill
 from reformer_hf.training.scoring import score_batches
 from reformer_hf.training.storage import readable_disk_errors
@@ -78,22 +78,19 @@ class CausalLMTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         limit, directory = self.args.save_total_limit, Path(str(self.args.output_dir))
+        written = directory / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         self.args.save_total_limit = None  # nothing is deleted before the new one is sealed
         try:
             with readable_disk_errors(directory, "The checkpoints before this one are whole."):
                 super()._save_checkpoint(model, trial)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
-                    seal(directory / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+                    seal(written)
         finally:
             self.args.save_total_limit = limit
         if self.args.should_save:
-            rotate_checkpoints(
-                output_dir=str(directory),
-                save_total_limit=limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,  # a run that goes on from an older one has lower numbers
-            )
+            kept = (written, Path(self.state.best_model_checkpoint or written))
+            rotate([Path(path) for path in sort_checkpoints(str(directory))], limit, set(kept))
 
 
 class MaskedLMTrainer(CausalLMTrainer):

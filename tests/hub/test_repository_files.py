@@ -54,6 +54,13 @@ def test_what_goes_and_what_stays(folder):
     check(folder)
 
 
+@pytest.mark.parametrize("state", ["step_4", "epoch_0", "broken-checkpoint-4"])
+def test_checkpoints_of_all_kinds_stay(folder, state):
+    shutil.copytree(folder / "checkpoint-5", folder / state)
+    assert names(folder) == PUBLISHED
+    assert f"{state}/model.safetensors" in names(folder, include_checkpoints=True)
+
+
 def test_sizes_and_their_sum(folder):
     (folder / "loss_curve.csv").write_bytes(b"x" * 12_345_678)
     files = select_files(folder)

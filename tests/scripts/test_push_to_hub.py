@@ -38,6 +38,13 @@ def test_a_dry_run_lists_and_sends_nothing(hub, folder, capsys):  # noqa: F811
     assert hub.requests == []
 
 
+def test_a_dry_run_writes_no_code(hub, folder, capsys):  # noqa: F811
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert run(folder, "--dry_run", "--remote_code") == 0
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
+    assert "modules of this package would go, too" in capsys.readouterr().out
+
+
 def test_options_reach_the_upload(hub, folder, capsys):  # noqa: F811
     options = ["--private", "--revision", "try", "--commit_message", "First", "--exist_ok"]
     assert run(folder, *options, "--ignore_patterns", "runs/*", "README.md") == 0

@@ -95,6 +95,26 @@ def test_a_run_leaves_a_model_its_results_and_a_curve(train, tmp_path):
     assert AutoTokenizer.from_pretrained(folder)("é").input_ids == [197, 171]
 
 
+def test_a_finished_run_keeps_its_best_model(train, tmp_path):
+    # Larger losses count as better here, so that the first checkpoint is the best one.
+    options = {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True}
+    options |= {"metric_for_best_model": "eval_loss", "greater_is_better": True}
+    train("run", **options)
+    best, last = (weights(tmp_path / "run" / f"checkpoint-{step}") for step in (2, 4))
+    assert largest_difference(weights(tmp_path / "run"), best) == 0
+    train("run", resume_from_checkpoint="last", **options)
+    assert largest_difference(weights(tmp_path / "run"), best) == 0
+    assert largest_difference(last, best) > 0
+
+
+def test_a_run_that_goes_on_from_an_older_checkpoint_keeps_its_own(train, tmp_path):
+    train("run", max_steps=6)
+    older = str(tmp_path / "run" / "checkpoint-2")
+    train("run", resume_from_checkpoint=older, max_steps=4, save_total_limit=1)
+    kept = [path.name for path in (tmp_path / "run").iterdir() if "checkpoint" in path.name]
+    assert kept == ["checkpoint-4"]
+
+
 def test_the_evaluation_weights_every_token_the_same(train, tmp_path):
     # Five documents in rows of their own: lengths differ, and a batch of 2 leaves one over.
     results = train("run", data={"packing": "none", "block_size": 200})

@@ -153,6 +153,17 @@ def test_both_sides_end_with_the_end_of_sequence_even_if_cut():
     assert row["labels"] == [*tokenizer("xy").input_ids, 1]
 
 
+def test_held_out_targets_are_as_long_as_generation_may_be():
+    tokenizer = ReformerHFByteTokenizer()
+    pairs = datasets.Dataset.from_list([{"source": "a", "target": "uvwxyz"}])
+    limits = {"max_target_length": 4, "val_max_target_length": 6}
+    arguments = TranslationArguments(**LANGUAGES, train_file="a.tsv", **limits)
+    (row,) = tokenize_pairs(pairs, tokenizer, arguments)
+    assert row["labels"] == [*tokenizer("uvw").input_ids, 1]
+    (row,) = tokenize_pairs(pairs, tokenizer, arguments, held_out=True)
+    assert row["labels"] == [*tokenizer("uvwxy").input_ids, 1]
+
+
 def test_bleu_is_that_of_sacrebleu_with_its_signature():
     tokenizer = ReformerHFByteTokenizer()
     references = ["the cat sat on the mat today", "dogs run in the park"]
