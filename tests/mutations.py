@@ -1,7 +1,7 @@
 """Faults that the tests must find, each a small change of the source.
 
-`python scripts/check_mutations.py` plants them one at a time in a copy of the package and demands
-that the named tests fail.
+`python -m scripts.tools.check_mutations` plants them one at a time in a copy of the package and
+demands that the named tests fail.
 """
 
 from tests.cache_mutations import CACHE_MUTATIONS

@@ -20,7 +20,7 @@ from tests.parity.published_models import TINY, build_stock, write_checkpoint
 
 ROOT = Path(__file__).parents[2]
 CARDS = sorted((ROOT / "model_cards").glob("[!RT]*.md"))
-RESULTS = ROOT / "scripts" / "results" / "quickstart.json"
+RESULTS = ROOT / "scripts" / "results" / "quickstart" / "result.json"
 
 
 def card_of(name):
@@ -53,7 +53,7 @@ def test_the_template_is_that_of_the_package():
 
 def test_the_quickstarts_card_is_made_of_its_results():
     metrics = json.loads(RESULTS.read_text())
-    curve = "../scripts/results/quickstart_loss_curve.png"
+    curve = "../scripts/results/quickstart/loss_curve.png"
     assert card_of("quickstart") == build_model_card(TEMPLATE, NAME, metrics, curve=curve).content
 
 

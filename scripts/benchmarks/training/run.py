@@ -1,0 +1,176 @@
+"""One run of the training benchmark, in a process of its own.
+
+Reads a `TrainingRun` and a `ModelShape` as JSON from the standard input and writes the result as
+the last line of the standard output. `__main__.py` starts it.
+"""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import set_seed
+
+from scripts.benchmarks.common.cores import watched_cores
+from scripts.benchmarks.common.memory import PeakMemory, resident_bytes
+from scripts.benchmarks.common.peers import ModelShape
+from scripts.benchmarks.training.floor import Floor
+from scripts.benchmarks.training.peers import FLOOR, Trainee, build_trainee
+from scripts.benchmarks.training.profile import profile_stages
+
+FORWARD, TRAINING, PROFILE = "forward", "training", "profile"
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What is measured, and for how long.
+
+    Attributes:
+        variant: of `peers.TRAINING_VARIANTS`.
+        length: tokens of a row.
+        rows: rows of a batch.
+        dtype: `float32`, or `bfloat16` for autocast.
+        mode: `forward` without gradients; `training` for forward and backward; `profile` to
+            profile the latter by stage.
+        steps: timed steps.
+        warmup: steps before them.
+        max_seconds: after this time no step is begun, but one of each kind is always done.
+        num_threads: of torch.
+    """
+
+    variant: str
+    length: int
+    rows: int
+    dtype: str
+    mode: str
+    steps: int
+    warmup: int
+    max_seconds: float
+    num_threads: int
+
+    def autocast(self) -> AbstractContextManager:
+        """What a forward pass runs in."""
+        if self.dtype == "float32":
+            return nullcontext()
+        return torch.autocast("cpu", getattr(torch, self.dtype))
+
+
+class Passes(NamedTuple):
+    """The parts of a step; `backward` is None where there is only a forward pass.
+
+    Attributes:
+        forward: what comes before backward.
+        backward: takes what `forward` returned.
+        finish: what is done outside the measured time.
+    """
+
+    forward: Callable[[], Tensor | None]
+    backward: Callable[[Tensor | None], None] | None
+    finish: Callable[[], None]
+
+
+def model_passes(run: TrainingRun, trainee: Trainee, ids: Tensor) -> Passes:
+    """The passes of a model."""
+    is_training = run.mode != FORWARD
+    trainee.model.train(is_training)
+
+    def forward() -> Tensor:
+        with torch.set_grad_enabled(is_training), run.autocast():
+            loss = trainee.loss(ids)
+        if not loss.isfinite():
+            raise RuntimeError(f"the loss is {loss.item()}")
+        return loss
+
+    def backward(loss: Tensor | None) -> None:
+        assert loss is not None
+        loss.backward()
+
+    def finish() -> None:
+        trainee.model.zero_grad(set_to_none=True)
+
+    return Passes(forward, backward if is_training else None, finish)
+
+
+def floor_passes(run: TrainingRun, shape: ModelShape) -> Passes:
+    """The passes of the floor."""
+    floor = Floor(shape, run.rows * run.length, getattr(torch, run.dtype))
+    backward = (lambda _: floor.backward()) if run.mode != FORWARD else None
+    return Passes(floor.forward, backward, lambda: None)
+
+
+def do_step(passes: Passes, memory: PeakMemory) -> tuple[float, float]:
+    """Do a step; returns the seconds of its forward and of its backward pass."""
+    backward = 0.0
+    with memory.phase("forward"):
+        start = time.perf_counter()
+        loss = passes.forward()
+        forward = time.perf_counter() - start
+    if passes.backward is not None:
+        with memory.phase("backward"):
+            start = time.perf_counter()
+            passes.backward(loss)
+            backward = time.perf_counter() - start
+    passes.finish()
+    return forward, backward
+
+
+def repeat_steps(run: TrainingRun, passes: Passes, memory: PeakMemory) -> list[tuple[float, float]]:
+    """Warm up and do steps until the time is over; returns what `do_step` does of each step."""
+    end = time.perf_counter() + run.max_seconds
+    for count in (run.warmup, run.steps):
+        done: list[tuple[float, float]] = []
+        while len(done) < count and (not done or time.perf_counter() < end):
+            done.append(do_step(passes, memory))
+    return done
+
+
+def measure(run: TrainingRun, shape: ModelShape) -> dict:
+    """Build the run's model, warm up, and report seconds and bytes."""
+    torch.set_num_threads(run.num_threads)
+    set_seed(0)  # always the same weights and tokens
+    imported, parameters = resident_bytes(), 0
+    if run.variant == FLOOR:
+        passes = floor_passes(run, shape)
+    else:
+        trainee = build_trainee(run.variant, shape, run.length)
+        parameters = sum(p.numel() * p.element_size() for p in trainee.model.parameters())
+        ids = torch.randint(1, shape.vocab_size, (run.rows, run.length))
+        passes = model_passes(run, trainee, ids)
+    built = resident_bytes()
+    memory, watched = PeakMemory(), {}
+    if run.mode == PROFILE:
+        with watched_cores(watched, "waiting"):
+            profiled = profile_stages(*passes, run.warmup, run.steps)
+        return profiled | watched
+    with watched_cores(watched, "waiting"):
+        seconds = repeat_steps(run, passes, memory)
+    whole = [sum(parts) for parts in seconds]
+    return {
+        "seconds_per_step": round(statistics.median(whole), 6),
+        "seconds_fastest_step": round(min(whole), 6),
+        "seconds_slowest_step": round(max(whole), 6),
+        "seconds_forward": round(statistics.median(parts[0] for parts in seconds), 6),
+        "tokens_per_second": round(run.rows * run.length / statistics.median(whole), 2),
+        "steps": len(seconds),
+        "parameter_bytes": parameters,
+        "memory": {"imported": imported, "built": built, **memory.record("forward", "backward")},
+        **watched,
+    }
+
+
+def main() -> int:
+    """Do the run given on the standard input."""
+    request = json.load(sys.stdin)
+    result = measure(TrainingRun(**request["run"]), ModelShape(**request["shape"]))
+    print(json.dumps(result), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

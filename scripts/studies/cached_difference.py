@@ -1,0 +1,121 @@
+"""Report how far cached and uncached logits of the `chunk` scope are apart.
+
+In that scope a token more moves the borders of chunks and with them the hidden states of earlier
+tokens, which a cache holds as they were. Each cached step is exact for its layer; what comes of it
+over a whole model is measured here, for a model with random weights or a given checkpoint: a text
+is read once with a cache, token by token behind a prompt, and once anew for each of its prefixes.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import HfArgumentParser, set_seed
+
+from reformer_hf import ReformerHFCache, ReformerHFConfig, ReformerHFForCausalLM
+from reformer_hf.training.arguments import CorpusArguments
+from reformer_hf.training.corpus import open_corpus
+from reformer_hf.training.machine import machine_record
+from reformer_hf.training.storage import write_json
+
+LAYOUTS = {
+    "local, lsh": ["local", "lsh"],
+    "(local, lsh) x 2": ["local", "lsh"] * 2,
+    "(local, lsh) x 3": ["local", "lsh"] * 3,
+}
+
+
+@dataclass
+class DifferenceArguments:
+    """Which model, how much text."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "A byte-level model; by default some with random weights."}
+    )
+    prompt_tokens: int = field(default=512, metadata={"help": "Bytes read at once."})
+    new_tokens: int = field(default=128, metadata={"help": "Bytes read one by one behind them."})
+    output_file: str = field(
+        default="scripts/results/cached_difference/result.json", metadata={"help": "Where it goes."}
+    )
+
+
+def random_model(attn_layers: list[str], scope: str) -> ReformerHFForCausalLM:
+    """A model with weights large enough for attention to matter."""
+    set_seed(0)
+    config = ReformerHFConfig(
+        vocab_size=258,
+        attn_layers=attn_layers,
+        attention_scope=scope,
+        num_attention_heads=4,
+        num_hashes=4,
+        num_buckets=32,
+        axial_pos_shape=[64, 64],
+        initializer_range=0.1,
+    )
+    return ReformerHFForCausalLM(config)
+
+
+@torch.no_grad()
+def measure(model: ReformerHFForCausalLM, ids: Tensor, prompt: int) -> dict[str, float]:
+    """Compare the logits behind each token after the prompt."""
+    model = model.double().eval()
+    cache = ReformerHFCache(model.config)
+    model(ids[:, :prompt], past_key_values=cache)
+    cached, uncached = [], []
+    for end in tqdm(range(prompt + 1, ids.shape[1] + 1), leave=False):
+        cached.append(model(ids[:, end - 1 : end], past_key_values=cache).logits[:, -1])
+        whole = model(ids[:, :end], use_cache=False, logits_to_keep=1)
+        uncached.append(whole.logits[:, -1])
+    mine, theirs = torch.cat(cached), torch.cat(uncached)
+    divergence = torch.nn.functional.kl_div(
+        mine.log_softmax(-1), theirs.log_softmax(-1), log_target=True, reduction="batchmean"
+    )
+    return {
+        "same_most_likely_token": float((mine.argmax(-1) == theirs.argmax(-1)).double().mean()),
+        "largest_logit_difference": float((mine - theirs).abs().max()),
+        "logit_standard_deviation": float(theirs.std()),
+        "mean_kl_divergence_nats": float(divergence),
+    }
+
+
+def main() -> int:
+    """Measure, print and write."""
+    kinds = [CorpusArguments, DifferenceArguments]
+    parser = HfArgumentParser(kinds, description=__doc__)  # type: ignore[arg-type]
+    corpus_arguments, arguments = parser.parse_args_into_dataclasses()
+    total = arguments.prompt_tokens + arguments.new_tokens
+    content = bytearray()
+    for document in open_corpus(corpus_arguments, exclude=Path(arguments.output_file)).documents():
+        content += document.content.tobytes()
+        if len(content) >= total:
+            break
+    ids = torch.tensor(list(content[:total]))[None] + 2
+    if arguments.model_name_or_path is not None:
+        name = arguments.model_name_or_path
+        models = {name: ReformerHFForCausalLM.from_pretrained(name)}
+    else:
+        models = {
+            f"{scope}: {name}": random_model(layers, scope)
+            for scope in ("band", "chunk")
+            for name, layers in LAYOUTS.items()
+        }
+    rows = {name: measure(model, ids, arguments.prompt_tokens) for name, model in models.items()}
+    report = {
+        "weights": "random" if arguments.model_name_or_path is None else "of the checkpoint",
+        "prompt_tokens": arguments.prompt_tokens,
+        "new_tokens": arguments.new_tokens,
+        "dtype": "float64",
+        "models": rows,
+        "machine": machine_record(),
+    }
+    write_json(Path(arguments.output_file), report)
+    for name, row in rows.items():
+        print(f"{name:<28}" + "  ".join(f"{key} {value:.3g}" for key, value in row.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

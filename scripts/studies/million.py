@@ -1,0 +1,306 @@
+"""One training step on a single very long sequence, in little memory.
+
+    python -m scripts.studies.million                                # 1,048,576 tokens, hidden 512
+    python -m scripts.studies.million --preset crime-and-punishment  # 524,288 tokens, hidden 256
+
+Makes a model with random weights, reads the bytes of your Python's standard library as one
+sequence, and does a whole step: forward, backward, optimizer. Before it, the same settings are
+checked on a shorter sequence: against a model that keeps every activation, and, in the `band`
+scope, that the loss of the first tokens of a sequence and its gradients are those of these tokens
+alone. Writes result.json to the output folder and ends with status 1 if a check fails.
+"""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import HfArgumentParser, set_seed
+
+from reformer_hf import ReformerHFConfig, ReformerHFForCausalLM
+from reformer_hf.training.arguments import CorpusArguments
+from reformer_hf.training.causal_lm import axial_shape
+from reformer_hf.training.corpus import open_corpus
+from reformer_hf.training.machine import machine_record, peak_memory_bytes
+from reformer_hf.training.storage import write_json
+
+MODULE = "scripts.studies.million"
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
+TOLERANCE = 1e-9  # of the checks, in float64
+VOCABULARY = 320  # of the published checkpoint; bytes are a part of it
+PRESETS = {
+    "million": {
+        "num_tokens": 2**20,
+        "hidden_size": 512,
+        "num_attention_heads": 8,
+        "feed_forward_size": 1024,
+        "num_hashes": 4,
+    },
+    # google/reformer-crime-and-punishment, of which transformers' announcement says "half a
+    # million tokens in less than 8 GB".
+    "crime-and-punishment": {
+        "num_tokens": 2**19,
+        "hidden_size": 256,
+        "num_attention_heads": 2,
+        "feed_forward_size": 512,
+        "num_hashes": 1,
+        "hidden_dropout_prob": 0.05,
+        "local_attention_probs_dropout_prob": 0.05,
+        "attention_scope": "chunk",
+    },
+}
+
+
+@dataclass
+class StepArguments:
+    """What is trained on what. Sizes that are left out are the preset's."""
+
+    preset: str = field(
+        default="million", metadata={"help": "Sizes to start from.", "choices": list(PRESETS)}
+    )
+    output_dir: str = field(default="outputs/train_million", metadata={"help": "Output folder."})
+    num_tokens: int | None = field(default=None, metadata={"help": "Tokens of the sequence."})
+    num_hidden_layers: int = field(default=6, metadata={"help": "Layers: local, LSH in turn."})
+    hidden_size: int | None = field(default=None, metadata={"help": "Width of a stream."})
+    num_attention_heads: int | None = field(default=None, metadata={"help": "Heads of 64."})
+    feed_forward_size: int | None = field(default=None, metadata={"help": "Width inside."})
+    num_hashes: int | None = field(default=None, metadata={"help": "Rounds of hashing."})
+    attention_scope: str | None = field(
+        default=None, metadata={"help": "band (the preset million) or chunk (the other)."}
+    )
+    bf16: bool = field(
+        default=False,
+        metadata={
+            "help": "Compute sub-layers in bfloat16, the streams in float32. Saves memory; slow on "
+            "processors without bfloat16 products."
+        },
+    )
+    learning_rate: float = field(default=1e-3, metadata={"help": "Of AdamW."})
+    chunk_size_attention_heads: int = field(
+        default=1, metadata={"help": "Heads that attend at a time; 0 for all."}
+    )
+    chunk_size_feed_forward: int = field(
+        default=4096, metadata={"help": "Tokens in the feed-forward sub-layer at a time."}
+    )
+    chunk_size_lm_head: int = field(
+        default=4096, metadata={"help": "Tokens whose logits are held at a time."}
+    )
+    check_tokens: int = field(
+        default=4096, metadata={"help": "Tokens of the check before the step; 0 for none."}
+    )
+    seed: int = field(default=0, metadata={"help": "Of weights and rotations."})
+    num_threads: int = field(default=0, metadata={"help": "Of torch; 0 for its own choice."})
+
+    def __post_init__(self) -> None:
+        """Fill in what the preset says."""
+        preset = PRESETS[self.preset]
+        for name in ("num_tokens", "hidden_size", "num_attention_heads", "feed_forward_size"):
+            setattr(
+                self, name, preset[name] if getattr(self, name) is None else getattr(self, name)
+            )
+        self.num_hashes = self.num_hashes or preset["num_hashes"]
+        self.attention_scope = self.attention_scope or preset.get("attention_scope", "band")
+
+    def config(self, **changes) -> ReformerHFConfig:
+        """Configure the model; `changes` replace fields."""
+        assert self.num_tokens and self.hidden_size and self.num_attention_heads
+        preset = PRESETS[self.preset]
+        dropout = {name: preset[name] for name in preset if name.endswith("dropout_prob")}
+        no_dropout = {"hidden_dropout_prob": 0.0, "local_attention_probs_dropout_prob": 0.0}
+        published = self.preset == "crime-and-punishment"
+        quarter = self.hidden_size // 4
+        fields = {
+            "vocab_size": VOCABULARY,
+            "is_decoder": True,
+            "attention_scope": self.attention_scope,
+            "attn_layers": [("local", "lsh")[i % 2] for i in range(self.num_hidden_layers)],
+            "hidden_size": self.hidden_size,
+            "num_attention_heads": self.num_attention_heads,
+            "attention_head_size": 64,
+            "feed_forward_size": self.feed_forward_size,
+            "num_hashes": self.num_hashes,
+            "num_buckets": [64, 128] if published else None,
+            "hash_length": None if published else self.num_tokens,
+            "axial_pos_shape": list(axial_shape(self.num_tokens)),
+            "axial_pos_embds_dim": [quarter, self.hidden_size - quarter],
+            "activation_budget": 0,
+            "chunk_size_attention_heads": self.chunk_size_attention_heads,
+            "chunk_size_feed_forward": self.chunk_size_feed_forward,
+            "chunk_size_lm_head": self.chunk_size_lm_head,
+            **no_dropout,
+            **dropout,
+        }
+        return ReformerHFConfig(**{**fields, **changes})
+
+
+def read_tokens(count: int) -> Tensor:
+    """The first bytes of the standard library's source as token ids, (1, count)."""
+    parts, missing = [], count
+    for document in open_corpus(CorpusArguments()).documents():
+        parts.append(document.content[:missing])
+        missing -= len(parts[-1])
+        if not missing:
+            break
+    content = np.concatenate(parts)
+    if missing:
+        content = np.tile(content, -(-count // len(content)))[:count]
+    return torch.from_numpy(content.astype(np.int64) + 2).unsqueeze(0)
+
+
+def autocast(arguments: StepArguments) -> contextlib.AbstractContextManager:
+    """Autocast to bfloat16, if it is asked for."""
+    return torch.autocast("cpu", torch.bfloat16) if arguments.bf16 else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def progress(model: ReformerHFForCausalLM, tokens: int) -> Iterator[None]:
+    """A bar that moves with each run of a sub-layer, in forward and again in backward."""
+    layers: list[Any] = list(model.reformer.encoder.layers)
+    runs, ids = 0, torch.empty(1, tokens, 1)
+    for layer in layers:
+        piece = layer.feed_forward.piece_length(ids) or tokens
+        runs += len(layer.attention.head_groups()) + -(-tokens // piece)
+    with tqdm(total=2 * runs, unit="sub-layer", smoothing=0) as bar:
+        parts = [part for layer in layers for part in (layer.attention, layer.feed_forward)]
+        handles = [part.register_forward_hook(lambda *_: bar.update() and None) for part in parts]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def gradients(
+    model: ReformerHFForCausalLM, ids: Tensor, labels: Tensor
+) -> tuple[float, dict[str, Tensor]]:
+    """Loss and gradients."""
+    model.zero_grad()
+    loss = model(ids, labels=labels).loss
+    loss.backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return loss.item(), found
+
+
+def difference(left: tuple, right: tuple) -> dict:
+    """How far two results of `gradients` are apart, relative to the second."""
+    mine, theirs = (torch.cat([g.flatten() for g in each[1].values()]) for each in (left, right))
+    gradient = float((mine - theirs).abs().max() / theirs.abs().max())
+    return {"loss": abs(left[0] - right[0]) / abs(right[0]), "gradient": gradient}
+
+
+def check(arguments: StepArguments, ids: Tensor) -> dict:
+    """Compare a short sequence with plain computations of the same, without dropout.
+
+    In float64, because in float32 the two could round a hash to different buckets.
+    """
+    changes = {
+        "redraw_rotations": False,
+        "hidden_dropout_prob": 0.0,
+        "local_attention_probs_dropout_prob": 0.0,
+    }
+    plain_changes = {
+        "reversible": False,
+        "chunk_size_attention_heads": 0,
+        "chunk_size_feed_forward": 0,
+        "attn_implementation": "eager",
+    }
+    set_seed(arguments.seed)
+    lean = ReformerHFForCausalLM(arguments.config(**changes)).double().train()
+    plain = ReformerHFForCausalLM(arguments.config(**changes, **plain_changes)).double().train()
+    plain.load_state_dict(lean.state_dict())
+    whole = gradients(lean, ids, ids)
+    results = {"against plain autograd": difference(whole, gradients(plain, ids, ids))}
+    if arguments.attention_scope == "band":
+        half = ids[:, : ids.shape[1] // 2]
+        first_labels = ids.clone()
+        first_labels[:, half.shape[1] :] = -100
+        within, alone = gradients(lean, ids, first_labels), gradients(lean, half, half)
+        results["first half of the sequence against it alone"] = difference(within, alone)
+    return results
+
+
+def step(arguments: StepArguments, ids: Tensor) -> dict:
+    """Do the step; returns what was measured."""
+    set_seed(arguments.seed)
+    model = ReformerHFForCausalLM(arguments.config()).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.learning_rate)
+    seconds, start = {}, time.perf_counter()
+    with progress(model, ids.shape[1]):
+        with autocast(arguments):
+            loss = model(ids, labels=ids).loss
+        seconds["forward"] = time.perf_counter() - start
+        forward_peak = peak_memory_bytes()
+        loss.backward()
+    seconds["backward"] = time.perf_counter() - start - seconds["forward"]
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), torch.inf, error_if_nonfinite=True)
+    optimizer.step()
+    seconds["step"] = time.perf_counter() - start
+    return {
+        "loss": loss.item(),
+        "gradient_norm": norm.item(),
+        "parameters": model.num_parameters(),
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "peak_memory_gib_after_forward": gibibytes(forward_peak),
+        "peak_memory_gib": gibibytes(peak_memory_bytes()),
+    }
+
+
+def gibibytes(size: int | None) -> float | None:
+    """Bytes in GiB; None where they are unknown."""
+    return None if size is None else round(size / 2**30, 2)
+
+
+def return_large_pages() -> None:
+    """Start again with an allocator that gives large tensors' memory back at once.
+
+    By default glibc keeps what was freed below the last live allocation, which here is as much
+    again as what is in use.
+    """
+    if sys.platform == "linux" and not ALLOCATOR.keys() <= os.environ.keys():
+        command = [sys.executable, "-m", MODULE, *sys.argv[1:]]
+        os.execve(sys.executable, command, {**os.environ, **ALLOCATOR})
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Check, do the step, and write the result."""
+    parser = HfArgumentParser(StepArguments, description=__doc__)  # type: ignore[arg-type]
+    (arguments,) = parser.parse_args_into_dataclasses(argv)
+    if arguments.num_threads:
+        torch.set_num_threads(arguments.num_threads)
+    ids = read_tokens(arguments.num_tokens)
+    print(f"One step on {ids.shape[1]:,} tokens: {arguments.preset}", flush=True)
+    checks = {}
+    if arguments.check_tokens:
+        # In a process of its own: its memory is not the step's.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            checks = pool.submit(check, arguments, ids[:, : arguments.check_tokens]).result()
+        for name, result in checks.items():
+            print(f"Check, {name}: relative differences {result}", flush=True)
+    result = {
+        "machine": machine_record(),
+        "allocator": {name: os.environ.get(name) for name in ALLOCATOR},
+        "arguments": asdict(arguments),
+        "checks": checks,
+        **step(arguments, ids),
+    }
+    folder = Path(arguments.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "result.json", result)
+    print({name: result[name] for name in ("loss", "seconds", "peak_memory_gib")})
+    passed = all(value <= TOLERANCE for one in checks.values() for value in one.values())
+    return int(not passed)  # also where a value is not a number
+
+
+if __name__ == "__main__":
+    return_large_pages()
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""Tiny sizes for the tests of the benchmarks, their arguments and results."""
+
+import json
+
+import torch
+
+from scripts.benchmarks.common.peers import ModelShape
+from scripts.benchmarks.generation.run import Run
+
+TINY = {
+    "num_hidden_layers": 2,
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "feed_forward_size": 16,
+    "num_hashes": 2,
+    "num_buckets": 4,
+    "attn_chunk_length": 16,
+    "vocab_size": 20,
+    "max_positions": 256,
+}
+SHAPE = ModelShape(**TINY)
+
+
+def tiny_run(**changes):
+    values = {
+        "variant": "band",
+        "context": 64,
+        "batch": 1,
+        "repeat": 0,
+        "random_states": False,
+        "steps": 2,
+        "warmup": 1,
+        "max_seconds": 60.0,
+        "prefill_tokens": 48,
+        "num_threads": torch.get_num_threads(),
+    }
+    return Run(**values | changes)
+
+
+def words_of(values):
+    """A command line."""
+    words = []
+    for name, value in values.items():
+        words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return words
+
+
+def results_of(folder):
+    return json.loads((folder / "results.json").read_text())
