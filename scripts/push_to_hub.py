@@ -13,9 +13,9 @@ from pathlib import Path
 
 from huggingface_hub.utils import validate_repo_id
 
+from reformer_hf.hub.card import RUN_RECORD, write_run_card
 from reformer_hf.hub.files import CARD, describe_files
 from reformer_hf.hub.remote_code import add_remote_code
-from reformer_hf.hub.run_card import RUN_RECORD, write_run_card
 from reformer_hf.hub.tokens import hide_tokens
 from reformer_hf.hub.upload import plan_upload, push_folder
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
@@ -11,8 +12,8 @@ from huggingface_hub.utils import validate_repo_id
 from reformer_hf.hub.files import check_files, select_files
 from reformer_hf.hub.tokens import find_token
 
-HTTPError = HfHubHTTPError.__bases__[0]
-"""Root of the errors of `huggingface_hub`'s HTTP library, which differs between its versions."""
+HTTPError: Any = HfHubHTTPError.__bases__[0]
+"""Root of the errors of the HTTP library, which differs between versions of `huggingface_hub`."""
 
 
 def plan_upload(

@@ -13,7 +13,7 @@ from tests.hub.conftest import TOKEN, hub, waits  # noqa: F401
 from tests.hub.fake_hub import URL
 from tests.hub.fake_validation import metadata_errors
 from tests.hub.model_folder import PUBLISHED, write_model_folder
-from tests.hub.test_run_card import RECORD
+from tests.hub.test_card import RECORD
 
 ROOT = Path(__file__).parents[2]
 NAME = "ada/tiny"
