@@ -13,9 +13,9 @@ from pathlib import Path
 
 from huggingface_hub.utils import validate_repo_id
 
+from reformer_hf.hub.card import RUN_RECORD, write_run_card
+from reformer_hf.hub.files import CARD, describe_files
 from reformer_hf.hub.remote_code import add_remote_code
-from reformer_hf.hub.repository_files import CARD, describe_files
-from reformer_hf.hub.run_card import RUN_RECORD, write_run_card
 from reformer_hf.hub.tokens import hide_tokens
 from reformer_hf.hub.upload import plan_upload, push_folder
 
@@ -50,8 +50,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--include_checkpoints", action="store_true", help="also optimizer and Trainer state")
     add("--ignore_patterns", nargs="+", default=[], metavar="PATTERN", help="names to leave out")
-    add("--attempts", type=int, default=5, help="how often each step is tried (default: 5)")
-    add("--timeout", type=float, default=300.0, help="seconds of silence (default: 300)")
     add("--dry_run", action="store_true", help="only list what would go")
     return parser
 
@@ -75,17 +73,20 @@ def main(arguments: list[str] | None = None) -> int:
             write_run_card(folder, repo_id.rpartition("/")[2], license)
         files = plan_upload(folder, **selection)
         print(describe_files(files))
-        if all(file.name != CARD for file in files):
+        if CARD not in files:
             print(f"There is no {CARD} yet: without one the repository will have no model card")
         if dry_run:
             print(f"Nothing was sent. Without --dry_run these go to {repo_id}")
             return 0
         commit = push_folder(folder, repo_id, **options)
     except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on where it can.", file=sys.stderr)
+        print(
+            "\nInterrupted. The same command goes on: large files that arrived are not sent again.",
+            file=sys.stderr,
+        )
         return 130
     except (ValueError, OSError) as error:
-        print(f"error: {hide_tokens(str(error))}", file=sys.stderr)
+        print(f"error: {hide_tokens(' '.join(str(error).split()))}", file=sys.stderr)
         return 1
     print(f"Done: {commit.pr_url or commit.commit_url}")
     return 0

@@ -12,7 +12,7 @@ models are checkpoints to start from; without one a new model reads bytes.
 import sys
 
 import reformer_hf  # noqa: F401 (registers the classes)
-from reformer_hf.hub.run_card import use_run_card
+from reformer_hf.hub.card import use_run_card
 from reformer_hf.training.classification import train_classification
 from reformer_hf.training.classification_arguments import ClassificationDataArguments
 from reformer_hf.training.model_arguments import PretrainedModelArguments

@@ -18,7 +18,7 @@ if it had not been interrupted.
 import sys
 
 import reformer_hf  # noqa: F401 (registers the classes)
-from reformer_hf.hub.run_card import use_run_card
+from reformer_hf.hub.card import use_run_card
 from reformer_hf.training.clm import train_clm
 from reformer_hf.training.data_arguments import DataTrainingArguments
 from reformer_hf.training.model_arguments import PretrainedModelArguments

@@ -14,7 +14,7 @@ Sample configurations of accelerate for several processes are in scripts/configs
 import sys
 
 import reformer_hf  # noqa: F401 (registers the classes)
-from reformer_hf.hub.run_card import write_run_card
+from reformer_hf.hub.card import write_run_card
 from reformer_hf.hub.upload import push_folder
 from reformer_hf.training.data_arguments import DataTrainingArguments
 from reformer_hf.training.loop import train_clm_no_trainer

@@ -13,7 +13,7 @@ an embedding for it.
 import sys
 
 import reformer_hf  # noqa: F401 (registers the classes)
-from reformer_hf.hub.run_card import use_run_card
+from reformer_hf.hub.card import use_run_card
 from reformer_hf.training.mlm import MaskedDataArguments, train_mlm
 from reformer_hf.training.model_arguments import PretrainedModelArguments
 from reformer_hf.training.parsing import (

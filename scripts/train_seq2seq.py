@@ -30,7 +30,7 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME
 
 from reformer_hf import ReformerHFForConditionalGeneration
-from reformer_hf.hub.run_card import write_run_card
+from reformer_hf.hub.card import write_run_card
 from reformer_hf.hub.upload import push_folder
 from reformer_hf.training.callbacks import StopOnDivergence
 from reformer_hf.training.checkpoints import SealCheckpoints

@@ -85,7 +85,7 @@ def test_imports_run_downwards(layer):
         ("nn", "from reformer_hf import models"),
         ("models", "from reformer_hf.training import data"),
         ("models", "import reformer_hf"),
-        ("training", "from reformer_hf.hub.model_card import fill"),
+        ("training", "from reformer_hf.hub.card import fill"),
         ("hub", "def f():\n    import reformer_hf.training.data"),
         ("training", "import scripts.quickstart"),
         ("models", "from . import conversion"),
@@ -104,7 +104,7 @@ def test_forbidden_imports_are_found(layer, line):
         ("nn", "from reformer_hf import ops"),
         ("models", "from transformers import PreTrainedModel"),
         ("training", "import datasets\nfrom reformer_hf.models.x import y"),
-        ("", "from reformer_hf.hub.model_card import fill"),
+        ("", "from reformer_hf.hub.card import fill"),
     ],
 )
 def test_downward_imports_pass(layer, line):

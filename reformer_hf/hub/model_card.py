@@ -2,27 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from reformer_hf.hub.card import render
 
 TEMPLATE = Path(__file__).with_suffix(".md")
 """Template of the cards of byte-level causal models."""
-
-
-class _Missing(StrictUndefined):
-    """A value that is missing, also where a format is applied to it."""
-
-    __slots__ = ()
-    __format__ = StrictUndefined._fail_with_undefined_error
-
-
-def render(template: Path, metadata: ModelCardData, /, **values: Any) -> ModelCard:
-    """Fill in a template; a value that is missing is an error, never a gap in the text."""
-    environment = Environment(loader=FileSystemLoader(template.parent), undefined=_Missing)
-    text = environment.get_template(template.name).render(card_data=metadata.to_yaml(), **values)
-    return ModelCard(text.rstrip() + "\n")
 
 
 def build_model_card(

@@ -101,13 +101,10 @@ def remote_code_files() -> dict[str, str]:
     """File name to text, for the classes of :func:`auto_classes` and all that they import.
 
     Raises:
-        ValueError: if a module imports another in a way that flat files cannot.
+        ValueError: as :func:`flat_files`.
     """
     classes = auto_classes().values()
-    sources = _sources({cls.__module__ for cls in classes})
-    files = {
-        f"{flat_name(module)}.py": flatten(source, module) for module, source in sources.items()
-    }
+    files = flat_files({cls.__module__ for cls in classes})
     # Saving a model copies its configuration's file and all that this one names.
     files[f"{flat_name(ReformerHFConfig.__module__)}.py"] += ALL_FILES.format(
         lines="\n".join(
@@ -116,14 +113,32 @@ def remote_code_files() -> dict[str, str]:
             if cls is not ReformerHFConfig
         )
     )
-    names = {
-        alias.name
-        for module, source in sources.items()
-        for node in rewritten_imports(source, module)
-        for alias in node.names
-        if node.module == JAXTYPING
-    }
-    files[f"{ANNOTATIONS}.py"] = STAND_IN.format(names=" = ".join(sorted(names)))
+    return files
+
+
+def flat_files(entries: set[str]) -> dict[str, str]:
+    """File name to text, for some modules and those of this package that they import.
+
+    Raises:
+        ValueError: if a module imports another in a way that flat files cannot, or two modules
+            would become the same file.
+    """
+    sources = _sources(entries)
+    files: dict[str, str] = {}
+    shapes: set[str] = set()
+    taken = {f"{ANNOTATIONS}.py": JAXTYPING}
+    for module, source in sources.items():
+        name = f"{flat_name(module)}.py"
+        if name in taken:
+            raise ValueError(
+                f"{module} and {taken[name]} would both become {name} in flat files: rename one"
+            )
+        taken[name] = module
+        files[name] = flatten(source, module)
+        for node in rewritten_imports(source, module):
+            shapes |= {alias.name for alias in node.names if node.module == JAXTYPING}
+    if shapes:
+        files[f"{ANNOTATIONS}.py"] = STAND_IN.format(names=" = ".join(sorted(shapes)))
     return files
 
 

@@ -1,86 +1,55 @@
-"""The token of the Hub: where it comes from, and that it is never shown or sent along."""
+"""Tokens of the Hub: they are never shown, and never sent along in a file."""
 
 import mmap
-import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import get_token
 
-_TOKENS = r"(?:hf|api_org)_[A-Za-z0-9]{30,}|hf_oauth_[\w.-]{30,}"
-_TOKEN_STARTS = (b"hf_", b"api_org_")
-_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _HIDDEN = "hf_…"
+# Two patterns, since a search for one fixed start is ten times faster than for either of two.
+_PATTERNS = (r"hf_(?:[A-Za-z0-9]{30,}|oauth_[\w.-]{30,})", r"api_org_[A-Za-z0-9]{30,}")
 
 
-@dataclass(frozen=True)
-class Token:
-    """A token that does not print itself.
-
-    Attributes:
-        value: what is sent.
-        source: where it was found, for messages.
-    """
-
-    value: str
-    source: str
-
-    def __repr__(self) -> str:
-        return f"Token({_HIDDEN!r}, source={self.source!r})"
-
-
-def find_token(given: str | None) -> Token | None:
-    """Take the token that is given, or that of the environment, or that of the login.
+def find_token(given: str | None = None) -> str | None:
+    """Take the token that is given, or that of HF_TOKEN or of the login.
 
     Args:
-        given: the caller's, None to look for one.
+        given: the caller's token; None looks for one.
 
     Returns:
-        The token; None if there is none.
+        The token, or None if there is none.
 
     Raises:
-        ValueError: if it cannot be one. The message does not show it.
+        ValueError: if it cannot be a token. The message does not show it.
     """
-    if given is not None:
-        source = "the argument `token`"
-    else:
-        variables = [name for name in _VARIABLES if os.environ.get(name, "").strip()]
-        source = f"the variable {variables[0]}" if variables else "`hf auth login`"
-    value = (given if given is not None else get_token() or "").strip()
-    if not value and given is None:
+    value = ((get_token() or "") if given is None else given).strip()
+    if given is None and not value:
         return None
-    # An HTTP client that refuses such a header quotes it.
+    # The HTTP client would quote a header that it refuses.
     if not re.fullmatch(r"[!-~]+", value):
         raise ValueError(
-            f"the token from {source} is no token: it is empty or holds spaces, line breaks or "
-            "characters that are not ASCII. Copy it again"
+            "the token is empty, or holds spaces, line breaks or characters that are not ASCII: "
+            "copy it again"
         )
-    return Token(value, source)
+    return value
 
 
-def hide_tokens(text: str, token: Token | None = None) -> str:
-    """Replace this token, and whatever looks like one, in a text to be shown."""
-    if token is not None:
-        text = text.replace(token.value, _HIDDEN)
-    return re.sub(_TOKENS, _HIDDEN, text)
+def hide_tokens(text: str, token: str | None = None) -> str:
+    """Replace this token, and all that looks like one, in a text that will be shown."""
+    if token:
+        text = text.replace(token, _HIDDEN)
+    return re.sub("|".join(_PATTERNS), _HIDDEN, text)
 
 
-def contains_token(path: Path, token: Token | None = None) -> bool:
-    """Say whether a file, of whatever size, holds this token or something that looks like one."""
-    if path.stat().st_size == 0:  # cannot be mapped
+def contains_token(path: Path, token: str | None = None) -> bool:
+    """Whether a file of any size holds this token, or something that looks like one."""
+    if path.stat().st_size == 0:  # an empty file cannot be mapped
         return False
-    looks_like_one = re.compile(_TOKENS.encode())
     with (
         path.open("rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
     ):
-        if token is not None and content.find(token.value.encode()) >= 0:
+        if token and content.find(token.encode()) >= 0:
             return True
-        for start in _TOKEN_STARTS:  # a plain search is much faster than the pattern's
-            place = content.find(start)
-            while place >= 0:
-                if looks_like_one.match(content, place):
-                    return True
-                place = content.find(start, place + 1)
-    return False
+        return any(re.search(pattern.encode(), content) for pattern in _PATTERNS)

@@ -103,7 +103,7 @@ def _finite_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 class RunRecord(TrainerCallback):
     """Writes `run_record.json` into `output_dir` when training ends and at each evaluation.
 
-    `reformer_hf.hub.run_card` makes a card of it. It holds no token: only named arguments are read.
+    `reformer_hf.hub.card` makes a card of it. It holds no token: only named arguments are read.
 
     Args:
         data: what was trained on, in words.

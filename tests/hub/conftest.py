@@ -1,21 +1,18 @@
-"""The Hub on this machine in place of the real one, for this process."""
+"""A Hub in this process in place of the real one."""
 
-import functools
+import importlib
 import logging
-import ssl
 
 import huggingface_hub
 import pytest
-from huggingface_hub import constants, hf_api
-from transformers.utils import hub as transformers_hub
+from huggingface_hub import constants
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils._http import default_client_factory, hf_request_event_hook
 
 from tests.hub.fake_hub import FakeHub
 
-# Reading all certificates for each new session would take most of the tests' time.
-one_ssl_context = functools.cache(ssl.create_default_context)
-
 TOKEN = "hf_" + "a" * 34
-READ_TOKEN = "hf_" + "r" * 34
+BOBS_TOKEN = "hf_" + "b" * 34
 
 
 @pytest.fixture
@@ -29,11 +26,10 @@ def waits(monkeypatch):
 @pytest.fixture
 def hub(monkeypatch, tmp_path, waits):
     """A fake Hub that this process talks to, logged in as ada, with an empty cache."""
-    hub = FakeHub()
+    library = HfHubHTTPError.__bases__[0].__module__.partition(".")[0]
+    hub = FakeHub(importlib.import_module(library))
     home = tmp_path / "hf_home"
     values = {
-        "ENDPOINT": hub.url,
-        "HUGGINGFACE_CO_URL_TEMPLATE": hub.url + "/{repo_id}/resolve/{revision}/{filename}",
         "HF_HUB_OFFLINE": False,
         "HF_HUB_DISABLE_XET": True,
         "HF_HUB_DISABLE_TELEMETRY": True,
@@ -44,23 +40,24 @@ def hub(monkeypatch, tmp_path, waits):
     }
     for name, value in values.items():
         monkeypatch.setattr(constants, name, value)
-    monkeypatch.setattr(hf_api.api, "endpoint", hub.url)
-    monkeypatch.setattr(transformers_hub, "_hf_api", None)
     for name in ("HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setattr(ssl, "create_default_context", one_ssl_context)
-    huggingface_hub.close_session()
+    huggingface_hub.set_client_factory(
+        lambda: hub.client.Client(
+            transport=hub.client.MockTransport(hub.handle),
+            event_hooks={"request": [hf_request_event_hook]},
+            follow_redirects=True,
+        )
+    )
     yield hub
-    huggingface_hub.close_session()
-    hub.close()
+    huggingface_hub.set_client_factory(default_client_factory)
     assert hub.problems == []
 
 
 @pytest.fixture
 def everything_said(caplog, capfd):
-    """All that was logged (at any level), and printed, so far."""
-    caplog.set_level(logging.INFO, logger="httpcore2")  # its trace shows all that a server says
+    """All that was logged (at any level) and printed so far."""
     for name in (None, "huggingface_hub"):
         caplog.set_level(logging.DEBUG, logger=name)
 

@@ -1,172 +1,293 @@
-"""A Hub on this machine for the real `huggingface_hub` client: HTTP, tokens, faults on demand."""
+"""A Hub in this process: what the real client of `huggingface_hub` asks, answered from memory."""
 
-import contextlib
+from __future__ import annotations
+
+import base64
+import hashlib
 import json
 import re
-import threading
-import traceback
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, urlsplit
+from typing import Any
+from urllib.parse import unquote
 
-from tests.hub.fake_repositories import Repository
-from tests.hub.fake_routes import ROUTES, Answer, Call, refuse
+from huggingface_hub.utils.sha import git_hash
+
+from tests.hub.fake_validation import card_metadata, metadata_errors
+
+URL = "https://huggingface.co"
+ID = r"(?P<id>[^/]+/[^/]+)"
+LARGE = (".safetensors", ".bin", ".png", ".pt")
+"""These go by LFS where the Hub uses it."""
+
+ROUTES = {
+    "whoami": "GET /api/whoami-v2",
+    "create": "POST /api/repos/create",
+    "validate": "POST /api/validate-yaml",
+    "info": rf"GET /api/models/{ID}(?:/revision/(?P<revision>[^/]+))?",
+    "tree": rf"GET /api/models/{ID}/tree/(?P<revision>[^/]+)(?:/(?P<folder>.+))?",
+    "branch": rf"POST /api/models/{ID}/branch/(?P<branch>[^/]+)",
+    "preupload": rf"POST /api/models/{ID}/preupload/(?P<revision>[^/]+)",
+    "lfs_batch": rf"POST /{ID}\.git/info/lfs/objects/batch",
+    "lfs_upload": r"PUT /lfs/(?P<oid>\w+)",
+    "commit": rf"POST /api/models/{ID}/commit/(?P<revision>[^/]+)",
+    "resolve": rf"(?:GET|HEAD) /{ID}/resolve/(?P<revision>[^/]+)/(?P<file>.+)",
+}
+"""Method of the fake Hub to pattern of what it answers."""
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A state of all files.
+
+    Attributes:
+        oid: 40 hexadecimal digits.
+        files: name to content.
+        large: names of the files that came by LFS.
+    """
+
+    oid: str
+    files: dict[str, bytes]
+    large: frozenset[str] = frozenset()
+
+    def blob_id(self, name: str) -> str:
+        """What the client compares with its file: of LFS files the sha256, of others git's."""
+        content = self.files[name]
+        return hashlib.sha256(content).hexdigest() if name in self.large else git_hash(content)
 
 
 @dataclass
-class Fault:
-    """Something that goes wrong with the next requests of a kind.
+class Repository:
+    """A model repository, with an empty first commit as on the Hub.
 
     Attributes:
-        request: pattern of method and path, such as `"POST .*/commit/"`.
-        kind: "status" (answer with `status` and do nothing), "cut" (close the connection and do
-            nothing), "lost" (do it, and close the connection without an answer), "half" (close it
-            in the middle of the answer's body), "stall" (never answer) or "slow" (byte by byte).
-        times: so many requests, then no more.
-        status: for "status".
-        message: for "status"; a page of HTML instead of JSON if it starts with "<".
-        headers: for "status".
+        private: whether only its owner sees it.
+        commits: in order.
+        refs: full name of a branch or pull request to its commit.
+        changes: reference and title of each commit that a client made.
     """
 
-    request: str
-    kind: str
-    times: int = 1
-    status: int = 500
-    message: str = "Internal Error"
-    headers: dict[str, str] = field(default_factory=dict)
+    private: bool = False
+    commits: list[Commit] = field(default_factory=list)
+    refs: dict[str, Commit] = field(default_factory=dict)
+    changes: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self):
+        self.add("refs/heads/main", {}, frozenset())
+
+    def ref(self, revision: str) -> str | None:
+        """The full name of a branch or pull request; None if there is none."""
+        names = (revision, f"refs/heads/{revision}")
+        return next((name for name in names if name in self.refs), None)
+
+    def at(self, revision: str) -> Commit | None:
+        """The commit that a branch, reference or id names."""
+        if name := self.ref(revision):
+            return self.refs[name]
+        return next((commit for commit in self.commits if commit.oid == revision), None)
+
+    def add(self, ref: str, files: dict[str, bytes], large: frozenset[str]) -> Commit:
+        """Put a commit on a reference."""
+        oid = hashlib.sha1(f"{id(self)} {len(self.commits)}".encode()).hexdigest()
+        self.commits.append(Commit(oid, files, large))
+        self.refs[ref] = self.commits[-1]
+        return self.commits[-1]
+
+
+class Refusal(Exception):
+    """An error as the Hub words it."""
+
+    def __init__(self, status: int, message: str, code: str | None = None):
+        super().__init__(message)
+        headers = {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
+        self.answer = {"status_code": status, "json": {"error": message}, "headers": headers}
 
 
 class FakeHub:
-    """The Hub. `url` is its address; everything it stores and was asked is open to tests.
+    """The Hub; all that it stores and was asked is open to tests.
 
     Args:
+        client: the HTTP library of `huggingface_hub`, whichever that is.
+
+    Attributes:
         uses_lfs: whether large kinds of files come by LFS; otherwise all are in the commit.
+        users: token to name.
+        objects: sha256 to content of what came by LFS.
+        faults: pattern of method and path to statuses or exceptions, one for each such request.
+        requests: method and path of each.
+        problems: requests that nothing answers.
     """
 
-    def __init__(self, uses_lfs: bool = False):
-        self.uses_lfs = uses_lfs
-        self.users = {"hf_" + "a" * 34: ("ada", "write"), "hf_" + "r" * 34: ("rae", "read")}
+    def __init__(self, client: Any):
+        self.client = client
+        self.uses_lfs = False
+        self.users = {"hf_" + "a" * 34: "ada", "hf_" + "b" * 34: "bob"}
         self.repositories: dict[str, Repository] = {}
         self.objects: dict[str, bytes] = {}
-        self.faults: list[Fault] = []
+        self.faults: dict[str, list[int | BaseException]] = {}
         self.requests: list[str] = []
         self.problems: list[str] = []
-        self.released = threading.Event()
-        self.lock = threading.Lock()
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("_", (_Handler,), {"hub": self}))
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
-    def close(self) -> None:
-        """Stop serving."""
-        self.released.set()
-        self.server.shutdown()
-        self.server.server_close()
+    def count(self, pattern: str) -> int:
+        """How many requests match."""
+        return sum(bool(re.search(pattern, request)) for request in self.requests)
 
-    def fail(self, request: str, kind: str, **fields) -> None:
-        """Arm a :class:`Fault`."""
-        self.faults.append(Fault(request, kind, **fields))
-
-    def fault_for(self, request: str) -> Fault | None:
-        """The fault that hits a request, now used once more."""
-        for fault in self.faults:
-            if fault.times > 0 and re.search(fault.request, request):
-                fault.times -= 1
-                return fault
-        return None
-
-    def count(self, request: str) -> int:
-        """How many requests matched a pattern of method and path."""
-        return sum(bool(re.search(request, each)) for each in self.requests)
-
-    def answer(self, method: str, path: str, query: dict, token: str | None, body: bytes) -> Answer:
-        """Do what a request asks for."""
-        if token is not None and token not in self.users:
-            return refuse(401, "Invalid credentials in Authorization header")
-        for pattern, route in ROUTES:
-            if match := re.fullmatch(pattern, f"{method} {path}"):
-                user, role = self.users.get(token or "", (None, None))
-                call = Call(self, query, user, role, body)
-                names = match.groupdict()
-                with self.lock:
-                    return call.check(names) or route(call, **names)
-        self.problems.append(f"no such route: {method} {path}")
-        return refuse(404, "Not found")
-
-
-class _Handler(BaseHTTPRequestHandler):
-    """HTTP/1.1, one thread for each connection."""
-
-    protocol_version = "HTTP/1.1"
-    hub: FakeHub
-
-    def log_message(self, format, *args):
-        """Print nothing."""
-
-    def handle_request(self) -> None:
-        parts = urlsplit(self.path)
-        request = f"{self.command} {parts.path}"
-        body = self._body()  # all of it, or what is left would be read as the next request
-        self.hub.requests.append(request)
-        fault = self.hub.fault_for(request)
-        kind = fault.kind if fault else None
-        if kind == "stall" and not self.hub.released.wait(10):
-            self.hub.problems.append(f"waited 10 s for {request}")
-        if kind in ("stall", "cut"):
-            self.close_connection = True
-            return
-        if fault and kind == "status":
-            page = fault.message.encode() if fault.message.startswith("<") else None
-            answer = Answer(page) if page else refuse(fault.status, fault.message)
-            self._send(Answer(answer.content, fault.status, answer.headers | fault.headers), None)
-            return
-        query = {key: values[0] for key, values in parse_qs(parts.query).items()}
-        scheme, _, token = self.headers.get("Authorization", "").partition(" ")
-        token = token if scheme == "Bearer" else None
+    def handle(self, request: Any) -> Any:
+        """Answer a request of the HTTP client."""
+        name = f"{request.method} {request.url.raw_path.decode().partition('?')[0]}"
+        self.requests.append(name)
+        for pattern, faults in self.faults.items():
+            if faults and re.search(pattern, name):
+                fault = faults.pop(0)
+                if isinstance(fault, BaseException):
+                    raise fault
+                return self.client.Response(**Refusal(fault, "Out of order").answer)
         try:
-            answer = self.hub.answer(self.command, parts.path, query, token, body)
-        except Exception:
-            self.hub.problems.append(traceback.format_exc())
-            answer = refuse(500, "the fake Hub has a defect")
-        if kind == "lost":
-            self.close_connection = True
-            return
-        self._send(answer, kind)
+            return self.client.Response(**{"status_code": 200} | self.answer(name, request))
+        except Refusal as refusal:
+            return self.client.Response(**refusal.answer)
 
-    do_GET = do_HEAD = do_POST = do_PUT = handle_request
+    def answer(self, name: str, request: Any) -> dict[str, Any]:
+        """Do what a request asks for, and make the parts of its response."""
+        body = request.read()
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if token and token not in self.users:
+            raise Refusal(401, "Invalid credentials in Authorization header")
+        for route, pattern in ROUTES.items():
+            if match := re.fullmatch(pattern, name):
+                call = Call(self, self.users.get(token), body, request.url.params)
+                return getattr(call, route)(**call.find(match.groupdict()))
+        self.problems.append(name)
+        raise Refusal(404, "Not found")
 
-    def _body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding") != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        body = b""
-        while size := int(self.rfile.readline(), 16):
-            body += self.rfile.read(size)
-            self.rfile.readline()
-        self.rfile.readline()
-        return body
 
-    def _send(self, answer: Answer, kind: str | None) -> None:
-        is_bytes = isinstance(answer.content, bytes)
-        content = answer.content if is_bytes else json.dumps(answer.content).encode()
-        assert isinstance(content, bytes)
-        status, headers = answer.status, dict(answer.headers)
-        if is_bytes and (wanted := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))):
-            start, total = int(wanted[1]), len(content)
-            content, status = content[start:], 206
-            headers["Content-Range"] = f"bytes {start}-{total - 1}/{total}"
-        self.send_response(status)
-        headers["Content-Type"] = "application/octet-stream" if is_bytes else "application/json"
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if self.command == "HEAD":
-            return
-        if kind == "half":
-            content, self.close_connection = content[: len(content) // 2], True
-        pieces = [content[i : i + 1] for i in range(len(content))] if kind == "slow" else [content]
-        with contextlib.suppress(ConnectionError):  # who asked may have gone
-            for piece in pieces:
-                self.wfile.write(piece)
-                self.wfile.flush()
+@dataclass
+class Call:
+    """One request, and who makes it."""
+
+    hub: FakeHub
+    user: str | None
+    body: bytes
+    query: Any
+
+    @property
+    def content(self) -> Any:
+        """The body, which is JSON."""
+        return json.loads(self.body)
+
+    def find(self, names: dict[str, Any]) -> dict[str, Any]:
+        """Replace the parts of an address; refuse what is not there or not this user's to see."""
+        names = {key: unquote(value) for key, value in names.items() if value is not None}
+        if "id" not in names:
+            return names
+        repository = self.hub.repositories.get(names["id"])
+        owner = names["id"].partition("/")[0]
+        if repository is None or (repository.private and owner != self.user):
+            raise Refusal(404 if self.user else 401, "Repository not found", "RepoNotFound")
+        if "revision" in names and repository.at(names["revision"]) is None:
+            raise Refusal(404, f"Invalid rev id: {names['revision']}", "RevisionNotFound")
+        return names | {"repository": repository}
+
+    def check_owner(self, id: str) -> None:
+        if id.partition("/")[0] != self.user:
+            raise Refusal(403, f"You don't have the rights to write to {id}")
+
+    def whoami(self) -> dict:
+        if self.user is None:
+            raise Refusal(401, "Invalid username or password.")
+        return {"json": {"type": "user", "name": self.user, "orgs": []}}
+
+    def create(self) -> dict:
+        wanted = self.content
+        name = f"{wanted.get('organization') or self.user}/{wanted['name']}"
+        self.check_owner(name)
+        answer = {"url": f"{URL}/{name}", "name": name, "id": name}
+        if name in self.hub.repositories:
+            return {"status_code": 409, "json": answer | {"error": "You already created it"}}
+        private = wanted.get("visibility") == "private" or bool(wanted.get("private"))
+        self.hub.repositories[name] = Repository(private)
+        return {"json": answer}
+
+    def validate(self) -> dict:
+        errors = metadata_errors(self.content["content"])
+        answer = {"errors": [{"message": error} for error in errors], "warnings": []}
+        if errors:
+            return {"status_code": 400, "json": answer | {"error": "; ".join(errors)}}
+        return {"json": answer}
+
+    def info(self, id: str, repository: Repository, revision: str = "main") -> dict:
+        commit = repository.at(revision)
+        metadata = card_metadata(commit.files.get("README.md", b"").decode()) or {}
+        known = {key: metadata[key] for key in ("pipeline_tag", "library_name") if key in metadata}
+        files = [{"rfilename": name} for name in commit.files]
+        answer = {"id": id, "modelId": id, "sha": commit.oid, "private": repository.private}
+        return {"json": answer | known | {"siblings": files, "tags": [], "cardData": metadata}}
+
+    def tree(self, id: str, repository: Repository, revision: str, folder: str = "") -> dict:
+        commit = repository.at(revision)
+        files = [name for name in commit.files if name.startswith(f"{folder}/" if folder else "")]
+        if folder and not files:
+            raise Refusal(404, f"{folder} does not exist", "EntryNotFound")
+        listed = [{"type": "file", "path": name, "oid": commit.blob_id(name)} for name in files]
+        return {"json": [each | {"size": len(commit.files[each["path"]])} for each in listed]}
+
+    def branch(self, id: str, repository: Repository, branch: str) -> dict:
+        self.check_owner(id)
+        name = f"refs/heads/{branch}"
+        if name in repository.refs:
+            raise Refusal(409, f"Reference already exists: {name}")
+        repository.refs[name] = repository.refs["refs/heads/main"]
+        return {"status_code": 201}
+
+    def preupload(self, id: str, repository: Repository, revision: str) -> dict:
+        commit = repository.at(revision)
+
+        def plan(path: str) -> dict:
+            mode = "lfs" if self.hub.uses_lfs and path.endswith(LARGE) else "regular"
+            known = {"oid": commit.blob_id(path)} if path in commit.files else {}
+            return {"path": path, "uploadMode": mode, "shouldIgnore": False} | known
+
+        return {"json": {"files": [plan(file["path"]) for file in self.content["files"]]}}
+
+    def lfs_batch(self, id: str, repository: Repository) -> dict:
+        def plan(file: dict) -> dict:
+            if file["oid"] in self.hub.objects:
+                return file
+            return file | {"actions": {"upload": {"href": f"{URL}/lfs/{file['oid']}"}}}
+
+        objects = [plan(file) for file in self.content["objects"]]
+        return {"json": {"transfer": "basic", "objects": objects}}
+
+    def lfs_upload(self, oid: str) -> dict:
+        assert hashlib.sha256(self.body).hexdigest() == oid
+        self.hub.objects[oid] = self.body
+        return {}
+
+    def commit(self, id: str, repository: Repository, revision: str) -> dict:
+        creates_pull_request = self.query.get("create_pr") == "1"
+        if not creates_pull_request:
+            self.check_owner(id)
+        header, *operations = [json.loads(line) for line in self.body.splitlines()]
+        before, new, large = repository.at(revision), {}, set()
+        for value in (operation["value"] for operation in operations):
+            if "oid" in value:
+                new[value["path"]] = self.hub.objects[value["oid"]]
+                large.add(value["path"])
+            else:
+                new[value["path"]] = base64.b64decode(value["content"])
+        ref, reply = str(repository.ref(revision)), {}
+        if creates_pull_request:
+            number = 1 + sum(name.startswith("refs/pr/") for name in repository.refs)
+            ref = f"refs/pr/{number}"
+            reply["pullRequestUrl"] = f"{URL}/{id}/discussions/{number}"
+        all_large = frozenset((before.large - new.keys()) | large)
+        made = repository.add(ref, before.files | new, all_large)
+        repository.changes.append((ref, header["value"]["summary"]))
+        url = f"{URL}/{id}/commit/{made.oid}"
+        return {"json": reply | {"success": True, "commitOid": made.oid, "commitUrl": url}}
+
+    def resolve(self, id: str, repository: Repository, revision: str, file: str) -> dict:
+        commit = repository.at(revision)
+        if file not in commit.files:
+            raise Refusal(404, f"{file} does not exist", "EntryNotFound")
+        headers = {"X-Repo-Commit": commit.oid, "ETag": f'"{commit.blob_id(file)}"'}
+        return {"content": commit.files[file], "headers": headers}

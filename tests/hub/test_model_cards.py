@@ -76,7 +76,7 @@ def test_the_code_for_googles_checkpoints_runs(hub, tmp_path, capsys, name):
     folder = write_checkpoint(tmp_path / "published", config, stock.state_dict())
     if not name.endswith("enwik8"):
         train_sentencepiece(folder)
-    hub.users["hf_" + "a" * 34] = ("google", "write")
+    hub.users["hf_" + "a" * 34] = "google"
     HfApi().create_repo(f"google/{name}")
     HfApi().upload_folder(repo_id=f"google/{name}", folder_path=folder)
     values = run_code_of(card_of(name))

@@ -16,6 +16,7 @@ from torch.testing import assert_close
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 from transformers.dynamic_module_utils import get_imports, get_relative_import_files
 
+import reformer_hf
 from reformer_hf import (
     ReformerHFByteTokenizer,
     ReformerHFConfig,
@@ -25,6 +26,7 @@ from reformer_hf import (
 from reformer_hf.hub.remote_code import (
     add_remote_code,
     auto_classes,
+    flat_files,
     flat_name,
     flatten,
     read_source,
@@ -285,6 +287,65 @@ def test_imports_that_flat_files_cannot_have_are_refused(line):
 def test_packages_are_refused():
     with pytest.raises(ValueError, match=r"reformer_hf\.ops is not a module"):
         read_source("reformer_hf.ops")
+
+
+@pytest.fixture
+def add_modules(tmp_path, monkeypatch):
+    """Adds modules to this package, by name without `reformer_hf.`, for one test."""
+    known = set(sys.modules)
+    monkeypatch.setattr(reformer_hf, "__path__", [*reformer_hf.__path__, str(tmp_path)])
+
+    def add(**sources: str) -> None:
+        for name, source in sources.items():
+            file = tmp_path / f"{name.replace('__', '/')}.py"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(source)
+            for parent in file.relative_to(tmp_path).parents[:-1]:
+                (tmp_path / parent / "__init__.py").touch()
+
+    yield add
+    for name in set(sys.modules) - known:
+        del sys.modules[name]
+
+
+class TestSubPackages:
+    def test_imports_are_followed_at_any_depth(self, add_modules):
+        add_modules(
+            extra__modeling_x="from reformer_hf.extra.files.reading import read\n",
+            extra__files__reading="if 1:\n    from reformer_hf.extra.deep.er.end import end\n",
+            extra__deep__er__end="from jaxtyping import Float\nend = Float\n",
+            extra__unused="",
+        )
+        files = flat_files({"reformer_hf.extra.modeling_x"})
+        assert files.keys() == {
+            "extra_modeling_x.py",
+            "extra_files_reading.py",
+            "extra_deep_er_end.py",
+            "shape_annotations.py",
+        }
+        assert "from .extra_files_reading import read" in files["extra_modeling_x.py"]
+        assert "    from .extra_deep_er_end import end" in files["extra_files_reading.py"]
+
+    @pytest.mark.parametrize(
+        ("first", "second", "name"),
+        [
+            ("extra__a__modeling_reformer_hf", "extra__b__modeling_reformer_hf", "modeling_ref"),
+            ("extra__a__b", "extra__a_b", "extra_a_b.py"),
+            ("extra__x", "shape_annotations", "shape_annotations.py"),
+        ],
+    )
+    def test_two_modules_of_one_name_are_refused(self, add_modules, first, second, name):
+        add_modules(**{first: "", second: ""})
+        modules = {f"reformer_hf.{each.replace('__', '.')}" for each in (first, second)}
+        with pytest.raises(ValueError, match=f"would both become {name}.*rename one"):
+            flat_files(modules)
+
+    def test_packages_hold_no_names(self, add_modules):
+        add_modules(
+            extra__a="from reformer_hf.extra.files import reading\n", extra__files__reading=""
+        )
+        with pytest.raises(ValueError, match=r"reformer_hf\.extra\.files is not a module"):
+            flat_files({"reformer_hf.extra.a"})
 
 
 class TestRefusals:

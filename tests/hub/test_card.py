@@ -11,8 +11,8 @@ from transformers import Trainer, TrainingArguments
 
 import reformer_hf
 from reformer_hf import ReformerHFByteTokenizer
+from reformer_hf.hub.card import TASKS, build_run_card, task_of, use_run_card, write_run_card
 from reformer_hf.hub.remote_code import add_remote_code
-from reformer_hf.hub.run_card import TASKS, build_run_card, task_of, use_run_card, write_run_card
 from reformer_hf.training.run_record import RunRecord
 from tests.hub.conftest import TOKEN
 from tests.hub.fake_validation import metadata_errors
@@ -196,7 +196,11 @@ def test_the_trainer_pushes_this_card(hub, tmp_path):
     assert metadata_errors(card) == [] and "3 steps" in card and "four bytes" in card
     (result,) = ModelCard(card).data.eval_results
     assert result.metric_value == pytest.approx(results["eval_loss"], abs=1e-6)
+    assert "license: apache-2.0" in card and "[](" not in card
     assert TOKEN.encode() not in b"".join(files.values())
+    trainer.create_model_card(license="mit", model_name="Mine")
+    card = (folder / "README.md").read_text()
+    assert "license: mit" in card and "# Mine" in card
 
 
 def test_the_trainers_own_file_of_arguments_holds_the_token(hub, tmp_path):

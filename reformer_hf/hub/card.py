@@ -1,25 +1,24 @@
-"""The model card of a run of the Trainer, for every task, from the record of that run."""
+"""The model card of a run, for every task, made from the record of that run."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from reformer_hf.hub.model_card import render
+from reformer_hf.hub.files import CARD
 
 TEMPLATE = Path(__file__).with_suffix(".md")
 RUN_RECORD = "run_record.json"
-"""Where :class:`reformer_hf.training.run_record.RunRecord` writes."""
+"""What the callback `RunRecord` of `reformer_hf.training` writes."""
 
 PARTS = {"model", "data", "training", "hyperparameters", "evaluation", "machine"}
 """Of a record."""
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """What a kind of model is for.
 
     Attributes:
@@ -54,6 +53,20 @@ TASKS = {
 """End of an architecture's name to its task."""
 
 
+class _Missing(StrictUndefined):
+    """A missing value: an error, also where a format is applied to it, and never a gap."""
+
+    __slots__ = ()
+    __format__ = StrictUndefined._fail_with_undefined_error
+
+
+def render(template: Path, metadata: ModelCardData, /, **values: Any) -> ModelCard:
+    """Fill in a template."""
+    environment = Environment(loader=FileSystemLoader(template.parent), undefined=_Missing)
+    text = environment.get_template(template.name).render(card_data=metadata.to_yaml(), **values)
+    return ModelCard(text.rstrip() + "\n")
+
+
 def task_of(architecture: str) -> Task:
     """Tell the task of a model class.
 
@@ -77,26 +90,23 @@ def build_run_card(
     has_code: bool = False,
     curve: str | None = None,
 ) -> ModelCard:
-    """Fill in a card; every number in it comes from `record`.
+    """Fill in the card; every number in it comes from `record`.
 
     Args:
         name: of the model.
         record: what `RunRecord` of `reformer_hf.training` wrote.
-        license: of the weights, as the Hub abbreviates it; None where nobody has decided.
+        license: of the weights, as the Hub abbreviates it; None if nobody has decided.
         has_code: whether the repository carries this package's code (`auto_map`).
-        curve: name of the picture of the loss curve in the repository.
+        curve: address of the picture of the loss curve, seen from the card.
 
     Returns:
         The card. Nothing is sent anywhere.
 
     Raises:
-        ValueError: if the record lacks something.
+        ValueError: if the record lacks a part.
     """
-    missing = {"model", "data", "training", "hyperparameters", "evaluation", "machine"} - set(
-        record
-    )
-    if missing:
-        raise ValueError(f"the record of the run lacks {', '.join(sorted(missing))}")
+    if missing := sorted(PARTS - record.keys()):
+        raise ValueError(f"the record of the run lacks {', '.join(missing)}")
     task = task_of(record["model"]["architecture"])
     data = record["data"]
     results = [
@@ -109,7 +119,7 @@ def build_run_card(
         )
         for metric, value in record["evaluation"].items()
     ]
-    card_data = ModelCardData(
+    metadata = ModelCardData(
         library_name="transformers",
         license=license,
         pipeline_tag=task.tag,
@@ -119,7 +129,7 @@ def build_run_card(
         eval_results=results or None,
     )
     facts = {"task": task, "license": license, "has_code": has_code, "curve": curve}
-    return render(TEMPLATE, card_data, name=name, **facts, **record)
+    return render(TEMPLATE, metadata, name=name, **facts, **record)
 
 
 def write_run_card(folder: str | Path, name: str | None = None, license: str | None = None) -> Path:
@@ -127,7 +137,7 @@ def write_run_card(folder: str | Path, name: str | None = None, license: str | N
 
     Args:
         folder: the Trainer's `output_dir`.
-        name: of the model, None for the folder's.
+        name: of the model; None takes the folder's.
         license: as for :func:`build_run_card`.
 
     Returns:
@@ -149,19 +159,21 @@ def write_run_card(folder: str | Path, name: str | None = None, license: str | N
         has_code="auto_map" in config,
         curve="loss_curve.png" if (folder / "loss_curve.png").is_file() else None,
     )
-    card.save(folder / "README.md")
-    return folder / "README.md"
+    card.save(folder / CARD)
+    return folder / CARD
 
 
 def use_run_card(trainer: Any, license: str | None = None) -> None:
-    """Let `trainer.push_to_hub()` send this card instead of the Trainer's draft.
+    """Let `trainer.push_to_hub()` and `trainer.create_model_card()` write this card.
 
     Args:
         trainer: a Trainer with the callback `RunRecord`.
-        license: as for :func:`build_run_card`.
+        license: as for :func:`build_run_card`; `trainer.push_to_hub(license=...)` replaces it.
     """
 
-    def create_model_card(model_name: str | None = None, **kwargs) -> None:
+    def create_model_card(
+        language=None, license=license, tags=None, model_name=None, **kwargs
+    ) -> None:
         if trainer.is_world_process_zero():
             write_run_card(trainer.args.output_dir, model_name, license)
 

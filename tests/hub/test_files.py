@@ -5,13 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from reformer_hf.hub.repository_files import (
-    check_files,
-    check_secrets,
-    describe_files,
-    select_files,
-)
-from reformer_hf.hub.tokens import Token
+from reformer_hf.hub.files import check_files, describe_files, select_files
 from tests.hub.model_folder import PUBLISHED, write_model_folder
 
 SECRET = "hf_" + "Q7" * 17
@@ -28,11 +22,11 @@ def folder(saved, tmp_path):
 
 
 def names(folder, **options):
-    return {file.name for file in select_files(folder, **options)}
+    return select_files(folder, **options).keys()
 
 
-def check(folder):
-    check_files(folder, select_files(folder))
+def check(folder, token=None):
+    check_files(folder, select_files(folder), token)
 
 
 def test_what_goes_and_what_stays(folder):
@@ -139,12 +133,11 @@ def test_what_could_not_be_loaded_is_refused(folder, damage, message):
 
 
 def test_tokens_in_files_are_found_wherever_they_are(folder):
-    token = Token("odd-token", "test")
     for content in (b"x" * 5000 + SECRET.encode(), b"--odd-token--", b"hf_hf_" + SECRET.encode()):
         (folder / "loss_curve.png").write_bytes(content)
         with pytest.raises(ValueError, match="^loss_curve.png: holds a token") as error:
-            check_secrets(select_files(folder), token)
+            check(folder, "odd-token")
         assert SECRET not in str(error.value) and "odd-token" not in str(error.value)
     for harmless in (b"", b"hf_hub_download and hf_", b"self.hf_" + b"_" * 40, b"odd token"):
         (folder / "loss_curve.png").write_bytes(harmless)
-        check_secrets(select_files(folder), token)
+        check(folder, "odd-token")
