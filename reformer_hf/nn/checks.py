@@ -1,0 +1,167 @@
+"""Checks of what attention modules are given: each error names the argument, its value and the fix.
+
+Wrong types raise `TypeError`, wrong values `ValueError`. Values inside tensors are looked at on the
+CPU only: elsewhere the host would have to wait for the device.
+"""
+
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from reformer_hf.ops.attention import Implementation
+from reformer_hf.ops.hashing import bucket_factors
+from reformer_hf.ops.masking import Scope, check_look_ahead
+
+
+def require_ints(least: int, **arguments: Any) -> None:
+    """Demand ints that are not too small."""
+    for name, value in arguments.items():
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{name}={value!r}: give an int of at least {least}")
+        if not least <= value < 2**63:
+            raise ValueError(f"{name}={value}: give an int of at least {least} and below 2**63")
+
+
+def require_bools(**arguments: Any) -> None:
+    """Demand True or False."""
+    for name, value in arguments.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name}={value!r}: give True or False")
+
+
+def check_local_attention(
+    *,
+    chunk_length: Any,
+    num_chunks_before: Any,
+    num_chunks_after: Any,
+    causal: Any,
+    scope: Any,
+    dropout: Any,
+    **sizes: Any,
+) -> None:
+    """Check the arguments of `LocalSelfAttention`; `sizes` are those that are at least 1."""
+    require_ints(1, chunk_length=chunk_length, **sizes)
+    require_ints(0, num_chunks_before=num_chunks_before, num_chunks_after=num_chunks_after)
+    _require_choice("scope", scope, Scope)
+    require_bools(causal=causal)
+    check_look_ahead(num_chunks_after, causal)
+    if not isinstance(dropout, int | float) or isinstance(dropout, bool):
+        raise TypeError(f"dropout={dropout!r}: give a float of at least 0 and below 1")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout={dropout}: give a probability of at least 0 and below 1")
+
+
+def check_lsh_attention(
+    *, num_buckets: Any, layer_index: Any, deduplicate_rounds: Any, **others: Any
+) -> None:
+    """Check the arguments of `LSHSelfAttention`; `others` are those of local attention."""
+    check_local_attention(**others)
+    if others["scope"] == "band" and others["num_chunks_before"] == others["num_chunks_after"] == 0:
+        raise ValueError(
+            "num_chunks_before=0 in the band scope: a token would see only itself; give at least 1"
+        )
+    for factor in num_buckets if isinstance(num_buckets, list | tuple) else [num_buckets]:
+        require_ints(2, num_buckets=factor)
+    bucket_factors(num_buckets)
+    require_ints(0, layer_index=layer_index)
+    require_bools(deduplicate_rounds=deduplicate_rounds)
+
+
+def check_implementation(implementation: Any, dropout: float, ring: bool) -> None:
+    """Demand an implementation that can do what is asked for.
+
+    Args:
+        implementation: as given.
+        dropout: of the attention probabilities.
+        ring: whether windows wrap around, as those of LSH layers in the `chunk` scope.
+    """
+    _require_choice("implementation", implementation, Implementation)
+    if implementation == "flex_attention" and (dropout or ring):
+        reason = f"dropout={dropout}" if dropout else "scope='chunk'"
+        raise ValueError(f"implementation='flex_attention' cannot do {reason}: choose another")
+
+
+def check_hidden_states(hidden_states: Any, width: int, weight: Any = None, name: str = "") -> None:
+    """Demand vectors (batch, seq, width), of the dtype and on the device of the weights.
+
+    Args:
+        hidden_states: as given.
+        width: of each vector.
+        weight: that they are multiplied with. One that is no plain parameter (sharded, quantised)
+            has rules of its own and is not compared.
+        name: of the argument, if not `hidden_states`.
+    """
+    name = name or "hidden_states"
+    if not isinstance(hidden_states, Tensor):
+        raise TypeError(f"{name} is a {type(hidden_states).__name__}: give a tensor")
+    shape, dtype, device = hidden_states.shape, hidden_states.dtype, hidden_states.device
+    if not dtype.is_floating_point:
+        raise TypeError(
+            f"{name} has dtype {dtype}: give floating-point vectors, as of an embedding"
+        )
+    if len(shape) != 3 or shape[-1] != width or 0 in shape:
+        raise ValueError(
+            f"{name} has shape {tuple(shape)}: give (batch, seq, {width}) with at least one token"
+        )
+    if type(weight) is not nn.Parameter or weight.is_meta:
+        return
+    if device != weight.device:
+        raise ValueError(f"{name} is on {device}, the layer on {weight.device}: move one with to()")
+    if dtype == weight.dtype:
+        return
+    known = torch.amp.is_autocast_available(device.type)
+    autocast = known and torch.is_autocast_enabled(device.type)
+    if not autocast or torch.float64 in (dtype, weight.dtype):  # which autocast leaves alone
+        raise ValueError(
+            f"{name} has dtype {dtype}, the layer {weight.dtype}: convert one with to(), or run "
+            "float32 weights under torch.autocast"
+        )
+
+
+def check_attention_mask(mask: Any, hidden_states: Tensor) -> None:
+    """Demand a bool or int for each token: 1 at real ones, 0 at padding."""
+    _check_marks("attention_mask", mask, hidden_states, "bools or ints, 1 at real tokens")
+    if _can_look(mask) and not torch.equal(mask.bool().long(), mask.long()):
+        raise ValueError("attention_mask has other values than 0 (padding) and 1 (real token)")
+
+
+def check_documents(documents: Any, hidden_states: Tensor, name: str = "documents") -> None:
+    """Demand the number of each token's document."""
+    _check_marks(name, documents, hidden_states, "ints, the number of each token's document")
+    if _can_look(documents):
+        low, high = (int(x) for x in documents.long().aminmax())
+        if high - low >= 2**31:
+            raise ValueError(f"{name} has numbers from {low} to {high}: number documents from 0")
+
+
+def _check_marks(name: str, marks: Any, hidden_states: Tensor, wanted: str) -> None:
+    """Demand an int for each token, or a bool where these are wanted."""
+    if not isinstance(marks, Tensor):
+        raise TypeError(f"{name} is a {type(marks).__name__}: give a tensor of {wanted}")
+    dtype, rows = marks.dtype, tuple(hidden_states.shape[:2])
+    if (
+        dtype.is_floating_point
+        or dtype.is_complex
+        or (dtype == torch.bool and "bool" not in wanted)
+    ):
+        raise TypeError(f"{name} has dtype {dtype}: give {wanted}")
+    if marks.shape != rows:
+        raise ValueError(
+            f"{name} has shape {tuple(marks.shape)}: give {rows}, one for each token of this pass"
+        )
+    if marks.device != hidden_states.device:
+        raise ValueError(
+            f"{name} is on {marks.device}, the tokens on {hidden_states.device}: move it with to()"
+        )
+
+
+def _require_choice(name: str, value: Any, literal: Any) -> None:
+    choices = get_args(literal)
+    if value not in choices:
+        raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(repr, choices))}")
+
+
+def _can_look(tensor: Tensor) -> bool:
+    plain = type(tensor) is Tensor and not torch.compiler.is_compiling()
+    return plain and tensor.device.type == "cpu"

@@ -1,0 +1,154 @@
+"""A stack of sub-layers for a model of your own, on reversible coupling."""
+
+from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Integer
+from torch import Tensor, nn
+
+from reformer_hf.nn.checks import check_hidden_states, require_bools, require_ints
+from reformer_hf.nn.layer_norm import StreamLayerNorm, cast_for_products
+from reformer_hf.nn.reversible import Decision, PlainCoupling, ReversibleCoupling, SubLayer
+
+
+class Replayable:
+    """A sub-layer whose replay hashes to the buckets of its forward.
+
+    A replay sees its source with another rounding error, so a vector between two buckets may fall
+    into the other one. Wrap a sub-layer that has LSH layers inside in a new one for each
+    `ReversibleCoupling.couple`. `ReversibleSequence` does that.
+
+    Args:
+        sublayer: maps a source to an addend.
+    """
+
+    def __init__(self, sublayer: SubLayer):
+        self.func = sublayer
+        self._decisions: list[Decision] = []  # of the LSH layers inside, in the order of the calls
+        self._used = 0
+
+    def __call__(self, source: Float[Tensor, "*batch seq dim"]) -> Float[Tensor, "*batch seq dim"]:
+        """Run the sub-layer.
+
+        Args:
+            source: stream to read.
+
+        Returns:
+            The addend.
+        """
+        self._used = 0
+        token = _RUNNING.set(self)
+        try:
+            return self.func(source)
+        finally:
+            _RUNNING.reset(token)
+
+    def _next_decision(self) -> Decision:
+        if self._used == len(self._decisions):
+            self._decisions.append(Decision())
+        self._used += 1
+        return self._decisions[self._used - 1]
+
+
+_RUNNING: ContextVar[Replayable | None] = ContextVar("replayable", default=None)
+
+
+def recalled_decision() -> Decision | None:
+    """Find the decision of the LSH layer that runs now.
+
+    Returns:
+        A cell, full in a replay; None outside `Replayable`.
+    """
+    running = _RUNNING.get()
+    return None if running is None else running._next_decision()
+
+
+class ReversibleSequence(nn.Module):
+    """Residual sub-layers in the activation memory of one: backward rebuilds what they need.
+
+    Two streams start as the input. Each sub-layer reads the layer norm of one and is added to the
+    other, then the roles swap. The output is the mean of both.
+
+    Args:
+        dim: width of the streams.
+        sublayers: map (batch, seq, dim) to the same, such as attention and a feed-forward network
+            in turn.
+        reversible: False keeps all activations, for comparison: outputs and gradients are the same.
+
+    Raises:
+        TypeError: if a sub-layer is no module.
+        ValueError: if there is none.
+
+    Source: Kitaev et al. 2020, "Reformer" (arXiv 2001.04451), section 3.
+    """
+
+    def __init__(self, dim: int, sublayers: Iterable[nn.Module], reversible: bool = True):
+        super().__init__()
+        require_ints(1, dim=dim)
+        require_bools(reversible=reversible)
+        self.dim, self.reversible = dim, reversible
+        self.sublayers = nn.ModuleList(sublayers)
+        if not self.sublayers:
+            raise ValueError("sublayers is empty: give at least one module")
+        self.norms = nn.ModuleList(StreamLayerNorm(dim) for _ in self.sublayers)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch seq dim"],
+        attention_mask: Bool[Tensor, "batch seq"] | Integer[Tensor, "batch seq"] | None = None,
+        *,
+        seq_idx: Integer[Tensor, "batch seq"] | None = None,
+        cache: Sequence[Any] | None = None,
+    ) -> Float[Tensor, "batch seq dim"]:
+        """Run all sub-layers.
+
+        Args:
+            x: the tokens' vectors.
+            attention_mask: given to the sub-layers that have a `new_cache()`, which attend.
+            seq_idx: given to the same.
+            cache: from `new_cache`, for a pass that goes on after earlier tokens.
+
+        Returns:
+            The mean of the streams.
+
+        Raises:
+            ValueError: naming the argument, its value and the fix.
+        """
+        check_hidden_states(x, self.dim, name="x")
+        caches = [None] * len(self.sublayers) if cache is None else cache
+        if len(caches) != len(self.sublayers):
+            raise ValueError(
+                f"cache has {len(caches)} entries for {len(self.sublayers)} sub-layers: give a "
+                "new_cache() of this sequence"
+            )
+        coupling = ReversibleCoupling() if self.reversible else PlainCoupling()
+        target = source = x.to(torch.promote_types(x.dtype, torch.float32))
+        for sublayer, norm, remembered in zip(self.sublayers, self.norms, caches, strict=True):
+            options: dict[str, Any] = {}
+            if hasattr(sublayer, "new_cache"):
+                options = {"attention_mask": attention_mask, "seq_idx": seq_idx}
+                options["cache"] = remembered
+            run = Replayable(partial(_run_normalised, norm, sublayer, options))
+            target, source = source, coupling.couple(target, run, source)
+        return ((target + source) / 2).to(x.dtype)
+
+    def new_cache(self) -> list[Any]:
+        """Make an empty cache for `forward`.
+
+        Returns:
+            The cache of each sub-layer that attends, None for the others: they must treat each
+            token by itself.
+        """
+        return [
+            sublayer.new_cache() if hasattr(sublayer, "new_cache") else None  # type: ignore[operator]
+            for sublayer in self.sublayers
+        ]
+
+
+def _run_normalised(
+    norm: nn.Module, sublayer: nn.Module, options: dict[str, Any], source: Tensor
+) -> Tensor:
+    return sublayer(cast_for_products(norm(source)), **options)
