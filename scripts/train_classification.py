@@ -13,14 +13,14 @@ import sys
 
 import reformer_hf  # noqa: F401 (registers the classes)
 from reformer_hf.hub.card import use_run_card
-from reformer_hf.training.classification import train_classification
-from reformer_hf.training.classification_arguments import ClassificationDataArguments
+from reformer_hf.training.data.labelled import ClassificationDataArguments
 from reformer_hf.training.model_arguments import PretrainedModelArguments
 from reformer_hf.training.parsing import (
     ReformerTrainingArguments,
     parse_arguments,
     readable_errors,
 )
+from reformer_hf.training.tasks.classification import train_classification
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -21,7 +21,30 @@ from reformer_hf.training.scoring import score_batches
 from reformer_hf.training.storage import readable_disk_errors
 
 
-class CausalLMTrainer(Trainer):
+class SealedCheckpoints(Trainer):
+    """A `Trainer` that seals each checkpoint when it is whole, and only then deletes older ones.
+
+    Mix it in before another Trainer: `class Mine(SealedCheckpoints, Seq2SeqTrainer)`.
+    """
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        limit, directory = self.args.save_total_limit, Path(str(self.args.output_dir))
+        written = directory / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        self.args.save_total_limit = None  # nothing is deleted before the new one is sealed
+        try:
+            with readable_disk_errors(directory, "The checkpoints before this one are whole."):
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    seal(written)
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            kept = (written, Path(self.state.best_model_checkpoint or written))
+            rotate([Path(path) for path in sort_checkpoints(str(directory))], limit, set(kept))
+
+
+class CausalLMTrainer(SealedCheckpoints):
     """A `Trainer` for causal language models.
 
     What differs: rows are shuffled by seed and epoch alone, and blank rows fill the last batches,
@@ -75,22 +98,6 @@ class CausalLMTrainer(Trainer):
         rows = getattr(getattr(dataloader, "dataset", None), "rows", None)
         samples = len(rows) if rows is not None and has_length(rows) else 0
         return EvalLoopOutput(None, None, metrics, samples)  # type: ignore[arg-type]
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        limit, directory = self.args.save_total_limit, Path(str(self.args.output_dir))
-        written = directory / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        self.args.save_total_limit = None  # nothing is deleted before the new one is sealed
-        try:
-            with readable_disk_errors(directory, "The checkpoints before this one are whole."):
-                super()._save_checkpoint(model, trial)
-                self.accelerator.wait_for_everyone()
-                if self.args.should_save:
-                    seal(written)
-        finally:
-            self.args.save_total_limit = limit
-        if self.args.should_save:
-            kept = (written, Path(self.state.best_model_checkpoint or written))
-            rotate([Path(path) for path in sort_checkpoints(str(directory))], limit, set(kept))
 
 
 class MaskedLMTrainer(CausalLMTrainer):

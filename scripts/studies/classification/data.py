@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reformer_hf.training.catalogues import collect_pairs, download_wheel, part_of
+from scripts.make_translation_pairs import collect_pairs, download_wheel, part_of
 
 PACKAGES = ("Django==5.2.19", "wagtail==8.0.1")  # both under the BSD licence
 LANGUAGES = ["ca", "cs", "de", "es", "et", "fi", "fr", "gl", "hr"]

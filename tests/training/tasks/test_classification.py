@@ -6,12 +6,12 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score, mean_squared_error
 from transformers import EvalPrediction
 
-from reformer_hf.training.classification_metrics import (
+from reformer_hf.training.data.labels import LabelSpace
+from reformer_hf.training.tasks.classification import (
     choose_predictions,
     entity_spans,
     metrics_of,
 )
-from reformer_hf.training.labels import LabelSpace
 
 RANDOM = np.random.default_rng(0)
 

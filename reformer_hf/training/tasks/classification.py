@@ -1,16 +1,18 @@
 """A classifier of texts or of words trained with `Trainer`, from arguments to results."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import DatasetDict
+import torch
+from torch import Tensor
 from transformers import (
     AutoConfig,
     DataCollatorForTokenClassification,
     DataCollatorWithPadding,
+    EvalPrediction,
     Trainer,
     TrainingArguments,
     set_seed,
@@ -20,14 +22,18 @@ from reformer_hf.models.modeling_classification import ReformerHFForSequenceClas
 from reformer_hf.models.modeling_heads import ReformerHFForTokenClassification
 from reformer_hf.training.callbacks import StopOnDivergence
 from reformer_hf.training.causal_model import build_model, load_tokenizer
-from reformer_hf.training.checkpoints import SealCheckpoints
-from reformer_hf.training.classification_arguments import ClassificationDataArguments
-from reformer_hf.training.classification_data import choose_columns, load_rows, tokenize_rows
-from reformer_hf.training.classification_metrics import choose_predictions, metrics_of
-from reformer_hf.training.labels import LabelSpace, find_labels
+from reformer_hf.training.collator import IGNORE_INDEX
+from reformer_hf.training.data.labelled import (
+    ClassificationDataArguments,
+    choose_columns,
+    load_rows,
+    tokenize_rows,
+)
+from reformer_hf.training.data.labels import LabelSpace, find_labels
 from reformer_hf.training.model_arguments import PretrainedModelArguments
 from reformer_hf.training.processes import hide_bars_unless
 from reformer_hf.training.run_record import RunRecord, describe_data
+from reformer_hf.training.trainer import SealedCheckpoints
 from reformer_hf.training.trainer_steps import (
     checkpoint_to_resume,
     keep_metrics,
@@ -59,7 +65,7 @@ def train_classification(
 
     Raises:
         FloatingPointError: if training diverges.
-        OSError: if something cannot be found.
+        OSError: if something cannot be found or the disk is full.
         ValueError: if arguments, data and model do not fit together.
     """
     doing = training_arguments
@@ -76,8 +82,8 @@ def train_classification(
     for split in wanted:
         if wanted[split] and split not in rows:
             raise ValueError(f"there is no {split} data; name a {split}_file")
-    labels = _labels(model_arguments, data_arguments, rows)
-    rows = DatasetDict({split: part for split, part in rows.items() if wanted[str(split)]})
+    labels = _labels(model_arguments, data_arguments, rows.get("train"))
+    rows = {split: part for split, part in rows.items() if wanted[split]}
     trainer, splits = _prepare(model_arguments, data_arguments, doing, rows, labels)
     prepare(trainer)
     results: dict[str, Any] = {}
@@ -98,52 +104,41 @@ def train_classification(
 def _labels(
     model_arguments: PretrainedModelArguments,
     data_arguments: ClassificationDataArguments,
-    rows: DatasetDict,
+    train_rows: Any,
 ) -> LabelSpace:
     """The labels of the training rows or, where there are none, those that the model knows.
 
     A trained model's numbers of the same labels stay, or its head would be read wrongly.
     """
-    token = data_arguments.task_name == "token"
-    if "train" in rows:
-        column = choose_columns(data_arguments, rows["train"])[1]
-        if column is None:
-            raise ValueError(
-                f"the training data have the columns {rows['train'].column_names}, and none with a "
-                "usual name for labels: choose label_column_name"
-            )
-        found = find_labels(
-            rows["train"], column, data_arguments.task_name, data_arguments.do_regression
-        )
-        if model_arguments.model_name_or_path is None:
-            return found
-        return found.in_order_of(_names(_config(model_arguments)))
-    if model_arguments.model_name_or_path is None:
+    name = model_arguments.model_name_or_path
+    if train_rows is None and name is None:
         raise ValueError("without training data, name a trained model with model_name_or_path")
-    config = _config(model_arguments)
-    kind: Any = "token" if token else config.problem_type or "single_label_classification"
-    return LabelSpace(kind, () if kind == "regression" else tuple(_names(config)))
-
-
-def _config(model_arguments: PretrainedModelArguments) -> Any:
-    name: Any = model_arguments.model_name_or_path
-    return AutoConfig.from_pretrained(
+    known: Any = name and AutoConfig.from_pretrained(
         name,
         cache_dir=model_arguments.cache_dir,
         revision=model_arguments.model_revision,
         token=model_arguments.token,
     )
-
-
-def _names(config: Any) -> list[str]:
-    return [config.id2label[number] for number in range(config.num_labels)]
+    names = tuple(known.id2label[number] for number in range(known.num_labels)) if known else ()
+    task = data_arguments.task_name
+    if train_rows is None:
+        kind: Any = "token" if task == "token" else known.problem_type
+        kind = kind or "single_label_classification"
+        return LabelSpace(kind, () if kind == "regression" else names)
+    column = choose_columns(data_arguments, train_rows)[1]
+    if column is None:
+        raise ValueError(
+            f"the training data have the columns {train_rows.column_names}, and none with a "
+            "usual name for labels: choose label_column_name"
+        )
+    return find_labels(train_rows, column, task, data_arguments.do_regression).in_order_of(names)
 
 
 def _prepare(
     model_arguments: PretrainedModelArguments,
     data_arguments: ClassificationDataArguments,
     training_arguments: TrainingArguments,
-    rows: DatasetDict,
+    rows: dict[str, Any],
     labels: LabelSpace,
 ) -> tuple[Trainer, dict[str, Any]]:
     """Build the model, tokenise the rows, and set the Trainer up."""
@@ -159,7 +154,7 @@ def _prepare(
     )
     with training_arguments.main_process_first(desc="tokenising"):
         splits: dict[str, Any] = {
-            str(split): tokenize_rows(
+            split: tokenize_rows(
                 part,
                 tokenizer,
                 data_arguments,
@@ -170,7 +165,7 @@ def _prepare(
             for split, part in rows.items()
         }
     collator = DataCollatorForTokenClassification if token else DataCollatorWithPadding
-    trainer = Trainer(
+    trainer = SealedCheckpoints(
         model,
         training_arguments,
         data_collator=collator(tokenizer),
@@ -179,11 +174,7 @@ def _prepare(
         processing_class=tokenizer,
         compute_metrics=metrics_of(labels),
         preprocess_logits_for_metrics=choose_predictions,
-        callbacks=[
-            StopOnDivergence(),
-            SealCheckpoints(),
-            RunRecord(**describe_data(data_arguments)),
-        ],
+        callbacks=[StopOnDivergence(), RunRecord(**describe_data(data_arguments))],
     )
     return trainer, splits
 
@@ -213,3 +204,94 @@ def _prediction(scores: np.ndarray, labels: LabelSpace, words: list[int | None] 
         return labels.names[int(scores.argmax())]
     last = {word: place for place, word in enumerate(words) if word is not None}
     return [labels.names[int(scores[place].argmax())] for place in last.values()]
+
+
+def choose_predictions(logits: Tensor | tuple, labels: Tensor) -> Tensor:
+    """Keep what metrics need of the logits: the best class where there is one per row or token.
+
+    For `preprocess_logits_for_metrics`, so that evaluation does not hold the logits of all tokens.
+    """
+    scores = logits[0] if isinstance(logits, tuple) else logits
+    chosen = not torch.is_floating_point(labels) and scores.shape[-1] > 1
+    return scores.argmax(dim=-1) if chosen else scores
+
+
+def metrics_of(labels: LabelSpace) -> Callable[[EvalPrediction], dict[str, float]]:
+    """The function that measures predictions of these labels, for `compute_metrics`."""
+
+    def compute(prediction: EvalPrediction) -> dict[str, float]:
+        found: Any = prediction.predictions
+        true = np.asarray(prediction.label_ids)
+        found = np.asarray(found[0] if isinstance(found, tuple) else found)
+        if labels.kind == "regression":
+            difference = found.reshape(true.shape) - true
+            return {
+                "mse": float((difference**2).mean()),
+                "mae": float(np.abs(difference).mean()),
+            }
+        if labels.kind == "multi_label_classification":
+            return _of_several(found > 0, true > 0.5)
+        counted = true != IGNORE_INDEX
+        scores = _of_classes(found[counted], true[counted], len(labels.names))
+        if labels.kind == "token" and any(name.startswith("B-") for name in labels.names):
+            rows = [
+                ([labels.names[n] for n in f[c]], [labels.names[n] for n in t[c]])
+                for f, t, c in zip(found, true, counted, strict=True)
+            ]
+            scores |= _of_entities(rows)
+        return scores
+
+    return compute
+
+
+def _of_classes(found: np.ndarray, true: np.ndarray, count: int) -> dict[str, float]:
+    """Accuracy, and the mean F1 over the classes that occur."""
+    confusion = np.bincount(true * count + found, minlength=count * count).reshape(count, count)
+    right, seen = confusion.diagonal(), confusion.sum(axis=0) + confusion.sum(axis=1)
+    occurring = seen > 0
+    return {
+        "accuracy": float(right.sum() / max(1, confusion.sum())),
+        "f1_macro": float((2 * right[occurring] / seen[occurring]).mean()),
+    }
+
+
+def _of_several(found: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    """F1 over all decisions, and the share of rows in which all are right."""
+    both, all_ = (found & true).sum(), found.sum() + true.sum()
+    return {
+        "f1_micro": float(2 * both / max(1, all_)),
+        "accuracy": float((found == true).all(axis=-1).mean()),
+    }
+
+
+def _of_entities(rows: Sequence[tuple[list[str], list[str]]]) -> dict[str, float]:
+    """Precision, recall and F1 of whole entities, in place and kind."""
+    right = proposed = wanted = 0
+    for found, true in rows:
+        found_spans, true_spans = entity_spans(found), entity_spans(true)
+        right += len(found_spans & true_spans)
+        proposed, wanted = proposed + len(found_spans), wanted + len(true_spans)
+    return {
+        "entity_precision": right / max(1, proposed),
+        "entity_recall": right / max(1, wanted),
+        "entity_f1": 2 * right / max(1, proposed + wanted),
+    }
+
+
+def entity_spans(tags: Sequence[str]) -> set[tuple[str, int, int]]:
+    """Kind, first place and place behind the last one of each entity in IOB2 tags.
+
+    An I- tag that continues no entity of its kind begins one, as in the CoNLL evaluation.
+
+    >>> sorted(entity_spans(["B-X", "I-X", "O", "I-Y", "B-Y"]))
+    [('X', 0, 2), ('Y', 3, 4), ('Y', 4, 5)]
+    """
+    spans, kind, begin = set(), None, 0
+    for place, tag in enumerate([*tags, "O"]):
+        prefix, _, name = tag.partition("-")
+        continues = prefix == "I" and name == kind
+        if kind is not None and not continues:
+            spans.add((kind, begin, place))
+        if not continues:
+            kind, begin = (name, place) if prefix in ("B", "I") else (None, place)
+    return spans

@@ -1,6 +1,6 @@
 """What the labels of a dataset are: classes, several at a time, numbers, or classes of words."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -41,9 +41,7 @@ class LabelSpace:
         Raises:
             ValueError: if the data number the same classes otherwise.
         """
-        if tuple(names) == self.names or len(names) != len(self.names):
-            return self
-        if set(names) != set(self.names):
+        if tuple(names) == self.names or sorted(names) != sorted(self.names):
             return self
         if self.numbered:
             raise ValueError(
@@ -72,13 +70,12 @@ class LabelSpace:
     def _number(self, label: Any) -> int:
         if self.numbered and isinstance(label, int) and 0 <= label < len(self.names):
             return label
-        try:
-            return self.names.index(str(label))
-        except ValueError:
+        if str(label) not in self.names:
             raise ValueError(
                 f"label {label!r} is not among the {len(self.names)} of the training data "
                 f"({', '.join(self.names[:5])} …): correct it, or remove the row"
-            ) from None
+            )
+        return self.names.index(str(label))
 
 
 def find_labels(rows: Dataset, column: str, task: str, do_regression: bool | None) -> LabelSpace:
@@ -113,16 +110,12 @@ def find_labels(rows: Dataset, column: str, task: str, do_regression: bool | Non
         kind = "token" if task == "token" else "multi_label_classification"
     if isinstance(inner, ClassLabel):
         return LabelSpace(kind, tuple(inner.names), numbered=True)
-    found = _distinct(rows[column], listed)
+    # Numbers by value, names by letters.
+    found = sorted(
+        {each for row in rows[column] for each in (row if listed else [row])} - {None}  # type: ignore[type-var]
+    )
     if len(found) < 2:
         raise ValueError(
             f"label_column_name={column!r} has the labels {found}: there is nothing to tell apart"
         )
     return LabelSpace(kind, tuple(map(str, found)))
-
-
-def _distinct(labels: Iterable[Any], listed: bool) -> list[Any]:
-    """The different labels, sorted: numbers by value, names by letters."""
-    found = {each for label in labels for each in (label if listed else [label])}
-    found.discard(None)
-    return sorted(found)

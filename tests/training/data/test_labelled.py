@@ -6,9 +6,13 @@ import pytest
 from datasets import Dataset
 
 from reformer_hf import ReformerHFByteTokenizer
-from reformer_hf.training.classification_arguments import ClassificationDataArguments
-from reformer_hf.training.classification_data import choose_columns, load_rows, tokenize_rows
-from reformer_hf.training.labels import LabelSpace
+from reformer_hf.training.data.labelled import (
+    ClassificationDataArguments,
+    choose_columns,
+    load_rows,
+    tokenize_rows,
+)
+from reformer_hf.training.data.labels import LabelSpace
 
 TOKENIZER = ReformerHFByteTokenizer()
 CLASSES = LabelSpace("single_label_classification", ("a", "b"))
@@ -148,14 +152,21 @@ class TestWords:
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    "fields, message",
     [
-        ({"train_file": None}, "all missing"),
-        ({"validation_split_percentage": 0}, "validation_split_percentage=0"),
-        ({"max_seq_length": 0}, "max_seq_length=0"),
-        ({"task_name": "token", "do_regression": True}, "words have classes only"),
+        ({}, "dataset_name, train_file and validation_file are all missing"),
+        ({"train_file": "a", "validation_split_percentage": 100}, "validation_split_percentage="),
+        ({"train_file": "a", "task_name": "token", "do_regression": True}, "words have classes"),
+        ({"train_file": "a", "task_name": "tokens"}, "task_name='tokens': choose from sequence,"),
+        ({"train_file": "a", "max_seq_length": 0}, "max_seq_length=0: must be at least 1"),
+        ({"train_file": "a", "max_predict_samples": -1}, "max_predict_samples=-1"),
     ],
 )
 def test_arguments_that_make_no_sense(fields, message):
     with pytest.raises(ValueError, match=message):
-        arguments(**fields)
+        ClassificationDataArguments(**fields)
+
+
+def test_each_kind_of_data_is_enough():
+    for name in ("dataset_name", "train_file", "validation_file"):
+        ClassificationDataArguments(**{name: "a"})

@@ -3,7 +3,7 @@
 import pytest
 from datasets import ClassLabel, Dataset, Features, List
 
-from reformer_hf.training.labels import LabelSpace, find_labels
+from reformer_hf.training.data.labels import LabelSpace, find_labels
 
 
 def rows(labels: list, feature=None) -> Dataset:

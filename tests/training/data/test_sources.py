@@ -1,0 +1,40 @@
+"""Rows from files and from the Hub: what is named, what is missing, what is limited."""
+
+import datasets
+import pytest
+
+from reformer_hf.training.data.sources import RowArguments, load, take_first
+
+
+def test_the_named_files_are_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.csv").write_text("text")
+    arguments = RowArguments(train_file="~/a.csv", test_file=str(tmp_path / "a.csv"))
+    assert arguments.find_files() == {"train": tmp_path / "a.csv", "test": tmp_path / "a.csv"}
+    with pytest.raises(FileNotFoundError, match=r"none\.csv: there is no such file"):
+        RowArguments(validation_file=str(tmp_path / "none.csv")).find_files()
+
+
+@pytest.mark.parametrize("name", ["max_train_samples", "max_eval_samples", "max_predict_samples"])
+def test_limits_are_positive(name):
+    with pytest.raises(ValueError, match=f"{name}=0: must be at least 1, or left out"):
+        RowArguments(**{name: 0})
+
+
+def test_the_first_rows_of_known_splits_are_taken():
+    rows = datasets.Dataset.from_dict({"number": list(range(5))})
+    splits = datasets.DatasetDict(train=rows, test=rows, unsupervised=rows)
+    taken = take_first(splits, RowArguments(max_train_samples=2, max_predict_samples=9))
+    assert {name: list(part["number"]) for name, part in taken.items()} == {
+        "train": [0, 1],
+        "test": [0, 1, 2, 3, 4],
+    }
+
+
+def test_what_cannot_be_loaded_is_named_with_the_cause(tmp_path):
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"text": ')
+    options = {"data_files": str(broken), "cache_dir": str(tmp_path / "cache")}
+    message = r"the pairs could not be loaded from a file \(ArrowInvalid: JSON .*Check the name"
+    with pytest.raises(OSError, match=message):
+        load("json", "pairs", "a file", **options)
