@@ -4,8 +4,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from reformer_hf.nn.heads import merge_heads, project_heads
-from reformer_hf.ops.attention import Implementation
-from reformer_hf.ops.cross_attention import cross_attention
+from reformer_hf.ops.attend import Implementation
+from reformer_hf.ops.full_attention import cross_attention
 
 KeysValues = tuple[
     Float[Tensor, "batch heads source head_dim"], Float[Tensor, "batch heads source head_dim"]
@@ -66,7 +66,7 @@ class CrossAttention(nn.Module):
         visible: Bool[Tensor, "batch source"] | None = None,
         *,
         output_map: bool = False,
-        implementation: Implementation = "sdpa",
+        implementation: Implementation = "blockwise",
     ) -> tuple[
         Float[Tensor, "batch seq all_heads"], Float[Tensor, "batch heads seq source"] | None
     ]:
