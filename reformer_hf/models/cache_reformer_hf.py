@@ -106,8 +106,7 @@ class ReformerHFCacheLayer(CacheLayerMixin):
             tokens_to_remove: minus their number; 0 forgets what was recorded.
 
         Raises:
-            ValueError: if it is positive, or there are fewer tokens.
-            RuntimeError: if what was overwritten was not recorded, or padding was among the tokens.
+            ValueError: see `check_crop`, as for RuntimeError.
         """
         self.check_crop(tokens_to_remove)
         if tokens_to_remove and -tokens_to_remove == self.get_seq_length():

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
-from reformer_hf.models.implementations import implementation_of
+from reformer_hf.models.implementations import to_implementation
 from reformer_hf.nn.cross_attention import CrossAttention, KeysValues
 from reformer_hf.nn.feed_forward import OutputProjection
 from reformer_hf.nn.layer_norm import StreamLayerNorm, cast_for_products
@@ -53,7 +53,7 @@ class ReformerHFCrossAttention(nn.Module):
             self._keys_values(source),
             source.visible,
             output_map=output_map,
-            implementation=implementation_of(self.config),
+            implementation=to_implementation(self.config._attn_implementation),
         )
         return self.output(outputs), probabilities
 

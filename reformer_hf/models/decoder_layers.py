@@ -38,17 +38,7 @@ class ReformerHFDecoderLayer(ReformerHFLayer):
         remembered: Remembered | None = None,
         source: Source | None = None,
     ) -> tuple[Any, ...]:
-        """Advance both streams.
-
-        Args:
-            x1: stream of shape (batch, seq, hidden) that self-attention adds to.
-            x2: stream of the same shape that cross-attention adds to.
-            coupling: adds a sub-layer's output to a stream, plainly or for replay.
-            documents: document of each place, (batch, seq), or None.
-            hashing: how LSH layers hash.
-            output_map: also return the attention maps.
-            remembered: the tokens before, in a pass with a cache.
-            source: what cross-attention reads.
+        """Advance both streams; see `ReformerHFLayer.forward`.
 
         Returns:
             Both streams, the map of self-attention or None, and the probabilities of

@@ -2,8 +2,6 @@
 
 from typing import get_args
 
-from transformers import PreTrainedConfig
-
 from reformer_hf.ops.attend import Implementation
 
 NAMES: dict[str | None, Implementation] = {
@@ -13,20 +11,8 @@ NAMES: dict[str | None, Implementation] = {
 }
 
 
-def implementation_of(config: PreTrainedConfig) -> Implementation:
-    """Look up how a model computes attention.
-
-    Args:
-        config: of the model; its `attn_implementation` counts.
-
-    Raises:
-        ValueError: if there is no such implementation.
-    """
-    return to_implementation(config._attn_implementation)
-
-
 def to_implementation(name: str | None) -> Implementation:
-    """Translate a value of `attn_implementation`; None stands for the default.
+    """Translate a model's `config._attn_implementation`; None stands for the default.
 
     Raises:
         ValueError: if there is no such implementation.

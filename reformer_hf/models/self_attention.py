@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from reformer_hf.models.cache_reformer_hf import Remembered
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
-from reformer_hf.models.implementations import implementation_of
+from reformer_hf.models.implementations import to_implementation
 from reformer_hf.nn.attention import LocalSelfAttention, LSHSelfAttention
 from reformer_hf.nn.feed_forward import OutputProjection
 from reformer_hf.nn.full_attention import FullSelfAttention
@@ -85,7 +85,7 @@ class ReformerHFAttention(nn.Module):
             "hashing": hashing,
             "output_map": output_map,
             # Read at each pass: `set_attn_implementation` changes it.
-            "implementation": implementation_of(self.config),
+            "implementation": to_implementation(self.config._attn_implementation),
         }
         if remembered is None:
             outputs, attention_map = attention(normalised, documents, heads=heads, **options)

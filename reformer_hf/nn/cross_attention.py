@@ -13,12 +13,6 @@ KeysValues = tuple[
 """Keys and values of a source."""
 
 
-CrossAttended = tuple[
-    Float[Tensor, "batch seq all_heads"], Float[Tensor, "batch heads seq source"] | None
-]
-"""Heads side by side, and the probabilities or None."""
-
-
 class CrossAttention(nn.Module):
     """Exact attention with queries from one sequence, keys and values from another.
 

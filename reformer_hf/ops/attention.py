@@ -110,29 +110,6 @@ def band_attention(
     )
 
 
-def combine_rounds(
-    outputs: Float[Tensor, "batch heads rounds seq dim"],
-    logsumexps: Float[Tensor, "batch heads rounds seq"],
-) -> Float[Tensor, "batch heads seq dim"]:
-    """Weigh the rounds by the softmax of their log-sum-exps.
-
-    Args:
-        outputs: of each round, in the order of the row.
-        logsumexps: of each round, in the order of the row.
-
-    Returns:
-        The output: one softmax over the union of the rounds' windows.
-
-    Source: paper appendix A, equations 8 and 9.
-
-    >>> outputs, logsumexps = torch.tensor([6.0, 8.0]), torch.tensor([0.0, 0.0])
-    >>> combine_rounds(outputs.view(1, 1, 2, 1, 1), logsumexps.view(1, 1, 2, 1)).item()
-    7.0
-    """
-    weights = torch.softmax(logsumexps, dim=2).to(outputs.dtype)
-    return (outputs * weights.unsqueeze(-1)).sum(dim=2)
-
-
 def local_attention(
     query: Float[Tensor, "batch heads seq dim"],
     key: Float[Tensor, "batch heads seq dim"],
@@ -253,20 +230,7 @@ def attend_sorted(
     output_map: bool = False,
     implementation: Implementation = "blockwise",
 ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
-    """LSH attention in the ``band`` scope, given the sort order of its rounds.
-
-    Args:
-        query: in the order of the row.
-        value: in the order of the row.
-        sort: the sort order of all rounds.
-        window: see :func:`lsh_attention`, as for what follows.
-        deduplicate_rounds: count a key that several rounds show once.
-        dropout: of the probabilities.
-        output_map: also return the attention map, which only ``eager`` makes.
-        implementation: how to compute it.
-
-    Returns:
-        The output, and the map or None.
+    """The same, given the sort order of all rounds; see :func:`lsh_attention`.
 
     >>> x, buckets = torch.eye(2).view(1, 1, 2, 2), torch.zeros(1, 1, 1, 2, dtype=torch.int64)
     >>> sort = sort_by_bucket(buckets, None, 1)
@@ -291,7 +255,7 @@ def attend_sorted(
         dropout=dropout,
         implementation=implementation,
     )
-    output = combine_sorted(attended, sort)
+    output = combine_rounds(attended, sort)
     return output, _to_map(attended, sort, window) if output_map else None
 
 
@@ -302,20 +266,24 @@ def _to_map(attended: Attended, sort: SortOrder, window: Window) -> AttentionMap
     return map_rounds(attended.probabilities, attended.logsumexp, places, sort)
 
 
-def combine_sorted(attended: Attended, sort: SortOrder) -> Float[Tensor, "batch heads seq dim"]:
-    """Bring every round's output back to the order of the row, and combine the rounds.
+def combine_rounds(attended: Attended, sort: SortOrder) -> Float[Tensor, "batch heads seq dim"]:
+    """Bring all rounds back to the order of the row, weighed by the softmax of their log-sum-exps.
 
     Args:
         attended: of each round, by rank.
         sort: the sort order of all rounds.
 
     Returns:
-        The output.
+        The output: one softmax over the union of the rounds' windows.
 
-    >>> sort = sort_by_bucket(torch.tensor([[[[1, 0]]]]), None, 2)
-    >>> attended = Attended(torch.tensor([[[[[6.0], [5.0]]]]]), torch.zeros(1, 1, 1, 2), sort.order)
-    >>> combine_sorted(attended, sort).flatten().tolist()
-    [5.0, 6.0]
+    Source: paper appendix A, equations 8 and 9.
+
+    >>> sort = sort_by_bucket(torch.tensor([[[[1, 0], [0, 1]]]]), None, 2)
+    >>> output = torch.tensor([[6.0, 5.0], [7.0, 6.0]]).view(1, 1, 2, 2, 1)
+    >>> combine_rounds(Attended(output, torch.zeros(1, 1, 2, 2), None), sort).flatten().tolist()
+    [6.0, 6.0]
     """
     logsumexps = unpermute(attended.logsumexp.unsqueeze(-1), sort).squeeze(-1)
-    return combine_rounds(unpermute(attended.output, sort), logsumexps)
+    outputs = unpermute(attended.output, sort)
+    weights = torch.softmax(logsumexps, dim=2).to(outputs.dtype)
+    return (outputs * weights.unsqueeze(-1)).sum(dim=2)

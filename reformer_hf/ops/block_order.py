@@ -41,11 +41,7 @@ class Group(NamedTuple):
     continued: bool = False
 
     def split_rounds(self) -> "Iterator[Group]":
-        """Take the rounds one at a time, which must have a part of the ranks each.
-
-        Returns:
-            A group for each round.
-        """
+        """Take the rounds one at a time, which must have a part of the ranks each."""
         count = self.bags.shape[-1]
         length = (self.ranks.stop - self.ranks.start) // count
         for round_ in range(count):
@@ -102,15 +98,7 @@ class BlockOrder:
         self.rounds_apart = self.copies is None and self.fitting == 1
 
     def table_length(self, margins: bool) -> int:
-        """How many ranks a table of a group must have room for.
-
-        Args:
-            margins: also for those that the windows of a group's part reach, as in :meth:`groups`
-                with the rounds apart.
-
-        Returns:
-            Ranks.
-        """
+        """Ranks of the longest group; with margins, of its part and all that its windows reach."""
         count = min(self.fitting, self.heads_and_rows) * self.length
         if not margins:
             return count
@@ -121,9 +109,6 @@ class BlockOrder:
 
         Args:
             rounds_apart: cut a head that is too long into its rounds, too.
-
-        Returns:
-            The groups.
         """
         (batch, heads), length, fitting = self.ranks.shape[:2], self.length, self.fitting
         rows_step, heads_step = max(1, fitting // heads), min(heads, fitting)
@@ -146,14 +131,7 @@ class BlockOrder:
                     yield group
 
     def blocks(self, group: Group) -> Iterator[Block]:
-        """Cut a group into blocks, the same in both directions: each draws random numbers.
-
-        Args:
-            group: from :meth:`groups`.
-
-        Returns:
-            The blocks.
-        """
+        """Cut a group into blocks, the same in both directions: each draws random numbers."""
         chunk, before, after = self.geometry
         length = group.ranks.stop - group.ranks.start
         part = self.length // self.ranks.shape[2] if self.rounds_apart else length

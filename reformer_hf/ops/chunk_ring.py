@@ -49,17 +49,7 @@ class Ring(NamedTuple):
 
     @classmethod
     def of(cls, laid_out: Int[Tensor, " batch"], rounds: int, chunk_length: int) -> "Ring":
-        """Make the ring of rows.
-
-        Args:
-            laid_out: tokens of each row with its padding. One that fits one chunk has it alone in
-                each round.
-            rounds: of hashing.
-            chunk_length: tokens.
-
-        Returns:
-            The ring.
-        """
+        """Make the ring of rows by their tokens with padding; each uses at least one chunk."""
         return cls(rounds, chunk_length, (laid_out // chunk_length).clamp(min=1) * chunk_length)
 
     def number(

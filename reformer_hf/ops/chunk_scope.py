@@ -18,7 +18,7 @@ from reformer_hf.ops.attend import (
     normalise_keys,
     normalise_keys_in_parts,
 )
-from reformer_hf.ops.attention import choose_implementation, combine_sorted
+from reformer_hf.ops.attention import choose_implementation, combine_rounds
 from reformer_hf.ops.attention_map import AttentionMap, choose_map, map_rounds, unalign_map
 from reformer_hf.ops.blockwise import attend_blockwise
 from reformer_hf.ops.chunk_ring import Ring, layout_length
@@ -134,7 +134,7 @@ def chunk_attention(
             attended = chunks.attend(query, value, deduplicate_rounds, dropout)
             if attention_map is not None:
                 attention_map = choose_map(one_chunk, attention_map, chunks.to_map(attended))
-            output = _choose(one_chunk, output, combine_sorted(attended, sort))
+            output = _choose(one_chunk, output, combine_rounds(attended, sort))
     return _restore(output, attention_map, alignment, seq)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from reformer_hf import ReformerHFForCausalLM
-from reformer_hf.models.implementations import implementation_of
+from reformer_hf.models.implementations import to_implementation
 from reformer_hf.nn.reversible import Decision
 from reformer_hf.nn.self_attention import Hashing
 from tests.models.tiny import (
@@ -116,9 +116,9 @@ def test_attention_implementations(scope):
 def test_blockwise_is_the_name_of_the_default(tmp_path):
     ids, model = random_ids(2, 19), tiny_lm(**MIXED).eval()
     expected = model(ids).logits
-    assert implementation_of(model.config) == "blockwise"
+    assert to_implementation(model.config._attn_implementation) == "blockwise"
     model.set_attn_implementation("eager")
-    assert implementation_of(model.config) == "eager"
+    assert to_implementation(model.config._attn_implementation) == "eager"
     model.set_attn_implementation("blockwise")
     assert model.config._attn_implementation == "blockwise"
     assert torch.equal(model(ids).logits, expected)

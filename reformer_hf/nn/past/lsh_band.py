@@ -11,7 +11,7 @@ from reformer_hf.nn.past.base import LSHPast, NewTokens
 from reformer_hf.nn.past.candidates import attend_candidates
 from reformer_hf.nn.past.token_store import writable
 from reformer_hf.ops.attend import Implementation, normalise_keys
-from reformer_hf.ops.attention import attend_sorted, band_attention, combine_sorted
+from reformer_hf.ops.attention import attend_sorted, band_attention, combine_rounds
 from reformer_hf.ops.attention_map import AttentionMap
 from reformer_hf.ops.decoding import (
     NOWHERE,
@@ -169,7 +169,7 @@ class LSHBandPast(LSHPast):
         attended = band_attention(
             by_rank, key, value, sort.segments, self.window, self_mask=True, dropout=dropout
         )
-        return combine_sorted(attended, sort)[:, :, -seq:]
+        return combine_rounds(attended, sort)[:, :, -seq:]
 
     def _push_block(self, buckets: Tensor, first: int) -> tuple[Tensor, SortOrder]:
         """Let a block enter the rings at once; returns what `sort_with_rings` does."""
