@@ -5,7 +5,7 @@ from tests.mutation import Mutation
 DECODING = ("tests/ops/test_decoding.py",)
 BAND_PAST = ("tests/nn/past/test_lsh_band.py",)
 CHUNK_PAST = ("tests/nn/past/test_lsh_chunk.py",)
-WINDOW_PAST = ("tests/nn/past/test_window.py",)
+DISTANCE_PAST = ("tests/nn/past/test_distance.py",)
 CACHED = ("tests/models/test_cached_forward.py",)
 CACHE = ("tests/models/test_cache_reformer_hf.py",)
 
@@ -34,15 +34,15 @@ CACHE_MUTATIONS = [
     Mutation(
         "the ring is one place short",
         "reformer_hf/nn/past/lsh_band.py",
-        "self.window = chunk_length * num_chunks_before",
-        "self.window = chunk_length * num_chunks_before - 1",
+        "self.ring_length = window.before",
+        "self.ring_length = window.before - 1",
         BAND_PAST,
     ),
     Mutation(
         "the ring is one place short in whole models",
         "reformer_hf/nn/past/lsh_band.py",
-        "self.window = chunk_length * num_chunks_before",
-        "self.window = max(1, chunk_length * num_chunks_before - 1)",
+        "self.ring_length = window.before",
+        "self.ring_length = max(1, window.before - 1)",
         CACHED,
     ),
     Mutation(
@@ -147,8 +147,8 @@ CACHE_MUTATIONS = [
     Mutation(
         "the window is that of the next rank",
         "reformer_hf/ops/decoding.py",
-        "* used + rank // chunk_length\n",
-        "* used + (rank + 1) // chunk_length\n",
+        "rank // chunk * chunk)",
+        "(rank + 1) // chunk * chunk)",
         CHUNK_PAST,
     ),
     Mutation(
@@ -161,15 +161,15 @@ CACHE_MUTATIONS = [
     Mutation(
         "the padding behind a row is seen in the chunk scope's steps",
         "reformer_hf/ops/decoding.py",
-        "visible = ranks < lengths.view(-1, 1, 1, 1)",
-        "visible = ranks < order.shape[-1]",
+        "visible = (ranks < lengths.view(-1, 1, 1, 1)) &",
+        "visible = (ranks < order.shape[-1]) &",
         CHUNK_PAST,
     ),
     Mutation(
         "a chunk appears twice in a step's window",
         "reformer_hf/ops/decoding.py",
-        "visible = visible & ((offset - nearer) % count != 0).unsqueeze(-1)",
-        "pass",
+        "lengths.view(-1, 1, 1, 1)) & once[:, None, None]",
+        "lengths.view(-1, 1, 1, 1))",
         DECODING,
     ),
     Mutation(
@@ -182,8 +182,8 @@ CACHE_MUTATIONS = [
     Mutation(
         "the window of a step shows its own place",
         "reformer_hf/ops/decoding.py",
-        "shown.append(places.masked_fill(~visible | (places == own), NOWHERE))",
-        "shown.append(places.masked_fill(~visible, NOWHERE))",
+        "places = places.masked_fill(~visible | (places == own), NOWHERE)",
+        "places = places.masked_fill(~visible, NOWHERE)",
         CHUNK_PAST,
     ),
     Mutation(
@@ -195,40 +195,40 @@ CACHE_MUTATIONS = [
     ),
     Mutation(
         "the window of local steps is one place too short",
-        "reformer_hf/nn/past/window.py",
-        "return place - self.chunk_length * self.num_chunks_before",
-        "return place - self.chunk_length * self.num_chunks_before + 1",
-        WINDOW_PAST,
+        "reformer_hf/nn/past/distance.py",
+        "return place - self.window.before",
+        "return place - self.window.before + 1",
+        DISTANCE_PAST,
     ),
     Mutation(
         "the window of local steps is one place too long",
-        "reformer_hf/nn/past/window.py",
-        "return place - self.chunk_length * self.num_chunks_before",
-        "return place - self.chunk_length * self.num_chunks_before - 1",
-        WINDOW_PAST,
+        "reformer_hf/nn/past/distance.py",
+        "return place - self.window.before",
+        "return place - self.window.before - 1",
+        DISTANCE_PAST,
     ),
     Mutation(
         "local layers forget one token too many",
-        "reformer_hf/nn/past/window.py",
+        "reformer_hf/nn/past/distance.py",
         "            self.tokens.keep_last(self.reach)\n"
         "            self.marks.keep_last(self.reach)\n",
         "            self.tokens.keep_last(self.reach - 1)\n"
         "            self.marks.keep_last(self.reach - 1)\n",
-        WINDOW_PAST,
+        DISTANCE_PAST,
     ),
     Mutation(
         "local layers forget what is being recorded",
-        "reformer_hf/nn/past/window.py",
+        "reformer_hf/nn/past/distance.py",
         "if self.reach is None or self.recording:",
         "if self.reach is None:",
-        WINDOW_PAST,
+        DISTANCE_PAST,
     ),
     Mutation(
         "padded tokens are not moved to where their queries are",
-        "reformer_hf/nn/past/window.py",
+        "reformer_hf/nn/past/distance.py",
         "            output = _take(output, moved.target)\n",
         "            pass\n",
-        WINDOW_PAST,
+        DISTANCE_PAST,
     ),
     Mutation(
         "a refused crop leaves some layers cropped",

@@ -2,7 +2,7 @@
 
 from tests.mutation import Mutation
 
-BLOCKWISE, WINDOWS = "reformer_hf/ops/blockwise.py", "reformer_hf/ops/windows.py"
+BLOCKWISE, ORDER = "reformer_hf/ops/blockwise.py", "reformer_hf/ops/long_order.py"
 BAND = ("tests/ops/test_attention.py",)
 CHUNK = ("tests/ops/test_chunk_scope.py",)
 STREAM_PIECES = "reformer_hf/nn/stream_pieces.py"
@@ -60,35 +60,35 @@ FAST_PATH_MUTATIONS = [
     ),
     Mutation(
         "blockwise, the band is one rank too short",
-        WINDOWS,
+        ORDER,
         ".values).clamp_(max=before)",
         ".values).clamp_(max=before - 1).clamp_(min=0)",
         BAND,
     ),
     Mutation(
         "blockwise, fixed chunk borders move",
-        WINDOWS,
-        "before = before - (-ranks - 1) % reach.border",
-        "before = before - ranks % reach.border",
+        ORDER,
+        "before = before - (-ranks - 1) % window.border",
+        "before = before - ranks % window.border",
         BAND,
     ),
     Mutation(
         "blockwise, the self mask is dropped",
-        WINDOWS,
+        ORDER,
         "hide_early = hide_early | ((places == own) & (earlier > 0))",
         "pass",
         BAND,
     ),
     Mutation(
         "blockwise, later places of a chunk are seen",
-        WINDOWS,
+        ORDER,
         "        hide_early = hide_early | hide_late\n",
         "        pass\n",
         BAND,
     ),
     Mutation(
         "blockwise, keys at later places are seen in the chunk scope",
-        WINDOWS,
+        ORDER,
         "return keys < queries",
         "return (keys != queries) & (keys != NO_KEY)",
         CHUNK,

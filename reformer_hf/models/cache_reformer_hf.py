@@ -8,15 +8,11 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
-from reformer_hf.nn.attention import LSHSelfAttention
-from reformer_hf.nn.heads import Attention
 from reformer_hf.nn.past.base import NewTokens, Past
-from reformer_hf.nn.window_attention import WindowSelfAttention
-from reformer_hf.ops.attention import Implementation
 
 
 class ReformerHFCacheLayer(CacheLayerMixin):
-    """What one layer remembers; the layer itself makes its `past` at the first tokens."""
+    """What one layer remembers; its attention makes the `past` at the first tokens."""
 
     _layer_type = "reformer_hf"
     is_croppable = True
@@ -40,46 +36,23 @@ class ReformerHFCacheLayer(CacheLayerMixin):
             "past_key_values instead of calling update()"
         )
 
-    def attend(
-        self,
-        attention: LSHSelfAttention | WindowSelfAttention,
-        hidden_states: Tensor,
-        new: NewTokens,
-        hashing: dict[str, Any],
-        output_map: bool,
-        implementation: Implementation,
-    ) -> Attention:
-        """Attend from new tokens to the past and to each other, and remember them.
+    def fetch(self, new_past: Callable[[], Past], new: NewTokens) -> Past:
+        """Bring what is remembered to its device, for tokens that it will now remember, too.
 
         Args:
-            attention: this layer's self-attention.
-            hidden_states: normalised stream of the new tokens, (batch, seq, hidden).
-            new: where they stand.
-            hashing: keyword arguments of `LSHSelfAttention.forward`.
-            output_map: also return the attention map.
-            implementation: how to compute attention.
+            new_past: makes an empty past, for the first tokens.
+            new: where the tokens stand.
 
         Returns:
-            What self-attention returns.
+            The past of the layer.
         """
         self.prefetch()
-        lsh = isinstance(attention, LSHSelfAttention)
         if self.past is None:
-            options = (hashing["hash_seed"], hashing["num_hashes"], hidden_states.device)
-            self.past = attention.new_past(*options) if lsh else attention.new_past()
+            self.past = new_past()
             self.is_initialized = True
-        past: Any = self.past
-        past.recording = self.record_past
+        self.past.recording = self.record_past
         self._count(new)
-        decision = {"decision": hashing["decision"]} if lsh else {}
-        return attention(
-            hidden_states,
-            past=past,
-            new=new,
-            output_map=output_map,
-            implementation=implementation,
-            **decision,
-        )
+        return self.past
 
     def activate_past_recording(self) -> None:
         """Keep what `crop` needs, from now until the next `crop` and after it."""
@@ -133,8 +106,7 @@ class ReformerHFCacheLayer(CacheLayerMixin):
             tokens_to_remove: minus their number; 0 forgets what was recorded.
 
         Raises:
-            ValueError: if it is positive, or there are fewer tokens.
-            RuntimeError: if what was overwritten was not recorded, or padding was among the tokens.
+            ValueError: see `check_crop`, as for RuntimeError.
         """
         self.check_crop(tokens_to_remove)
         if tokens_to_remove and -tokens_to_remove == self.get_seq_length():

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
+from reformer_hf.models.implementations import to_implementation
 from reformer_hf.nn.cross_attention import CrossAttention, KeysValues
 from reformer_hf.nn.feed_forward import OutputProjection
 from reformer_hf.nn.layer_norm import StreamLayerNorm, cast_for_products
@@ -47,13 +48,12 @@ class ReformerHFCrossAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Return what is added to the other stream, and the probabilities or None."""
         normalised = cast_for_products(self.layer_norm(hidden_states))
-        implementation: Any = self.config._attn_implementation or "sdpa"
         outputs, probabilities = self.cross_attention(
             normalised,
             self._keys_values(source),
             source.visible,
             output_map=output_map,
-            implementation=implementation,
+            implementation=to_implementation(self.config._attn_implementation),
         )
         return self.output(outputs), probabilities
 

@@ -9,6 +9,7 @@ from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.cross_attention import ReformerHFCrossAttention, Source
 from reformer_hf.models.layers import ReformerHFLayer
 from reformer_hf.nn.reversible import PlainCoupling, ReversibleCoupling
+from reformer_hf.nn.self_attention import DEFAULT_HASHING, Hashing
 
 
 class ReformerHFDecoderLayer(ReformerHFLayer):
@@ -32,22 +33,12 @@ class ReformerHFDecoderLayer(ReformerHFLayer):
         x2: Tensor,
         coupling: PlainCoupling | ReversibleCoupling,
         documents: Tensor | None = None,
-        hashing: dict[str, Any] | None = None,
+        hashing: Hashing = DEFAULT_HASHING,
         output_map: bool = False,
         remembered: Remembered | None = None,
         source: Source | None = None,
     ) -> tuple[Any, ...]:
-        """Advance both streams.
-
-        Args:
-            x1: stream of shape (batch, seq, hidden) that self-attention adds to.
-            x2: stream of the same shape that cross-attention adds to.
-            coupling: adds a sub-layer's output to a stream, plainly or for replay.
-            documents: document of each place, (batch, seq), or None.
-            hashing: keyword arguments of `LSHSelfAttention.forward`.
-            output_map: also return the attention maps.
-            remembered: the tokens before, in a pass with a cache.
-            source: what cross-attention reads.
+        """Advance both streams; see `ReformerHFLayer.forward`.
 
         Returns:
             Both streams, the map of self-attention or None, and the probabilities of

@@ -9,7 +9,7 @@ from transformers.utils.generic import TransformersKwargs
 from transformers.utils.import_utils import is_tracing
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
-from reformer_hf.ops.masking import number_documents, places_in_document
+from reformer_hf.ops.sorting import number_documents, places_in_document
 
 
 class RowLayout(NamedTuple):

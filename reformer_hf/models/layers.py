@@ -25,7 +25,8 @@ from reformer_hf.nn.embeddings import AxialPositionEmbeddings, LearnedPositionEm
 from reformer_hf.nn.feed_forward import ChunkedFeedForward
 from reformer_hf.nn.layer_norm import StreamLayerNorm
 from reformer_hf.nn.reversible import Decision, PlainCoupling, ReversibleCoupling
-from reformer_hf.ops.attention import AttentionMap
+from reformer_hf.nn.self_attention import DEFAULT_HASHING, Hashing
+from reformer_hf.ops.attention_map import AttentionMap
 from reformer_hf.ops.dropout import draw_seed
 
 
@@ -81,7 +82,7 @@ class ReformerHFLayer(nn.Module):
         x2: Tensor,
         coupling: PlainCoupling | ReversibleCoupling,
         documents: Tensor | None = None,
-        hashing: dict[str, Any] | None = None,
+        hashing: Hashing = DEFAULT_HASHING,
         output_map: bool = False,
         remembered: Remembered | None = None,
         source: Source | None = None,
@@ -93,7 +94,7 @@ class ReformerHFLayer(nn.Module):
             x2: stream of the same shape that the feed-forward sub-layer adds to.
             coupling: adds a sub-layer's output to a stream, plainly or for replay.
             documents: document of each place, (batch, seq), or None.
-            hashing: keyword arguments of `LSHSelfAttention.forward`.
+            hashing: how LSH layers hash.
             output_map: also return the attention map.
             remembered: the tokens before, in a pass with a cache.
             source: what a decoder's layers attend to beside their own tokens; nothing here.
@@ -113,21 +114,20 @@ class ReformerHFLayer(nn.Module):
         stream: Tensor,
         coupling: PlainCoupling,
         documents: Tensor | None,
-        hashing: dict[str, Any] | None,
+        hashing: Hashing,
         output_map: bool,
         remembered: Remembered | None,
     ) -> tuple[Tensor, AttentionMap | None]:
         """Add self-attention of a stream to the other; of some heads at a time if need be."""
         maps = []
 
-        def attend(stream: Tensor, hashing: dict[str, Any], **some_heads: Any) -> Tensor:
+        def attend(stream: Tensor, hashing: Hashing, **some_heads: Any) -> Tensor:
             output, attention_map = self.attention(
                 stream, documents, hashing, output_map, remembered, **some_heads
             )
             maps.append(attention_map)
             return output
 
-        hashing = hashing or {}
         terms = [partial(attend, hashing=hashing)]
         groups = self.attention.head_groups()
         if len(groups) > 1 and not output_map and remembered is None:
@@ -136,7 +136,7 @@ class ReformerHFLayer(nn.Module):
             terms = [
                 partial(
                     attend,
-                    hashing={**hashing, "decision": Decision()},
+                    hashing=hashing._replace(decision=Decision()),
                     heads=heads,
                     dropout_seed=seed,
                 )
@@ -194,7 +194,7 @@ class ReformerHFEncoder(nn.Module):
         for index, (layer, decision) in enumerate(zip(self.layers, decisions, strict=True)):
             if output_hidden_states:
                 streams.append(torch.cat([x1, x2], dim=-1))
-            hashing = {"hash_seed": hash_seed, "num_hashes": num_hashes, "decision": decision}
+            hashing = Hashing(hash_seed, num_hashes, decision)
             past = None if remembered is None else remembered[index]
             arguments = (x1, x2, coupling, documents, hashing, output_attentions, past, source)
             run = partial(self._gradient_checkpointing_func, layer) if checkpointing else layer

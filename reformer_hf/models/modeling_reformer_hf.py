@@ -27,6 +27,7 @@ from reformer_hf.models.checkpoint_files import CONSTANT_BUFFERS, explain_unread
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.cross_attention import Source
 from reformer_hf.models.generation import ReformerHFGenerationMixin
+from reformer_hf.models.implementations import to_implementation
 from reformer_hf.models.inputs import (
     RowLayout,
     check_hashing,
@@ -63,11 +64,21 @@ class ReformerHFPreTrainedModel(PreTrainedModel):
         # transformers looks for its own interface in the source, which serves dense masks only.
         return True
 
+    def get_correct_attn_implementation(
+        self, requested_attention: str | None, is_init_check: bool = False
+    ) -> str:
+        """Accept `blockwise`, and refuse what transformers knows but no Reformer; see there."""
+        if requested_attention is None or "flash" not in requested_attention:  # which it explains
+            to_implementation(requested_attention)
+        if requested_attention == "blockwise":
+            return requested_attention
+        return super().get_correct_attn_implementation(requested_attention, is_init_check)
+
     def _flex_attn_can_dispatch(self, is_init_check: bool = False) -> bool:
         if self.config.attention_scope == "chunk" and {"lsh"} & set(self.config.attn_layers):
             raise ValueError(
                 "attn_implementation='flex_attention' with attention_scope='chunk', whose windows "
-                "wrap around: use 'sdpa' or 'eager', or the band scope"
+                "wrap around: use 'blockwise' or 'eager', or the band scope"
             )
         return super()._flex_attn_can_dispatch(is_init_check)
 

@@ -1,22 +1,22 @@
 """Self-attention as a sub-layer of a reversible block, built from the configuration."""
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from reformer_hf.models.cache_reformer_hf import Remembered
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
+from reformer_hf.models.implementations import to_implementation
 from reformer_hf.nn.attention import LocalSelfAttention, LSHSelfAttention
 from reformer_hf.nn.feed_forward import OutputProjection
 from reformer_hf.nn.full_attention import FullSelfAttention
 from reformer_hf.nn.layer_norm import StreamLayerNorm, cast_for_products
-from reformer_hf.nn.window_attention import WindowSelfAttention
-from reformer_hf.ops.attention import AttentionMap
+from reformer_hf.nn.self_attention import Hashing, SelfAttention
+from reformer_hf.ops.attention_map import AttentionMap
 
 
-def build_self_attention(
-    config: ReformerHFConfig, layer_index: int
-) -> LSHSelfAttention | WindowSelfAttention:
+def build_self_attention(config: ReformerHFConfig, layer_index: int) -> SelfAttention:
     """Build the self-attention module of a layer.
 
     Args:
@@ -67,7 +67,7 @@ class ReformerHFAttention(nn.Module):
         self,
         hidden_states: Tensor,
         documents: Tensor | None,
-        hashing: dict[str, Any],
+        hashing: Hashing,
         output_map: bool,
         remembered: Remembered | None = None,
         heads: slice | None = None,
@@ -77,22 +77,23 @@ class ReformerHFAttention(nn.Module):
 
         Of some `heads`, their share of what is added; `dropout_seed` is the same for all of them.
         """
-        normalised = cast_for_products(self.layer_norm(hidden_states))
-        # Read at each pass: `set_attn_implementation` changes it.
-        implementation: Any = self.config._attn_implementation or "sdpa"
+        attention, normalised = (
+            self.self_attention,
+            cast_for_products(self.layer_norm(hidden_states)),
+        )
+        options: Any = {
+            "hashing": hashing,
+            "output_map": output_map,
+            # Read at each pass: `set_attn_implementation` changes it.
+            "implementation": to_implementation(self.config._attn_implementation),
+        }
         if remembered is None:
-            options = hashing if isinstance(self.self_attention, LSHSelfAttention) else {}
-            outputs, attention_map = self.self_attention(
-                normalised,
-                documents,
-                output_map=output_map,
-                implementation=implementation,
-                heads=heads,
-                **options,
-            )
+            outputs, attention_map = attention(normalised, documents, heads=heads, **options)
         else:
-            outputs, attention_map = remembered.layer.attend(
-                self.self_attention, normalised, remembered.new, hashing, output_map, implementation
+            new_past = partial(attention.new_past, hashing, normalised.device)
+            past = remembered.layer.fetch(new_past, remembered.new)
+            outputs, attention_map = attention.attend_cached(
+                normalised, past, remembered.new, **options
             )
         if heads is not None:
             count = self.self_attention.num_heads

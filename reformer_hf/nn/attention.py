@@ -1,21 +1,27 @@
-"""Self-attention modules: projections around the functions of :mod:`reformer_hf.ops`."""
-
-from functools import partial
+"""LSH and local self-attention: projections around the functions of :mod:`reformer_hf.ops`."""
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from reformer_hf.nn.heads import Attention, merge_heads, project_heads
-from reformer_hf.nn.past.base import LSHPast, NewTokens
+from reformer_hf.nn.distance_attention import DistanceSelfAttention
+from reformer_hf.nn.heads import merge_heads, project_heads
+from reformer_hf.nn.past.base import LSHPast, NewTokens, Past
+from reformer_hf.nn.past.distance import DistancePast
 from reformer_hf.nn.past.lsh_band import LSHBandPast
 from reformer_hf.nn.past.lsh_chunk import LSHChunkPast
-from reformer_hf.nn.past.window import WindowPast
 from reformer_hf.nn.reversible import Decision
-from reformer_hf.nn.window_attention import WindowSelfAttention
-from reformer_hf.ops.attention import Implementation, local_attention, lsh_attention
+from reformer_hf.nn.self_attention import (
+    DEFAULT_HASHING,
+    Attention,
+    Hashing,
+    SelfAttention,
+)
+from reformer_hf.ops.attend import Implementation
+from reformer_hf.ops.attention import local_attention, lsh_attention
 from reformer_hf.ops.attention_map import AttentionMap
-from reformer_hf.ops.chunk_scope import chunk_attention, layout_length
+from reformer_hf.ops.chunk_ring import layout_length
+from reformer_hf.ops.chunk_scope import chunk_attention
 from reformer_hf.ops.hashing import (
     NumBuckets,
     hash_vectors,
@@ -24,10 +30,10 @@ from reformer_hf.ops.hashing import (
     sample_shared_rotations,
     total_buckets,
 )
-from reformer_hf.ops.masking import Scope
+from reformer_hf.ops.window import Scope, Window
 
 
-class LSHSelfAttention(nn.Module):
+class LSHSelfAttention(SelfAttention):
     """Shared-QK attention to the tokens that hash to the same bucket.
 
     Args:
@@ -69,20 +75,12 @@ class LSHSelfAttention(nn.Module):
         share_rotations: bool = False,
         chunk_lengths: tuple[int, ...] = (),
     ):
-        super().__init__()
-        self.num_heads, self.head_dim = num_heads, head_dim
-        self.num_buckets, self.num_hashes = num_buckets, num_hashes
-        self.scope, self.dropout = scope, dropout
+        super().__init__(num_heads=num_heads, dropout=dropout)
+        self.window = Window(chunk_length, num_chunks_before, num_chunks_after, scope, causal)
+        self.head_dim, self.num_buckets, self.num_hashes = head_dim, num_buckets, num_hashes
         self.layer_index, self.share_rotations = layer_index, share_rotations
         self.chunk_lengths = (chunk_length, *chunk_lengths)
-        self.window = {
-            "num_buckets": total_buckets(num_buckets),
-            "chunk_length": chunk_length,
-            "num_chunks_before": num_chunks_before,
-            "num_chunks_after": num_chunks_after,
-            "causal": causal,
-            "deduplicate_rounds": deduplicate_rounds,
-        }
+        self.deduplicate_rounds = deduplicate_rounds
         self.query_key = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
         self.value = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
 
@@ -91,54 +89,31 @@ class LSHSelfAttention(nn.Module):
         hidden_states: Float[Tensor, "batch seq dim"],
         documents: Int[Tensor, "batch seq"] | None = None,
         *,
-        hash_seed: int = 0,
-        num_hashes: int | None = None,
-        decision: Decision | None = None,
+        hashing: Hashing = DEFAULT_HASHING,
         output_map: bool = False,
-        implementation: Implementation = "sdpa",
+        implementation: Implementation = "blockwise",
         heads: slice | None = None,
-        past: LSHPast | None = None,
-        new: NewTokens | None = None,
     ) -> Attention:
-        """Attend.
-
-        Args:
-            hidden_states: normalised stream.
-            documents: document of each place, padding last; None for a single document.
-            hash_seed: seed of the model's rotations in this pass.
-            num_hashes: rounds, if other than the module's.
-            decision: remembers the bucket ids for replay, or brings those of another pass.
-            output_map: also return the attention map.
-            implementation: how to compute attention.
-            heads: attend with these only; not in a pass with a cache.
-            past: from :meth:`new_past`, in a pass with a cache. It knows the rotations.
-            new: where the tokens stand, if there is a past; in place of ``documents``.
-
-        Returns:
-            Heads side by side, and the map or None.
-        """
-        if past is not None and new is not None:
-            return self._forward_with_past(
-                hidden_states, past, new, decision, output_map, implementation
-            )
+        """Attend within rows; see the base class."""
         query, value = self._project(hidden_states, heads)
-        dropout = self.dropout if self.training else 0.0
-        if self.scope == "chunk" and self._fits_one_chunk(hidden_states.shape[1]):
+        if self.window.scope == "chunk" and self._fits_one_chunk(hidden_states.shape[1]):
             buckets = None
         else:
-            decision = Decision() if decision is None else decision
+            decision = Decision() if hashing.decision is None else hashing.decision
             buckets = decision.recall(
                 lambda: narrow_buckets(
-                    self.hash(query, hash_seed, num_hashes, heads), self.num_buckets
+                    self.hash(query, hashing.seed, hashing.num_hashes, heads), self.num_buckets
                 )
             )
         options = {
-            "dropout": dropout,
+            "num_buckets": total_buckets(self.num_buckets),
+            "window": self.window,
+            "deduplicate_rounds": self.deduplicate_rounds,
+            "dropout": self.active_dropout,
             "output_map": output_map,
             "implementation": implementation,
-            **self.window,
         }
-        if self.scope == "band":
+        if self.window.scope == "band":
             assert buckets is not None
             output, attention_map = lsh_attention(query, value, buckets, documents, **options)
         else:
@@ -148,24 +123,42 @@ class LSHSelfAttention(nn.Module):
         return merge_heads(output), attention_map
 
     def new_past(
-        self, hash_seed: int, num_hashes: int | None = None, device: torch.device | str = "cpu"
+        self, hashing: Hashing = DEFAULT_HASHING, device: torch.device | str = "cpu"
     ) -> LSHPast:
-        """Make an empty past, for :meth:`forward`.
+        """Make an empty past, which keeps the rotations; see the base class."""
+        rounds = hashing.num_hashes or self.num_hashes
+        common = (
+            self.rotations(hashing.seed, rounds, device),
+            total_buckets(self.num_buckets),
+            self.window,
+            self.deduplicate_rounds,
+        )
+        if self.window.scope == "band":
+            return LSHBandPast(*common)
+        return LSHChunkPast(*common, chunk_lengths=self.chunk_lengths)
 
-        Args:
-            hash_seed: seed of the model's rotations, from now on.
-            num_hashes: rounds, if other than the module's.
-            device: of the tokens to come.
-
-        Returns:
-            It.
-        """
-        rotations = self.rotations(hash_seed, num_hashes or self.num_hashes, device)
-        names = ("num_buckets", "chunk_length", "num_chunks_before", "deduplicate_rounds")
-        window = {name: self.window[name] for name in names}
-        if self.scope == "band":
-            return LSHBandPast(rotations, **window)
-        return LSHChunkPast(rotations, chunk_lengths=self.chunk_lengths, **window)
+    def attend_cached(
+        self,
+        hidden_states: Float[Tensor, "batch seq dim"],
+        past: Past,
+        new: NewTokens,
+        *,
+        hashing: Hashing = DEFAULT_HASHING,
+        output_map: bool = False,
+        implementation: Implementation = "blockwise",
+    ) -> Attention:
+        """Attend from new tokens; see the base class."""
+        assert isinstance(past, LSHPast)
+        query, value = self._project(hidden_states, None)
+        decision = Decision() if hashing.decision is None else hashing.decision
+        buckets = decision.recall(lambda: hash_vectors(query, past.rotations, self.num_buckets))
+        tokens = (query, value, buckets, new)
+        options = {"dropout": self.active_dropout, "output_map": output_map}
+        if past.length:
+            output, attention_map = past.decode(*tokens, **options)
+        else:
+            output, attention_map = past.prefill(*tokens, implementation=implementation, **options)
+        return merge_heads(output), attention_map
 
     def hash(
         self,
@@ -206,28 +199,6 @@ class LSHSelfAttention(nn.Module):
             return sample_shared_rotations(hash_seed, *shape)
         return sample_rotations(hash_seed, *shape, layer_index=self.layer_index)
 
-    def _forward_with_past(
-        self,
-        hidden_states: Tensor,
-        past: LSHPast,
-        new: NewTokens,
-        decision: Decision | None,
-        output_map: bool,
-        implementation: Implementation,
-    ) -> Attention:
-        """Attend from new tokens to the past and to each other; the past remembers them."""
-        query, value = self._project(hidden_states, None)
-        decision = Decision() if decision is None else decision
-        buckets = decision.recall(lambda: hash_vectors(query, past.rotations, self.num_buckets))
-        attend = past.decode
-        if not past.length:
-            attend = partial(past.prefill, implementation=implementation)
-        dropout = self.dropout if self.training else 0.0
-        output, attention_map = attend(
-            query, value, buckets, new, dropout=dropout, output_map=output_map
-        )
-        return merge_heads(output), attention_map
-
     def _project(self, hidden_states: Tensor, heads: slice | None) -> tuple[Tensor, Tensor]:
         linears = (self.query_key, self.value)
         query, value = project_heads(linears, hidden_states, self.num_heads, heads)
@@ -237,7 +208,7 @@ class LSHSelfAttention(nn.Module):
         return int(layout_length(seq, self.chunk_lengths)) <= self.chunk_lengths[0]
 
 
-class LocalSelfAttention(WindowSelfAttention):
+class LocalSelfAttention(DistanceSelfAttention):
     """Attention to the tokens nearby, with separate queries and keys.
 
     Args:
@@ -265,24 +236,17 @@ class LocalSelfAttention(WindowSelfAttention):
         scope: Scope = "band",
         dropout: float = 0.0,
     ):
-        super().__init__(num_heads=num_heads, causal=causal, dropout=dropout)
-        self.scope: Scope = scope
-        self.window = {
-            "chunk_length": chunk_length,
-            "num_chunks_before": num_chunks_before,
-            "num_chunks_after": num_chunks_after,
-        }
+        super().__init__(num_heads=num_heads, dropout=dropout)
+        self.window = Window(chunk_length, num_chunks_before, num_chunks_after, scope, causal)
         self.query = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
         self.key = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
         self.value = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
 
-    def new_past(self) -> WindowPast:
+    def new_past(
+        self, hashing: Hashing = DEFAULT_HASHING, device: torch.device | str = "cpu"
+    ) -> DistancePast:
         """Make an empty past; see the base class."""
-        return WindowPast(
-            chunk_length=self.window["chunk_length"],
-            num_chunks_before=self.window["num_chunks_before"],
-            scope=self.scope,
-        )
+        return DistancePast(self.window)
 
     def project(
         self, hidden_states: Float[Tensor, "batch seq dim"], heads: slice | None = None
@@ -299,7 +263,7 @@ class LocalSelfAttention(WindowSelfAttention):
         value: Float[Tensor, "batch heads seq dim"],
         documents: Int[Tensor, "batch seq"] | None,
         output_map: bool,
-        implementation: Implementation = "sdpa",
+        implementation: Implementation,
     ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
         """Attend within rows; see the base class."""
         return local_attention(
@@ -307,10 +271,8 @@ class LocalSelfAttention(WindowSelfAttention):
             key,
             value,
             documents,
-            scope=self.scope,
-            causal=self.causal,
-            dropout=self.dropout if self.training else 0.0,
+            window=self.window,
+            dropout=self.active_dropout,
             output_map=output_map,
             implementation=implementation,
-            **self.window,
         )

@@ -4,19 +4,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from reformer_hf.nn.heads import merge_heads, project_heads
-from reformer_hf.ops.attention import Implementation
-from reformer_hf.ops.cross_attention import cross_attention
+from reformer_hf.ops.attend import Implementation
+from reformer_hf.ops.full_attention import cross_attention
 
 KeysValues = tuple[
     Float[Tensor, "batch heads source head_dim"], Float[Tensor, "batch heads source head_dim"]
 ]
 """Keys and values of a source."""
-
-
-CrossAttended = tuple[
-    Float[Tensor, "batch seq all_heads"], Float[Tensor, "batch heads seq source"] | None
-]
-"""Heads side by side, and the probabilities or None."""
 
 
 class CrossAttention(nn.Module):
@@ -66,7 +60,7 @@ class CrossAttention(nn.Module):
         visible: Bool[Tensor, "batch source"] | None = None,
         *,
         output_map: bool = False,
-        implementation: Implementation = "sdpa",
+        implementation: Implementation = "blockwise",
     ) -> tuple[
         Float[Tensor, "batch seq all_heads"], Float[Tensor, "batch heads seq source"] | None
     ]:

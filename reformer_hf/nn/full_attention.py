@@ -1,18 +1,19 @@
 """Exact self-attention: what the other kinds approximate."""
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from reformer_hf.nn.distance_attention import DistanceSelfAttention
 from reformer_hf.nn.heads import project_heads
-from reformer_hf.nn.past.window import WindowPast
-from reformer_hf.nn.window_attention import WindowSelfAttention
-from reformer_hf.ops.attention import Implementation
+from reformer_hf.nn.past.distance import DistancePast
+from reformer_hf.nn.self_attention import DEFAULT_HASHING, Hashing
+from reformer_hf.ops.attend import Implementation, normalise_keys
 from reformer_hf.ops.attention_map import AttentionMap
 from reformer_hf.ops.full_attention import full_attention
-from reformer_hf.ops.window_attention import normalise_keys
 
 
-class FullSelfAttention(WindowSelfAttention):
+class FullSelfAttention(DistanceSelfAttention):
     """Exact attention to the whole document: what the other kinds approximate.
 
     With ``shared_query_key`` it takes the weights of an LSH layer, otherwise those of a local one.
@@ -36,8 +37,8 @@ class FullSelfAttention(WindowSelfAttention):
         causal: bool = True,
         dropout: float = 0.0,
     ):
-        super().__init__(num_heads=num_heads, causal=causal, dropout=dropout)
-        self.shared_query_key = shared_query_key
+        super().__init__(num_heads=num_heads, dropout=dropout)
+        self.causal, self.shared_query_key = causal, shared_query_key
         if shared_query_key:
             self.query_key = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
         else:
@@ -45,9 +46,11 @@ class FullSelfAttention(WindowSelfAttention):
             self.key = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
         self.value = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
 
-    def new_past(self) -> WindowPast:
+    def new_past(
+        self, hashing: Hashing = DEFAULT_HASHING, device: torch.device | str = "cpu"
+    ) -> DistancePast:
         """Make an empty past; see the base class."""
-        return WindowPast(self_mask=self.shared_query_key)
+        return DistancePast(self_mask=self.shared_query_key)
 
     def project(
         self, hidden_states: Float[Tensor, "batch seq dim"], heads: slice | None = None
@@ -68,7 +71,7 @@ class FullSelfAttention(WindowSelfAttention):
         value: Float[Tensor, "batch heads seq dim"],
         documents: Int[Tensor, "batch seq"] | None,
         output_map: bool,
-        implementation: Implementation = "sdpa",
+        implementation: Implementation,
     ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
         """Attend within rows; see the base class."""
         return full_attention(
@@ -78,7 +81,7 @@ class FullSelfAttention(WindowSelfAttention):
             documents,
             causal=self.causal,
             self_mask=self.shared_query_key,
-            dropout=self.dropout if self.training else 0.0,
+            dropout=self.active_dropout,
             output_map=output_map,
             implementation=implementation,
         )

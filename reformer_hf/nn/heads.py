@@ -6,11 +6,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from reformer_hf.ops.attention_map import AttentionMap
-
-Attention = tuple[Float[Tensor, "batch seq all_heads"], AttentionMap | None]
-"""What self-attention modules return: heads side by side, and the map or None."""
-
 
 def split_heads(
     hidden_states: Float[Tensor, "batch seq dim"], num_heads: int

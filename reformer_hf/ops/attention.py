@@ -6,38 +6,35 @@ sorted by (document, bucket, place), segments are the buckets of a document. The
 LSH attention, where buckets mix, is in :mod:`reformer_hf.ops.chunk_scope`.
 """
 
-from typing import Any, Literal
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from reformer_hf.ops.attention_map import AttentionMap, map_rounds, window_places
-from reformer_hf.ops.blockwise import attend_blockwise
-from reformer_hf.ops.chunking import look_adjacent, merge_chunks, pair_ids, split_chunks
-from reformer_hf.ops.flex import attend_flex
-from reformer_hf.ops.masking import (
-    Scope,
-    check_look_ahead,
-    count_appearances,
-    rank_distance,
-    window_pattern,
-)
-from reformer_hf.ops.sorting import SortOrder, keep_order, permute, sort_by_bucket, unpermute
-from reformer_hf.ops.window_attention import (
+from reformer_hf.ops.attend import (
     Attended,
-    attend_windows,
+    Implementation,
+    attend,
+    check_implementation,
     normalise_keys,
     normalise_keys_in_parts,
 )
-from reformer_hf.ops.windows import Reach, band_windows
+from reformer_hf.ops.attention_map import AttentionMap, map_rounds, window_places
+from reformer_hf.ops.blockwise import attend_blockwise
+from reformer_hf.ops.flex import attend_flex
+from reformer_hf.ops.long_order import segment_order
+from reformer_hf.ops.sorting import SortOrder, keep_order, permute, sort_by_bucket, unpermute
+from reformer_hf.ops.window import (
+    Window,
+    count_appearances,
+    look_adjacent,
+    merge_chunks,
+    pair_ids,
+    rank_distance,
+    split_chunks,
+)
 
-Implementation = Literal["eager", "sdpa", "flex_attention"]
-"""How attention is computed: ``eager`` in plain operations that hold all scores at once, ``sdpa``
-block by block (:mod:`reformer_hf.ops.blockwise`), ``flex_attention`` by torch's function."""
 
-
-def choose_implementation(wanted: Implementation, needs_all: bool) -> Implementation:
+def choose_implementation(wanted: str, needs_all: bool) -> Implementation:
     """Choose how to compute attention.
 
     Args:
@@ -47,11 +44,15 @@ def choose_implementation(wanted: Implementation, needs_all: bool) -> Implementa
     Returns:
         ``eager`` where nothing else will do, and under a compiler, which fuses it by itself.
 
-    >>> choose_implementation("sdpa", needs_all=True)
+    Raises:
+        ValueError: if there is no such implementation.
+
+    >>> choose_implementation("blockwise", needs_all=True)
     'eager'
     """
-    compiled = wanted == "sdpa" and torch.compiler.is_compiling()
-    return "eager" if needs_all or compiled else wanted
+    check_implementation(wanted)
+    compiled = wanted == "blockwise" and torch.compiler.is_compiling()
+    return "eager" if needs_all or compiled else wanted  # type: ignore[return-value]
 
 
 def band_attention(
@@ -59,12 +60,8 @@ def band_attention(
     key: Float[Tensor, "*lead seq dim"],
     value: Float[Tensor, "*lead seq dim"],
     segments: Int[Tensor, "*#lead seq"] | None,
+    window: Window,
     *,
-    chunk_length: int,
-    num_chunks_before: int,
-    num_chunks_after: int = 0,
-    scope: Scope = "band",
-    causal: bool = True,
     self_mask: bool = False,
     counts: Int[Tensor, "*#lead chunks chunk_len window"] | None = None,
     dropout: float = 0.0,
@@ -77,11 +74,7 @@ def band_attention(
         key: in the same order.
         value: in the same order.
         segments: from 0; None for a single segment.
-        chunk_length: tokens computed at a time.
-        num_chunks_before: the window before a query is this many chunk lengths.
-        num_chunks_after: the window after it; causal requires 0.
-        scope: ``band`` for windows that move with the query, ``chunk`` for fixed chunk borders.
-        causal: whether keys behind the query are hidden.
+        window: how far the queries see.
         self_mask: the own place counts only when the window shows no other key.
         counts: divide each key's weight by this.
         dropout: of the probabilities.
@@ -90,43 +83,22 @@ def band_attention(
     Returns:
         Output, log-sum-exp and probabilities by rank.
 
-    Raises:
-        ValueError: if ``causal`` meets ``num_chunks_after`` above 0.
-
     >>> x = torch.eye(3).view(1, 3, 3)
-    >>> band_attention(x, 0 * x, x, None, chunk_length=1, num_chunks_before=1).output[0, 2].tolist()
+    >>> band_attention(x, 0 * x, x, None, Window(1, 1)).output[0, 2].tolist()
     [0.0, 0.5, 0.5]
     """
-    check_look_ahead(num_chunks_after, causal)
-    seq, before, after = query.shape[-2], num_chunks_before, num_chunks_after
+    seq, length = query.shape[-2], window.chunk_length
     if segments is None:
         segments = torch.zeros(seq, dtype=torch.int64, device=query.device)
     if implementation == "flex_attention":
-        if dropout:
-            raise ValueError(
-                f"dropout={dropout} with flex_attention, which has none: set the dropout of the "
-                "attention probabilities to 0, or use another attn_implementation"
-            )
-        lead = (query.shape[0], -1)
-        query_, key_, value_ = (x.reshape(*lead, *x.shape[-2:]) for x in (query, key, value))
-        attended = attend_flex(
-            query_,
-            key_,
-            value_,
-            segments.expand(query.shape[:-1]).reshape(*lead, seq),
-            Reach.of(chunk_length, before, after, scope, causal),
-            self_mask=self_mask,
-        )
-        output, logsumexp = (x.reshape(*query.shape[:-2], *x.shape[2:]) for x in attended)
-        return Attended(output, logsumexp, None)
-    distance = rank_distance(chunk_length, before, after, query.device)
-    pattern = window_pattern(distance, chunk_length, before, after, scope, causal)
-    query_segments, key_segments = pair_ids(segments, chunk_length, before, after)
-    attended = attend_windows(
-        split_chunks(query, chunk_length),
-        look_adjacent(split_chunks(key, chunk_length), before, after),
-        look_adjacent(split_chunks(value, chunk_length), before, after),
-        pattern & (query_segments == key_segments),
+        return attend_flex(query, key, value, segments, window, self_mask, dropout)
+    distance = rank_distance(window, query.device)
+    query_segments, key_segments = pair_ids(segments, window)
+    attended = attend(
+        split_chunks(query, length),
+        look_adjacent(split_chunks(key, length), window),
+        look_adjacent(split_chunks(value, length), window),
+        window.shows(distance) & (query_segments == key_segments),
         own=distance == 0 if self_mask else None,
         counts=counts,
         dropout=dropout,
@@ -138,43 +110,16 @@ def band_attention(
     )
 
 
-def combine_rounds(
-    outputs: Float[Tensor, "batch heads rounds seq dim"],
-    logsumexps: Float[Tensor, "batch heads rounds seq"],
-) -> Float[Tensor, "batch heads seq dim"]:
-    """Weigh the rounds by the softmax of their log-sum-exps.
-
-    Args:
-        outputs: of each round, in the order of the row.
-        logsumexps: of each round, in the order of the row.
-
-    Returns:
-        The output: one softmax over the union of the rounds' windows.
-
-    Source: paper appendix A, equations 8 and 9.
-
-    >>> outputs, logsumexps = torch.tensor([6.0, 8.0]), torch.tensor([0.0, 0.0])
-    >>> combine_rounds(outputs.view(1, 1, 2, 1, 1), logsumexps.view(1, 1, 2, 1)).item()
-    7.0
-    """
-    weights = torch.softmax(logsumexps, dim=2).to(outputs.dtype)
-    return (outputs * weights.unsqueeze(-1)).sum(dim=2)
-
-
 def local_attention(
     query: Float[Tensor, "batch heads seq dim"],
     key: Float[Tensor, "batch heads seq dim"],
     value: Float[Tensor, "batch heads seq dim"],
     documents: Int[Tensor, "batch seq"] | None = None,
     *,
-    chunk_length: int,
-    num_chunks_before: int,
-    num_chunks_after: int = 0,
-    scope: Scope = "band",
-    causal: bool = True,
+    window: Window,
     dropout: float = 0.0,
     output_map: bool = False,
-    implementation: Implementation = "sdpa",
+    implementation: Implementation = "blockwise",
 ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
     """Attention to the places nearby in the same document.
 
@@ -183,11 +128,7 @@ def local_attention(
         key: in the order of the row.
         value: in the order of the row.
         documents: document of each place, padding last; None for a single document.
-        chunk_length: tokens.
-        num_chunks_before: look-back, in chunks.
-        num_chunks_after: look-ahead, in chunks.
-        scope: ``band`` or ``chunk``.
-        causal: whether later places are hidden.
+        window: how far a query sees, of either scope.
         dropout: of the probabilities.
         output_map: also return the attention map, which only ``eager`` makes.
         implementation: how to compute it.
@@ -195,43 +136,35 @@ def local_attention(
     Returns:
         The output, and the map or None.
 
+    Raises:
+        ValueError: if ``implementation`` is unknown, or cannot do what is asked.
+
     Source: paper section 5 ("local attention"); the band is this project's.
 
     >>> x = torch.eye(3).view(1, 1, 3, 3)
-    >>> local_attention(x, 0 * x, x, chunk_length=1, num_chunks_before=1)[0][0, 0, 2].tolist()
+    >>> local_attention(x, 0 * x, x, window=Window(1, 1))[0][0, 0, 2].tolist()
     [0.0, 0.5, 0.5]
     """
     batch, heads, seq, _ = query.shape
-    window: dict[str, Any] = {
-        "chunk_length": chunk_length,
-        "num_chunks_before": num_chunks_before,
-        "num_chunks_after": num_chunks_after,
-        "scope": scope,
-        "causal": causal,
-    }
     if documents is None:
         sort = keep_order(batch, heads, seq, query.device)
     else:
         one_bucket = torch.zeros_like(documents)[:, None, None]
         sort = sort_by_bucket(one_bucket, documents, 1).expand_heads(heads)
     implementation = choose_implementation(implementation, output_map)
-    if implementation == "sdpa":
-        windows = band_windows(sort, Reach.of(**window), self_mask=False)
-        return attend_blockwise(query, key, value, windows, dropout), None
+    if implementation == "blockwise":
+        order = segment_order(sort, window, self_mask=False)
+        return attend_blockwise(query, key, value, order, dropout), None
     if documents is None:
         query, key, value = (vectors.unsqueeze(2) for vectors in (query, key, value))
     else:
         query, key, value = (permute(vectors, sort) for vectors in (query, key, value))
     segments = None if documents is None else sort.segments
     attended = band_attention(
-        query, key, value, segments, dropout=dropout, implementation=implementation, **window
+        query, key, value, segments, window, dropout=dropout, implementation=implementation
     )
     output = attended.output if documents is None else unpermute(attended.output, sort)
-    if not output_map:
-        return output.squeeze(2), None
-    places = window_places(sort.order, chunk_length, num_chunks_before, num_chunks_after)
-    assert attended.probabilities is not None  # since maps are made by `eager`
-    return output.squeeze(2), map_rounds(attended.probabilities, attended.logsumexp, places, sort)
+    return output.squeeze(2), _to_map(attended, sort, window) if output_map else None
 
 
 def lsh_attention(
@@ -241,14 +174,11 @@ def lsh_attention(
     documents: Int[Tensor, "batch seq"] | None = None,
     *,
     num_buckets: int,
-    chunk_length: int,
-    num_chunks_before: int,
-    num_chunks_after: int = 0,
-    causal: bool = True,
+    window: Window,
     deduplicate_rounds: bool = False,
     dropout: float = 0.0,
     output_map: bool = False,
-    implementation: Implementation = "sdpa",
+    implementation: Implementation = "blockwise",
 ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
     """Attention to the nearest places of the same bucket, over several rounds (``band`` scope).
 
@@ -258,10 +188,7 @@ def lsh_attention(
         buckets: bucket ids below ``num_buckets``.
         documents: document of each place, padding last; None for a single document.
         num_buckets: total number of buckets.
-        chunk_length: tokens.
-        num_chunks_before: the window before a query in its bucket, in chunk lengths.
-        num_chunks_after: the window after it; causal requires 0.
-        causal: whether later places are hidden.
+        window: how far a query sees in its bucket, in the ``band`` scope.
         deduplicate_rounds: count a key that several rounds show once.
         dropout: of the probabilities.
         output_map: also return the attention map, which only ``eager`` makes.
@@ -270,21 +197,21 @@ def lsh_attention(
     Returns:
         The output, and the map or None.
 
+    Raises:
+        ValueError: if the window is of the ``chunk`` scope, or ``implementation`` is unknown or
+            cannot do what is asked.
+
     Source: paper section 2 and appendix A; the band is this project's.
 
     >>> x, buckets = torch.eye(3).view(1, 1, 3, 3), torch.tensor([[[[0, 1, 0]]]])
-    >>> window = {"num_buckets": 2, "chunk_length": 1, "num_chunks_before": 1}
-    >>> lsh_attention(x, x, buckets, **window)[0][0, 0].tolist()
+    >>> lsh_attention(x, x, buckets, num_buckets=2, window=Window(1, 1))[0][0, 0].tolist()
     [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
     """
     return attend_sorted(
         query,
         value,
         sort_by_bucket(buckets, documents, num_buckets),
-        chunk_length=chunk_length,
-        num_chunks_before=num_chunks_before,
-        num_chunks_after=num_chunks_after,
-        causal=causal,
+        window,
         deduplicate_rounds=deduplicate_rounds,
         dropout=dropout,
         output_map=output_map,
@@ -296,87 +223,67 @@ def attend_sorted(
     query: Float[Tensor, "batch heads seq dim"],
     value: Float[Tensor, "batch heads seq dim"],
     sort: SortOrder,
+    window: Window,
     *,
-    chunk_length: int,
-    num_chunks_before: int,
-    num_chunks_after: int = 0,
-    causal: bool = True,
     deduplicate_rounds: bool = False,
     dropout: float = 0.0,
     output_map: bool = False,
-    implementation: Implementation = "sdpa",
+    implementation: Implementation = "blockwise",
 ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
-    """LSH attention in the ``band`` scope, given the sort order of its rounds.
-
-    Args:
-        query: in the order of the row.
-        value: in the order of the row.
-        sort: the sort order of all rounds.
-        chunk_length: tokens.
-        num_chunks_before: chunks.
-        num_chunks_after: chunks.
-        causal: whether later places are hidden.
-        deduplicate_rounds: count a key that several rounds show once.
-        dropout: of the probabilities.
-        output_map: also return the attention map, which only ``eager`` makes.
-        implementation: how to compute it.
-
-    Returns:
-        The output, and the map or None.
+    """The same, given the sort order of all rounds; see :func:`lsh_attention`.
 
     >>> x, buckets = torch.eye(2).view(1, 1, 2, 2), torch.zeros(1, 1, 1, 2, dtype=torch.int64)
     >>> sort = sort_by_bucket(buckets, None, 1)
-    >>> attend_sorted(x, x, sort, chunk_length=1, num_chunks_before=1)[0][0, 0].tolist()
+    >>> attend_sorted(x, x, sort, Window(1, 1))[0][0, 0].tolist()
     [[1.0, 0.0], [1.0, 0.0]]
     """
-    window: dict[str, Any] = {
-        "chunk_length": chunk_length,
-        "num_chunks_before": num_chunks_before,
-        "num_chunks_after": num_chunks_after,
-        "scope": "band",
-        "causal": causal,
-    }
+    window.require("band")
     implementation = choose_implementation(implementation, output_map or deduplicate_rounds)
-    if implementation == "sdpa":
-        windows = band_windows(sort, Reach.of(**window), self_mask=True)
-        return attend_blockwise(
-            query, normalise_keys_in_parts(query), value, windows, dropout
-        ), None
+    if implementation == "blockwise":
+        order = segment_order(sort, window, self_mask=True)
+        keys = normalise_keys_in_parts(query)
+        return attend_blockwise(query, keys, value, order, dropout), None
     sorted_query = permute(query, sort)
-    chunks = (chunk_length, num_chunks_before, num_chunks_after)
     attended = band_attention(
         sorted_query,
         normalise_keys(sorted_query),
         permute(value, sort),
         sort.segments,
+        window,
         self_mask=True,
-        counts=count_appearances(sort, *chunks) if deduplicate_rounds else None,
+        counts=count_appearances(sort, window) if deduplicate_rounds else None,
         dropout=dropout,
         implementation=implementation,
-        **window,
     )
-    output = combine_sorted(attended, sort)
-    if not output_map:
-        return output, None
+    output = combine_rounds(attended, sort)
+    return output, _to_map(attended, sort, window) if output_map else None
+
+
+def _to_map(attended: Attended, sort: SortOrder, window: Window) -> AttentionMap:
+    """The attention map in the order of the row."""
     assert attended.probabilities is not None  # since maps are made by `eager`
-    places = window_places(sort.order, *chunks)
-    return output, map_rounds(attended.probabilities, attended.logsumexp, places, sort)
+    places = window_places(sort.order, window)
+    return map_rounds(attended.probabilities, attended.logsumexp, places, sort)
 
 
-def combine_sorted(attended: Attended, sort: SortOrder) -> Float[Tensor, "batch heads seq dim"]:
-    """Bring every round's output back to the order of the row, and combine the rounds.
+def combine_rounds(attended: Attended, sort: SortOrder) -> Float[Tensor, "batch heads seq dim"]:
+    """Bring all rounds back to the order of the row, weighed by the softmax of their log-sum-exps.
 
     Args:
         attended: of each round, by rank.
         sort: the sort order of all rounds.
 
     Returns:
-        The output.
+        The output: one softmax over the union of the rounds' windows.
 
-    >>> sort = sort_by_bucket(torch.tensor([[[[1, 0]]]]), None, 2)
-    >>> attended = Attended(torch.tensor([[[[[6.0], [5.0]]]]]), torch.zeros(1, 1, 1, 2), sort.order)
-    >>> combine_sorted(attended, sort).flatten().tolist()
-    [5.0, 6.0]
+    Source: paper appendix A, equations 8 and 9.
+
+    >>> sort = sort_by_bucket(torch.tensor([[[[1, 0], [0, 1]]]]), None, 2)
+    >>> output = torch.tensor([[6.0, 5.0], [7.0, 6.0]]).view(1, 1, 2, 2, 1)
+    >>> combine_rounds(Attended(output, torch.zeros(1, 1, 2, 2), None), sort).flatten().tolist()
+    [6.0, 6.0]
     """
     logsumexps = unpermute(attended.logsumexp.unsqueeze(-1), sort).squeeze(-1)
-    return combine_rounds(unpermute(attended.output, sort), logsumexps)
+    outputs = unpermute(attended.output, sort)
+    weights = torch.softmax(logsumexps, dim=2).to(outputs.dtype)
+    return (outputs * weights.unsqueeze(-1)).sum(dim=2)

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from reformer_hf.ops.chunking import merge_chunks, pair_ids
 from reformer_hf.ops.sorting import SortOrder, unpermute
+from reformer_hf.ops.window import Window, merge_chunks, pair_ids
 
 
 class AttentionMap(NamedTuple):
@@ -35,27 +35,22 @@ class AttentionMap(NamedTuple):
 
 
 def window_places(
-    order: Int[Tensor, "batch heads rounds seq"],
-    chunk_length: int,
-    num_chunks_before: int,
-    num_chunks_after: int,
+    order: Int[Tensor, "batch heads rounds seq"], window: Window
 ) -> Int[Tensor, "batch heads rounds seq window"]:
     """Find the place in the row of each key of each query's window.
 
     Args:
         order: the sort order of every round.
-        chunk_length: tokens.
-        num_chunks_before: chunks.
-        num_chunks_after: chunks.
+        window: how far a query sees.
 
     Returns:
         Places by the query's rank, -1 where the window holds no key.
 
-    >>> window_places(torch.tensor([[[[2, 0, 1]]]]), 1, 1, 0).tolist()
+    >>> window_places(torch.tensor([[[[2, 0, 1]]]]), Window(1, 1)).tolist()
     [[[[[-1, 2], [2, 0], [0, 1]]]]]
     """
-    _, keys = pair_ids(order, chunk_length, num_chunks_before, num_chunks_after)
-    return merge_chunks(keys.expand(*keys.shape[:-2], chunk_length, -1), order.shape[-1])
+    _, keys = pair_ids(order, window)
+    return merge_chunks(keys.expand(*keys.shape[:-2], window.chunk_length, -1), order.shape[-1])
 
 
 def map_rounds(
@@ -77,7 +72,7 @@ def map_rounds(
 
     >>> swap = torch.tensor([[[[1, 0]]]])
     >>> probabilities = torch.tensor([0.25, 0.5]).view(1, 1, 1, 2, 1)
-    >>> places = window_places(swap, 1, 0, 0)
+    >>> places = window_places(swap, Window(1, 0))
     >>> sort = SortOrder(swap, swap, swap)
     >>> map_rounds(probabilities, torch.zeros(1, 1, 1, 2), places, sort).to_dense().tolist()
     [[[[0.5, 0.0], [0.0, 0.25]]]]

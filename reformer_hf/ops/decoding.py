@@ -17,8 +17,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from reformer_hf.ops.sorting import SortOrder
-from reformer_hf.ops.window_attention import attend_windows
+from reformer_hf.ops.attend import attend
+from reformer_hf.ops.chunk_ring import Ring
+from reformer_hf.ops.sorting import SortOrder, invert_order
+from reformer_hf.ops.window import Window
 
 NOWHERE = -1
 """Candidate that is no place: an empty slot of a ring, or padding of a chunk."""
@@ -158,10 +160,7 @@ def chunk_candidates(
     rank: Int[Tensor, "batch heads rounds"],
     lengths: Int[Tensor, " batch"],
     laid_out: Int[Tensor, " batch"],
-    *,
-    chunk_length: int,
-    num_chunks_before: int,
-    num_chunks_after: int = 0,
+    window: Window,
 ) -> Int[Tensor, "batch heads 1 rounds reach"]:
     """Find what the ``chunk`` scope shows the last token of each row.
 
@@ -170,9 +169,7 @@ def chunk_candidates(
         rank: of the last token in each round.
         lengths: real tokens of each row.
         laid_out: tokens of each row with its padding to whole chunks.
-        chunk_length: tokens.
-        num_chunks_before: look-back, in chunks.
-        num_chunks_after: look-ahead, in chunks.
+        window: how far a query sees.
 
     Returns:
         Its own place and then the places of its windows, ``NOWHERE`` for what is not to be seen.
@@ -180,30 +177,23 @@ def chunk_candidates(
     Source: :mod:`reformer_hf.ops.chunk_scope`, for one query.
 
     >>> order, one = torch.tensor([[[[0, 2, 1]]]]), torch.tensor([3])
-    >>> window = {"chunk_length": 1, "num_chunks_before": 1}
-    >>> chunk_candidates(order, torch.tensor([[[1]]]), one, one, **window).tolist()
+    >>> window = Window(1, 1, scope="chunk")
+    >>> chunk_candidates(order, torch.tensor([[[1]]]), one, one, window).tolist()
     [[[[[2, -1, 0]]]]]
     """
-    rounds, seq = order.shape[2:]
+    (rounds, seq), chunk = order.shape[2:], window.chunk_length
     own = seq - 1
-    # A row that fits one chunk has it alone in each round: every token stands there equally often.
-    used = (laid_out // chunk_length).clamp(min=1).view(-1, 1, 1)
-    count = rounds * used
-    number = torch.arange(rounds, device=order.device) * used + rank // chunk_length
-    within = torch.arange(chunk_length, device=order.device)
-    offsets = sorted(range(-num_chunks_before, num_chunks_after + 1), key=lambda o: (abs(o), o))
-    shown = [torch.full_like(order[..., :1], own)]
-    for index, offset in enumerate(offsets):
-        neighbour = (number + offset) % count
-        ranks = (neighbour % used * chunk_length).unsqueeze(-1) + within
-        visible = ranks < lengths.view(-1, 1, 1, 1)
-        # Where a row has few chunks, several offsets lead to the same one.
-        for nearer in offsets[:index]:
-            visible = visible & ((offset - nearer) % count != 0).unsqueeze(-1)
-        flat = (neighbour // used * seq).unsqueeze(-1) + ranks.clamp(max=seq - 1)
-        places = order.flatten(2).gather(-1, flat.flatten(2)).view(flat.shape)
-        shown.append(places.masked_fill(~visible | (places == own), NOWHERE))
-    return torch.cat(shown, dim=-1).unsqueeze(2)
+    ring = Ring.of(laid_out, rounds, chunk)
+    offsets = sorted(window.offsets, key=lambda offset: (abs(offset), offset))
+    first = ring.number(torch.arange(rounds, device=order.device), rank // chunk * chunk)
+    beside = torch.cat([torch.arange(chunk, device=order.device) + chunk * o for o in offsets])
+    round_, ranks = ring.locate(first.unsqueeze(-1) + beside)
+    once = ring.show_once(offsets).repeat_interleave(chunk, dim=-1)
+    visible = (ranks < lengths.view(-1, 1, 1, 1)) & once[:, None, None]
+    flat = round_ * seq + ranks.clamp(max=own)
+    places = order.flatten(2).gather(-1, flat.flatten(2)).view(flat.shape)
+    places = places.masked_fill(~visible | (places == own), NOWHERE)
+    return torch.cat([torch.full_like(order[..., :1], own), places], dim=-1).unsqueeze(2)
 
 
 def choose_candidates(
@@ -269,7 +259,7 @@ def attend_seen(
     if output_map:
         if visible is None:
             visible = torch.ones_like(query[..., :1] @ key[..., :1].mT, dtype=torch.bool)
-        attended = attend_windows(query, key, value, visible, counts=counts, dropout=dropout)
+        attended = attend(query, key, value, visible, counts=counts, dropout=dropout)
         return attended.output, attended.probabilities
     mask = visible
     if counts is not None and visible is not None:
@@ -306,7 +296,4 @@ def sort_with_rings(
     segments, order = torch.sort(torch.cat([slots, buckets], dim=-1), dim=-1, stable=True)
     new = torch.arange(first_place, first_place + seq, device=rings.device).expand_as(buckets)
     places = torch.cat([carried, new], dim=-1).gather(-1, order)
-    inverse = torch.empty_like(order).scatter_(
-        -1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order)
-    )
-    return places, SortOrder(order, inverse, segments)
+    return places, SortOrder(order, invert_order(order), segments)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from reformer_hf.ops.autocast import autocast_off
+from reformer_hf.ops.precision import autocast_off
 
 NumBuckets = int | Sequence[int]
 

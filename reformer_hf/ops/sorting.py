@@ -1,9 +1,9 @@
-"""Sorting tokens by bucket, and moving rows of vectors into that order and back."""
+"""Documents of a row, sorting its tokens by bucket, and moving vectors to that order and back."""
 
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 
@@ -32,6 +32,52 @@ class SortOrder(NamedTuple):
         shape = (-1, heads, -1, -1)
         order, inverse, segments = self
         return SortOrder(order.expand(shape), inverse.expand(shape), segments.expand(shape))
+
+
+def number_documents(
+    attention_mask: Bool[Tensor, "batch seq"] | None, seq_idx: Int[Tensor, "batch seq"] | None
+) -> Int[Tensor, "batch seq"] | None:
+    """Number the documents of each row, with padding as the last one.
+
+    Args:
+        attention_mask: true at real tokens; None when all are.
+        seq_idx: any int per document of a packed row; None for one document.
+
+    Returns:
+        Document numbers from 0, or None when neither argument is given.
+
+    >>> number_documents(torch.tensor([[False, True]]), None).tolist()
+    [[1, 0]]
+    """
+    if attention_mask is None and seq_idx is None:
+        return None
+    if seq_idx is None:
+        assert attention_mask is not None
+        return (~attention_mask).long()
+    documents = seq_idx.long() - seq_idx.min()
+    if attention_mask is not None:
+        documents = torch.where(attention_mask, documents, documents.max() + 1)
+    return documents
+
+
+def places_in_document(documents: Int[Tensor, "batch seq"]) -> Int[Tensor, "batch seq"]:
+    """Count each token's place within its document, which is its position.
+
+    Args:
+        documents: document numbers; a document's tokens need not be neighbours.
+
+    Returns:
+        Places from 0, restarting in every document.
+
+    >>> places_in_document(torch.tensor([[0, 0, 1, 0, 1]])).tolist()
+    [[0, 1, 0, 2, 1]]
+    """
+    ordered, order = torch.sort(documents, dim=-1, stable=True)
+    ranks = torch.arange(documents.shape[-1], device=documents.device).expand_as(documents)
+    begins = torch.ones_like(ordered, dtype=torch.bool)
+    begins[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    first_rank = torch.where(begins, ranks, 0).cummax(dim=-1).values
+    return torch.empty_like(documents).scatter_(-1, order, ranks - first_rank)
 
 
 def keep_order(batch: int, heads: int, seq: int, device: torch.device | str = "cpu") -> SortOrder:

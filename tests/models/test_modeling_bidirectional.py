@@ -28,11 +28,9 @@ LOOK_AHEAD = {
 def attend_by_the_oracle(module, row: Tensor, documents: list[int]) -> Tensor:
     if isinstance(module, LSHSelfAttention):
         return lsh_oracle(module, row, documents, module.num_hashes)[0]
-    window = dict(module.window)
-    length, before, after = (
-        window[name] for name in ("chunk_length", "num_chunks_before", "num_chunks_after")
-    )
-    if module.scope == "band":
+    window = module.window
+    length, before, after = (window.chunk_length, window.num_chunks_before, window.num_chunks_after)
+    if window.scope == "band":
         single_bucket = [[0] * len(row)]
         counts = reference.band_counts(single_bucket, documents, length * before, length * after)
     else:

@@ -160,6 +160,10 @@ def test_attention_implementation_reaches_both_sides():
     assert model.encoder.config._attn_implementation == "eager"
     assert model.decoder.config._attn_implementation == "eager"
     assert_close(model(**batch).logits, expected)
+    model.set_attn_implementation("blockwise")
+    assert model.encoder.config._attn_implementation == "blockwise"
+    assert model.decoder.config._attn_implementation == "blockwise"
+    assert torch.equal(model(**batch).logits, expected)
 
 
 SOURCE = random_ids(1, 5, low=3)

@@ -1,11 +1,15 @@
 """Settings that save memory change no result; attention implementations agree."""
 
+import re
+
 import pytest
 import torch
 from torch.testing import assert_close
 
 from reformer_hf import ReformerHFForCausalLM
+from reformer_hf.models.implementations import to_implementation
 from reformer_hf.nn.reversible import Decision
+from reformer_hf.nn.self_attention import Hashing
 from tests.models.tiny import (
     SCOPES,
     dropout_fields,
@@ -66,11 +70,11 @@ def test_groups_of_heads_share_the_dropout_of_their_sum(reversible):
     assert len(groups) == 2
     # Local attention alone, whose own dropout is off: only the sum's is left.
     attention.self_attention.dropout = 0.0
-    parts = [attention(stream, None, {}, False, None, heads, 3)[0] for heads in groups]
+    parts = [attention(stream, None, Hashing(), False, None, heads, 3)[0] for heads in groups]
     assert torch.equal(parts[0] == 0, parts[1] == 0)
     assert 0.3 < (parts[0] == 0).double().mean() < 0.7
     attention.output.dropout.p = 0.0
-    whole = attention(stream, None, {}, False)[0]
+    whole = attention(stream, None, Hashing(), False)[0]
     kept = sum(parts)[parts[0] != 0]
     assert_close(kept, 2 * whole[parts[0] != 0])
 
@@ -107,6 +111,36 @@ def test_attention_implementations(scope):
     assert other.config._attn_implementation == "eager"
     with pytest.raises(ValueError, match="Flash Attention 2"):
         model.set_attn_implementation("flash_attention_2")
+
+
+def test_blockwise_is_the_name_of_the_default(tmp_path):
+    ids, model = random_ids(2, 19), tiny_lm(**MIXED).eval()
+    expected = model(ids).logits
+    assert to_implementation(model.config._attn_implementation) == "blockwise"
+    model.set_attn_implementation("eager")
+    assert to_implementation(model.config._attn_implementation) == "eager"
+    model.set_attn_implementation("blockwise")
+    assert model.config._attn_implementation == "blockwise"
+    assert torch.equal(model(ids).logits, expected)
+    model.save_pretrained(tmp_path)
+    for options in ({}, {"attn_implementation": "blockwise"}, {"attn_implementation": "sdpa"}):
+        loaded = ReformerHFForCausalLM.from_pretrained(tmp_path, **options)
+        assert torch.equal(loaded(ids).logits, expected)
+    model.config._attn_implementation = None
+    assert torch.equal(model(ids).logits, expected)
+
+
+@pytest.mark.parametrize("name", ["blocks", "paged|eager"])
+def test_unknown_implementations_are_refused(name, tmp_path):
+    model, message = tiny_lm(), f"attn_implementation='{re.escape(name)}': choose 'blockwise'"
+    with pytest.raises(ValueError, match=message):
+        model.set_attn_implementation(name)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        ReformerHFForCausalLM.from_pretrained(tmp_path, attn_implementation=name)
+    model.config._attn_implementation = name  # which checks nothing
+    with pytest.raises(ValueError, match=message):
+        model(random_ids(1, 5))
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")

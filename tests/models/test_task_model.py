@@ -7,7 +7,7 @@ from torch.nn.functional import pad
 from torch.testing import assert_close
 
 from reformer_hf import ReformerHFForCausalLM
-from reformer_hf.ops.attention import AttentionMap
+from reformer_hf.ops.attention_map import AttentionMap
 from tests.models.heads import CAUSAL_TOO, HEADS, scores
 from tests.models.tiny import SCOPES, dropout_fields, loss_and_gradients, random_ids, tiny_lm
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from reformer_hf.ops import reference
-from reformer_hf.ops.chunk_scope import layout_length
+from reformer_hf.ops.chunk_ring import layout_length
 
 HEADS, HEAD_DIM, DIM = 2, 4, 6
 WINDOW = {"chunk_length": 3, "num_chunks_before": 1}
@@ -30,24 +30,24 @@ def project(row: Tensor, weight: Tensor, head: int) -> Tensor:
 
 def lsh_oracle(module, row: Tensor, documents: list[int], rounds: int) -> tuple[Tensor, Tensor]:
     """Output (seq, dim) and maps (heads, seq, seq) of an LSH layer with hash seed 5 on one row."""
-    options = module.window
-    before = options["num_chunks_before"] * options["chunk_length"]
-    after = options["num_chunks_after"] * options["chunk_length"]
+    window = module.window
+    before = window.num_chunks_before * window.chunk_length
+    after = window.num_chunks_after * window.chunk_length
     outputs, maps = [], []
     for head in range(HEADS):
         query = project(row, module.query_key.weight, head)
         rotations = module.rotations(5, rounds)[head]
         buckets = reference.hash_buckets(query, rotations, module.num_buckets)
-        if module.scope == "band":
+        if window.scope == "band":
             counts = reference.band_counts(buckets, documents, before, after)
         else:
             counts = reference.chunk_counts(
                 buckets,
                 int(layout_length(len(row), module.chunk_lengths)),
-                options["chunk_length"],
-                options["num_chunks_before"],
-                options["num_chunks_after"],
-                options["causal"],
+                window.chunk_length,
+                window.num_chunks_before,
+                window.num_chunks_after,
+                window.causal,
             )
         output, probabilities = reference.attend(
             query,
@@ -55,7 +55,7 @@ def lsh_oracle(module, row: Tensor, documents: list[int], rounds: int) -> tuple[
             project(row, module.value.weight, head),
             counts,
             self_mask=True,
-            deduplicate=options["deduplicate_rounds"],
+            deduplicate=module.deduplicate_rounds,
         )
         outputs.append(output)
         maps.append(probabilities)

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from reformer_hf.nn.attention import LocalSelfAttention, LSHSelfAttention
 from reformer_hf.nn.heads import merge_heads, split_heads
 from reformer_hf.nn.reversible import Decision
+from reformer_hf.nn.self_attention import Hashing
 from reformer_hf.ops import reference
 from tests.nn.attention_oracle import (
     DIM,
@@ -42,7 +43,7 @@ def test_lsh_in_the_band_scope_equals_the_oracle(deduplicate, seq, causal, round
     hidden = torch.randn(2, seq, DIM).double()
     documents = torch.randint(0, 3, (2, seq)) if packed else None
     oracle = lambda row, numbers: lsh_oracle(module, row, numbers, rounds)  # noqa: E731
-    check_rows(module, hidden, documents, oracle, hash_seed=5, num_hashes=rounds)
+    check_rows(module, hidden, documents, oracle, hashing=Hashing(5, rounds))
 
 
 @pytest.mark.parametrize("deduplicate", [False, True])
@@ -59,7 +60,7 @@ def test_lsh_in_the_chunk_scope_equals_the_oracle(deduplicate, seq, causal, roun
     assert set(module.chunk_lengths) == {3, *other}  # the oracle asks the module
     hidden = torch.randn(2, seq, DIM).double()
     oracle = lambda row, _: lsh_oracle(module, row, [], rounds)  # noqa: E731
-    check_rows(module, hidden, None, oracle, hash_seed=5, num_hashes=rounds)
+    check_rows(module, hidden, None, oracle, hashing=Hashing(5, rounds))
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -91,7 +92,7 @@ def test_gradients_equal_those_of_the_oracle(scope):
     row = torch.randn(8, DIM).double().requires_grad_()
     inputs = [row, *module.parameters()]
     weights = torch.randn(8, HEADS * HEAD_DIM).double()
-    output, _ = module(row[None], hash_seed=5)
+    output, _ = module(row[None], hashing=Hashing(5))
     found = torch.autograd.grad((output[0] * weights).sum(), inputs)
     expected_output, _ = lsh_oracle(module, row, [0] * 8, 2)
     expected = torch.autograd.grad((expected_output * weights).sum(), inputs)
@@ -124,20 +125,20 @@ def test_shared_rotations_are_those_of_every_layer():
 def test_attention_leaves_the_random_state_alone():
     module, hidden = build(LSHSelfAttention, **LSH), torch.randn(1, 9, DIM).double()
     state = torch.get_rng_state()
-    module(hidden, hash_seed=3)
-    module.train()(hidden, hash_seed=3)
+    module(hidden, hashing=Hashing(3))
+    module.train()(hidden, hashing=Hashing(3))
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_decision_is_made_once_and_obeyed():
     module, hidden = build(LSHSelfAttention, **LSH), torch.randn(1, 20, DIM).double()
     decision = Decision()
-    first, _ = module(hidden, hash_seed=5, decision=decision)
+    first, _ = module(hidden, hashing=Hashing(5, decision=decision))
     kept = decision.recall(lambda: pytest.fail("nothing was decided"))
     query = split_heads(module.query_key(hidden), HEADS)
     assert torch.equal(kept, module.hash(query, 5))
-    assert torch.equal(module(hidden, hash_seed=6, decision=decision)[0], first)
-    assert not torch.equal(module(hidden, hash_seed=6)[0], first)
+    assert torch.equal(module(hidden, hashing=Hashing(6, decision=decision))[0], first)
+    assert not torch.equal(module(hidden, hashing=Hashing(6))[0], first)
 
 
 def test_nothing_is_hashed_where_one_chunk_holds_the_row(monkeypatch):

@@ -1,5 +1,6 @@
 """The oracle over batches and heads, and the grid of inputs that fast paths are compared on."""
 
+import dataclasses
 import itertools
 import random
 from collections.abc import Callable, Iterator
@@ -8,8 +9,9 @@ import torch
 from torch import Tensor
 
 from reformer_hf.ops import reference
-from reformer_hf.ops.attention import AttentionMap
-from reformer_hf.ops.chunk_scope import layout_length
+from reformer_hf.ops.attention_map import AttentionMap
+from reformer_hf.ops.chunk_ring import layout_length
+from reformer_hf.ops.window import Window
 
 BATCH, HEADS, DIM = 2, 2, 4
 TOLERANCE = 1e-12
@@ -27,6 +29,13 @@ def sample_grid(count: int, **axes: list) -> list[dict]:
 
 def name_point(point: dict) -> str:
     return "-".join(f"{name}={value}".replace(" ", "") for name, value in point.items())
+
+
+def with_window(options: dict, **more) -> dict:
+    """Options of the oracle as the fast paths take them: the window's numbers as one value."""
+    options = {**options, **more}
+    names = [field.name for field in dataclasses.fields(Window) if field.name in options]
+    return {"window": Window(**{name: options.pop(name) for name in names}), **options}
 
 
 def random_heads(seq: int, generator: torch.Generator, batch: int = BATCH) -> Tensor:

@@ -1,11 +1,21 @@
 """The band scope against the oracle: outputs, attention maps and gradients."""
 
+import inspect
+
 import pytest
 import torch
 
-from reformer_hf.ops import blockwise, windows
-from reformer_hf.ops.attention import band_attention, local_attention, lsh_attention
+from reformer_hf.ops import blockwise, long_order
+from reformer_hf.ops.attention import (
+    attend_sorted,
+    band_attention,
+    local_attention,
+    lsh_attention,
+)
+from reformer_hf.ops.full_attention import cross_attention, full_attention
 from reformer_hf.ops.hashing import hash_vectors, sample_rotations, total_buckets
+from reformer_hf.ops.sorting import sort_by_bucket
+from reformer_hf.ops.window import Window
 from tests.ops import oracle
 
 CHUNK = 4
@@ -28,7 +38,7 @@ LOCAL_GRID = oracle.sample_grid(
 )
 
 
-IMPLEMENTATIONS = pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+IMPLEMENTATIONS = pytest.mark.parametrize("implementation", ["eager", "blockwise"])
 
 
 @pytest.fixture(params=["whole", "pieces"])
@@ -36,7 +46,7 @@ def small_blocks(request, monkeypatch):
     """Blocks and groups so small that even short rows need several of them, or as they are."""
     if request.param == "pieces":
         monkeypatch.setattr(blockwise, "CPU_SIZES", blockwise.Sizes(4, 16))
-        monkeypatch.setattr(windows, "CHUNK_LENGTH", 2)
+        monkeypatch.setattr(long_order, "CHUNK_LENGTH", 2)
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -55,12 +65,11 @@ def test_lsh_attention_equals_the_oracle(point, implementation):
         "num_chunks_after": after,
         "deduplicate_rounds": point["deduplicate"],
     }
+    fast = oracle.with_window(options, causal=causal)
     how = {"implementation": implementation, "output_map": implementation == "eager"}
     total = total_buckets(point["num_buckets"])
     oracle.assert_equal(
-        lambda q, v: lsh_attention(
-            q, v, buckets, documents, causal=causal, num_buckets=total, **how, **options
-        ),
+        lambda q, v: lsh_attention(q, v, buckets, documents, num_buckets=total, **how, **fast),
         lambda q, v: oracle.band_lsh(q, v, buckets, documents, **options),
         [query, value],
     )
@@ -86,24 +95,39 @@ def test_local_attention_equals_the_oracle(point, implementation):
     }
     how = {"implementation": implementation, "output_map": implementation == "eager"}
     oracle.assert_equal(
-        lambda *x: local_attention(*x, documents, **how, **options),
+        lambda *x: local_attention(*x, documents, **how, **oracle.with_window(options)),
         lambda *x: oracle.local(*x, documents, **options),
         inputs,
         compared=None if documents is None or point["scope"] == "band" else documents == 0,
     )
 
 
-def test_a_causal_window_cannot_look_ahead():
-    x = torch.zeros(1, 1, 4, 2)
-    with pytest.raises(ValueError, match="num_chunks_after=1 with causal=True: set it to 0"):
-        local_attention(x, x, x, chunk_length=2, num_chunks_before=1, num_chunks_after=1)
+def test_the_chunk_scope_is_refused():
+    x, buckets = torch.zeros(1, 1, 4, 2), torch.zeros(1, 1, 1, 4, dtype=torch.int64)
+    with pytest.raises(ValueError, match="scope='chunk' where 'band' is computed: use lsh_"):
+        lsh_attention(x, x, buckets, num_buckets=2, window=Window(2, 1, scope="chunk"))
+
+
+@pytest.mark.parametrize("name", ["flash", "sdpa", ""])
+def test_unknown_implementations_are_refused(name):
+    x, buckets = torch.zeros(1, 1, 4, 2), torch.zeros(1, 1, 1, 4, dtype=torch.int64)
+    sort = sort_by_bucket(buckets, None, 2)
+    for attend, *inputs, options in [
+        (local_attention, x, x, x, {"window": Window(2, 1)}),
+        (attend_sorted, x, x, sort, {"window": Window(2, 1)}),
+        (full_attention, x, x, x, {}),
+        (cross_attention, x, x, x, {}),
+    ]:
+        # Unwrapped, since here a type checker watches, too.
+        with pytest.raises(ValueError, match=f"implementation='{name}': choose one of"):
+            inspect.unwrap(attend)(*inputs, implementation=name, **options)
 
 
 def test_band_attention_of_one_segment_needs_no_segments():
     x = torch.randn(2, 7, 4)
-    window = {"chunk_length": 3, "num_chunks_before": 1}
-    given = band_attention(x, x, x, torch.zeros(7, dtype=torch.int64), **window)
-    for mine, theirs in zip(given, band_attention(x, x, x, None, **window), strict=True):
+    window = Window(3, 1)
+    given = band_attention(x, x, x, torch.zeros(7, dtype=torch.int64), window)
+    for mine, theirs in zip(given, band_attention(x, x, x, None, window), strict=True):
         torch.testing.assert_close(mine, theirs, atol=0, rtol=0)
 
 
@@ -112,7 +136,7 @@ def test_hashing_gets_no_gradient_and_round_weights_do():
     query = torch.randn(1, 1, 3, 4, dtype=torch.float64, requires_grad=True)
     value = torch.randn(1, 1, 3, 4, dtype=torch.float64)
     buckets = torch.tensor([[[[0, 1, 0], [1, 0, 0]]]])
-    window = {"num_buckets": 2, "chunk_length": 2, "num_chunks_before": 1}
+    window = {"num_buckets": 2, "window": Window(2, 1)}
     output, _ = lsh_attention(query, value, buckets, **window)
     (gradient,) = torch.autograd.grad(output[0, 0, 2, 0], query)
     key = torch.nn.functional.normalize(query, dim=-1) * 2
@@ -129,7 +153,7 @@ def test_hashing_gets_no_gradient_and_round_weights_do():
 def test_dropout_acts_on_probabilities_and_leaves_the_map_alone():
     query, ones = torch.randn(1, 1, 200, 4), torch.ones(1, 1, 200, 4)
     buckets = torch.zeros(1, 1, 2, 200, dtype=torch.int64)
-    window = {"num_buckets": 2, "chunk_length": 50, "num_chunks_before": 1, "output_map": True}
+    window = {"num_buckets": 2, "window": Window(50, 1), "output_map": True}
     output, attention_map = lsh_attention(query, ones, buckets, dropout=0.5, **window)
     assert attention_map is not None
     totals = attention_map.probabilities.sum((2, 4))

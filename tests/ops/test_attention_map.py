@@ -4,13 +4,14 @@ import torch
 
 from reformer_hf.ops.attention import local_attention, lsh_attention
 from reformer_hf.ops.attention_map import AttentionMap
+from reformer_hf.ops.window import Window
 
 
 def test_map_of_lsh_attention_sums_to_one_and_points_to_visible_keys():
     query, value = torch.randn(2, 2, 2, 10, 4).unbind(0)
     buckets = torch.randint(3, (2, 2, 2, 10))
     output, attention_map = lsh_attention(
-        query, value, buckets, num_buckets=3, chunk_length=4, num_chunks_before=1, output_map=True
+        query, value, buckets, num_buckets=3, window=Window(4, 1), output_map=True
     )
     assert attention_map is not None
     probabilities, places = attention_map
@@ -29,8 +30,9 @@ def test_map_of_lsh_attention_sums_to_one_and_points_to_visible_keys():
 def test_map_of_local_attention_is_in_the_order_of_the_row():
     query, key, value = torch.randn(3, 1, 1, 5, 4).unbind(0)
     documents = torch.tensor([[1, 0, 1, 0, 0]])
-    window = {"chunk_length": 2, "num_chunks_before": 1}
-    output, attention_map = local_attention(query, key, value, documents, output_map=True, **window)
+    output, attention_map = local_attention(
+        query, key, value, documents, window=Window(2, 1), output_map=True
+    )
     assert attention_map is not None
     dense = attention_map.to_dense()
     seen = [[0], [1], [0, 2], [1, 3], [1, 3, 4]]

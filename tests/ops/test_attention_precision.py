@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from reformer_hf.ops.attend import attend
 from reformer_hf.ops.attention import local_attention, lsh_attention
 from reformer_hf.ops.chunk_scope import chunk_attention
 from reformer_hf.ops.hashing import hash_vectors, sample_rotations
 from reformer_hf.ops.reference import normalise_keys
-from reformer_hf.ops.window_attention import attend_windows
+from reformer_hf.ops.window import Window
 from tests.ops import oracle
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -52,7 +53,7 @@ def rounded_heads(dtype: torch.dtype, count: int) -> list[Tensor]:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("scope", ["band", "chunk"])
 @pytest.mark.parametrize("deduplicate", [False, True])
-@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("implementation", ["eager", "blockwise"])
 def test_lsh_attention(dtype, scope, deduplicate, implementation):
     query, value = rounded_heads(dtype, 2)
     rotations = sample_rotations(0, oracle.HEADS, oracle.DIM, ROUNDS, BUCKETS)
@@ -66,10 +67,12 @@ def test_lsh_attention(dtype, scope, deduplicate, implementation):
     how = {"num_buckets": BUCKETS, "implementation": implementation}
     wide_query, wide_value = query.double(), value.double()
     if scope == "band":
-        output, _ = lsh_attention(query, value, buckets, documents, **how, **options)
+        how |= oracle.with_window(options)
+        output, _ = lsh_attention(query, value, buckets, documents, **how)
         expected, _ = oracle.band_lsh(wide_query, wide_value, buckets, documents, **options)
     else:
-        output, _ = chunk_attention(query, value, buckets, documents, **how, **options)
+        how |= oracle.with_window(options, scope="chunk")
+        output, _ = chunk_attention(query, value, buckets, documents, **how)
         options |= {"num_chunks_after": 0, "causal": True}
         expected, _ = oracle.chunk_lsh(wide_query, wide_value, buckets, documents, **options)
     assert output.dtype == dtype
@@ -81,7 +84,7 @@ def test_lsh_attention(dtype, scope, deduplicate, implementation):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("implementation", ["eager", "blockwise"])
 def test_local_attention(dtype, implementation):
     query, key, value = rounded_heads(dtype, 3)
     options = {
@@ -93,7 +96,8 @@ def test_local_attention(dtype, implementation):
     }
     wide = query.double(), key.double(), value.double()
     expected, _ = oracle.local(*wide, None, **options)
-    output, _ = local_attention(query, key, value, implementation=implementation, **options)
+    how = oracle.with_window(options, implementation=implementation)
+    output, _ = local_attention(query, key, value, **how)
     assert_within(output, expected, error_bound(*wide, dtype, 1, 3 * CHUNK))
 
 
@@ -103,7 +107,7 @@ def test_lone_tokens_get_their_own_value(dtype, rounds):
     query, value = rounded_heads(dtype, 2)
     query = query * 100  # own scores in the hundreds do not matter
     buckets = torch.arange(SEQ).expand(oracle.BATCH, oracle.HEADS, rounds, SEQ)
-    window = {"num_buckets": SEQ, "chunk_length": CHUNK, "num_chunks_before": 1}
+    window = {"num_buckets": SEQ, "window": Window(CHUNK, 1)}
     output, _ = lsh_attention(query, value, buckets, **window)
     if rounds == 3:  # thirds are rounded: weight, product and two additions
         bound = value.double().abs() * (4 * unit_roundoff(dtype))
@@ -116,7 +120,7 @@ def test_lone_tokens_get_their_own_value(dtype, rounds):
 def test_the_first_token_of_the_chunk_scope_gets_its_own_value(dtype):
     query, value = rounded_heads(dtype, 2)
     buckets = torch.randint(BUCKETS, (oracle.BATCH, oracle.HEADS, 2, SEQ))
-    window = {"num_buckets": BUCKETS, "chunk_length": CHUNK, "num_chunks_before": 1}
+    window = {"num_buckets": BUCKETS, "window": Window(CHUNK, 1, scope="chunk")}
     output, _ = chunk_attention(100 * query, value, buckets, **window)
     # Each of two rounds may show the own place twice: halves and quarters are exact.
     assert torch.equal(output[:, :, 0], value[:, :, 0])
@@ -124,13 +128,13 @@ def test_the_first_token_of_the_chunk_scope_gets_its_own_value(dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("lone_round", [0, 1])
-@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("implementation", ["eager", "blockwise"])
 def test_a_round_that_shows_nothing_has_no_weight(dtype, lone_round, implementation):
     query, value = rounded_heads(dtype, 2)
     together = torch.zeros(oracle.BATCH, oracle.HEADS, 1, SEQ, dtype=torch.int64)
     rounds = [torch.arange(SEQ).expand_as(together), together]
     buckets = torch.cat(rounds if lone_round == 0 else rounds[::-1], dim=2)
-    window = {"num_buckets": SEQ, "chunk_length": CHUNK, "num_chunks_before": 1}
+    window = {"num_buckets": SEQ, "window": Window(CHUNK, 1)}
     window |= {"implementation": implementation}
     output, _ = lsh_attention(query, value, buckets, **window)
     expected, _ = lsh_attention(query, value, together, **window)
@@ -148,7 +152,7 @@ def test_a_round_that_shows_nothing_has_no_weight(dtype, lone_round, implementat
 def test_softmax_is_float32_or_wider(dtype):
     query, key, value = (x[0, 0] for x in rounded_heads(dtype, 3))
     visible = torch.ones(SEQ, SEQ, dtype=torch.bool)
-    attended = attend_windows(query, key, value, visible)
+    attended = attend(query, key, value, visible)
     assert attended.output.dtype == dtype
     assert attended.probabilities.dtype == attended.logsumexp.dtype == torch.float32
     totals = attended.probabilities.sum(-1)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from reformer_hf.ops.attention import local_attention, lsh_attention
+from reformer_hf.ops.window import Window
 
 HEADS, DIM, BUCKETS = 2, 4, 4
 few_examples = settings(max_examples=25)
@@ -35,14 +36,11 @@ class Layer:
 
     def __call__(self, rows: tuple[Tensor, ...], documents: Tensor | None = None) -> Tensor:
         query, key, value, buckets = rows
-        window = {
-            "chunk_length": self.chunk_length,
-            "num_chunks_before": self.num_chunks_before,
-            "num_chunks_after": self.num_chunks_after,
-            "causal": self.causal,
-        }
+        window = Window(
+            self.chunk_length, self.num_chunks_before, self.num_chunks_after, causal=self.causal
+        )
         if self.kind == "local":
-            return local_attention(query, key, value, documents, **window)[0]
+            return local_attention(query, key, value, documents, window=window)[0]
         return lsh_attention(
             query,
             value,
@@ -50,7 +48,7 @@ class Layer:
             documents,
             num_buckets=BUCKETS,
             deduplicate_rounds=self.deduplicate,
-            **window,
+            window=window,
         )[0]
 
 

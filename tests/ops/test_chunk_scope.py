@@ -8,8 +8,9 @@ from torch import Tensor
 
 from reformer_hf.ops import blockwise, reference
 from reformer_hf.ops.attention import local_attention, lsh_attention
-from reformer_hf.ops.chunk_scope import chunk_attention, layout_length
+from reformer_hf.ops.chunk_scope import chunk_attention
 from reformer_hf.ops.hashing import hash_vectors, sample_rotations, total_buckets
+from reformer_hf.ops.window import Window
 from tests.ops import oracle
 
 CHUNK = 4
@@ -25,23 +26,29 @@ GRID = oracle.sample_grid(
 )
 few_examples = settings(max_examples=25)
 generators = st.integers(0, 2**32).map(lambda seed: torch.Generator().manual_seed(seed))
+
+
+def to_options(drawn: dict) -> dict:
+    after, causal = drawn.pop("ahead")
+    return oracle.with_window(drawn, num_chunks_after=after, causal=causal, scope="chunk")
+
+
 windows = st.fixed_dictionaries(
     {
         "chunk_length": st.integers(1, 5),
         "num_chunks_before": st.integers(1, 2),
-        "num_chunks_after": st.integers(0, 1),
-        "causal": st.booleans(),
+        "ahead": st.sampled_from([(0, True), (0, False), (1, False)]),
         "chunk_lengths": st.sampled_from([(), (2,), (3, 4)]),
         "deduplicate_rounds": st.booleans(),
     }
-)
+).map(to_options)
 BUCKETS = 4
 
 
-@pytest.mark.parametrize("implementation", ["eager", "sdpa", "sdpa in pieces"])
+@pytest.mark.parametrize("implementation", ["eager", "blockwise", "blockwise in pieces"])
 @pytest.mark.parametrize("point", GRID, ids=oracle.name_point)
 def test_equals_the_oracle(point, implementation, monkeypatch):
-    if implementation == "sdpa in pieces":
+    if implementation == "blockwise in pieces":
         monkeypatch.setattr(blockwise, "CPU_SIZES", blockwise.Sizes(4, 16))
     generator = torch.Generator().manual_seed(1)
     query, value = (oracle.random_heads(point["seq"], generator) for _ in range(2))
@@ -57,10 +64,11 @@ def test_equals_the_oracle(point, implementation, monkeypatch):
         "deduplicate_rounds": point["deduplicate"],
         "chunk_lengths": point["chunk_lengths"],
     }
-    how = {"implementation": implementation[:5].strip(), "output_map": implementation == "eager"}
+    how = {"implementation": implementation.split()[0], "output_map": implementation == "eager"}
+    fast = oracle.with_window(options, scope="chunk")
     total = total_buckets(point["num_buckets"])
     oracle.assert_equal(
-        lambda q, v: chunk_attention(q, v, buckets, documents, num_buckets=total, **how, **options),
+        lambda q, v: chunk_attention(q, v, buckets, documents, num_buckets=total, **how, **fast),
         lambda q, v: oracle.chunk_lsh(q, v, buckets, documents, **options),
         [query, value],
         compared=None if documents is None else documents == 0,
@@ -112,7 +120,7 @@ def test_a_row_of_padding_alone_stays_finite():
     documents = torch.ones(2, 9, dtype=torch.int64)
     documents[0] = 0
     leaves = [query.requires_grad_(), value.requires_grad_()]
-    window = {"num_buckets": BUCKETS, "chunk_length": 4, "num_chunks_before": 1}
+    window = {"num_buckets": BUCKETS, "window": Window(4, 1, scope="chunk")}
     output, attention_map = chunk_attention(
         query, value, buckets, documents, output_map=True, **window
     )
@@ -125,26 +133,15 @@ def test_a_map_points_into_the_row_even_from_padding():
     """Padding of the layout stands behind the row and must not be told as a place of it."""
     query, value, buckets = random_rows(1, 6, torch.Generator().manual_seed(0))
     documents = torch.tensor([[0, 1, 0, 0, 0, 0]])
-    options = {"chunk_lengths": (8, 4), "causal": False, "output_map": True}
+    options = {"num_buckets": BUCKETS, "chunk_lengths": (8, 4), "output_map": True}
     for chunk_length in (4, 8):
-        window = {"chunk_length": chunk_length, "num_chunks_before": 1, "num_buckets": BUCKETS}
-        _, attention_map = chunk_attention(query, value, buckets, documents, **window, **options)
+        window = Window(chunk_length, 1, scope="chunk", causal=False)
+        _, attention_map = chunk_attention(
+            query, value, buckets, documents, window=window, **options
+        )
         assert attention_map is not None
         assert attention_map.key_places.max() < 6
         assert attention_map.to_dense().shape == (1, oracle.HEADS, 6, 6)
-
-
-@given(st.integers(0, 60), st.lists(st.integers(1, 12), min_size=1, max_size=3))
-@few_examples
-def test_layout_is_a_common_multiple_beyond_the_shortest_chunk(seq, lengths):
-    layout = layout_length(seq, tuple(lengths))
-    tensor = layout_length(torch.tensor([seq]), tuple(lengths))
-    assert isinstance(tensor, Tensor) and tensor.tolist() == [layout]
-    if seq <= min(lengths):
-        assert layout == seq
-    else:
-        multiples = (n for n in range(seq, 10**6) if all(n % length == 0 for length in lengths))
-        assert layout == next(multiples)
 
 
 def count_moved_by_later_tokens(attend, seq: int, cut: int) -> int:
@@ -164,26 +161,36 @@ def count_moved_by_later_tokens(attend, seq: int, cut: int) -> int:
 
 def test_later_tokens_move_earlier_outputs_here_and_not_in_the_band():
     """Chunk borders depend on the whole sequence: no autoregressive factorisation."""
-    window = {"num_buckets": 8, "chunk_length": 8, "num_chunks_before": 1}
     chunk, band = (
-        count_moved_by_later_tokens(lambda *x, f=f: f(*x, **window)[0], seq=96, cut=60)
-        for f in (chunk_attention, lsh_attention)
+        count_moved_by_later_tokens(
+            lambda *x, f=f, w=window: f(*x, num_buckets=8, window=w)[0], seq=96, cut=60
+        )
+        for f, window in (
+            (chunk_attention, Window(8, 1, scope="chunk")),
+            (lsh_attention, Window(8, 1)),
+        )
     )
     assert band == 0
     assert chunk > 30
     # Local layers are causal in both scopes.
-    window = {"chunk_length": 8, "num_chunks_before": 1, "scope": "chunk"}
+    window = Window(8, 1, scope="chunk")
     local = count_moved_by_later_tokens(
-        lambda q, v, _: local_attention(q, q, v, **window)[0], 96, 60
+        lambda q, v, _: local_attention(q, q, v, window=window)[0], 96, 60
     )
     assert local == 0
 
 
 def test_up_to_one_chunk_is_full_attention_without_buckets():
     query, value, _ = random_rows(1, 6, torch.Generator().manual_seed(0))
-    window = {"num_buckets": BUCKETS, "chunk_length": 6, "num_chunks_before": 1}
-    output, _ = chunk_attention(query, value, None, **window)
+    window = Window(6, 1, scope="chunk")
+    output, _ = chunk_attention(query, value, None, num_buckets=BUCKETS, window=window)
     counts = torch.ones(6, 6, dtype=torch.int64).tril()
     for (q, v), found in zip(oracle.examples(query, value), output.flatten(0, 1), strict=True):
         expected, _ = reference.attend(q, reference.normalise_keys(q), v, counts, self_mask=True)
         assert_same(found, expected)
+
+
+def test_the_band_scope_is_refused():
+    with pytest.raises(ValueError, match="scope='band' where 'chunk' is computed"):
+        chunk_attention(*random_rows(1, 6, torch.Generator()), num_buckets=BUCKETS,
+                        window=Window(6, 1))  # fmt: skip

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from reformer_hf.ops import reference
-from reformer_hf.ops.chunk_scope import layout_length
+from reformer_hf.ops.chunk_ring import layout_length
 from reformer_hf.ops.decoding import (
     NOWHERE,
     attend_seen,
@@ -22,6 +22,7 @@ from reformer_hf.ops.decoding import (
     take_back,
 )
 from reformer_hf.ops.sorting import sort_by_bucket
+from reformer_hf.ops.window import Window
 
 BATCH, HEADS = 2, 2
 few_examples = settings(max_examples=60)
@@ -152,8 +153,9 @@ def test_chunk_candidates_are_what_the_oracle_counts(
     real = torch.tensor(lengths)
     laid_out = layout_length(real, (chunk_length, *others))
     assert isinstance(laid_out, Tensor)
-    window = {"chunk_length": chunk_length, "num_chunks_before": before, "num_chunks_after": after}
-    candidates = chunk_candidates(order, rank, real, laid_out, **window)
+    window = (chunk_length, before, after)
+    shown_by = Window(*window, scope="chunk", causal=False)
+    candidates = chunk_candidates(order, rank, real, laid_out, shown_by)
     assert (candidates[:, :, 0, :, 0] == seq - 1).all()
     assert (candidates[..., 1:] != seq - 1).all()
     shown = count_shown(candidates[..., 1:], seq)[:, :, 0]
@@ -161,7 +163,7 @@ def test_chunk_candidates_are_what_the_oracle_counts(
         layout = int(laid_out[row])
         for head in range(HEADS):
             ids = buckets[row, head, :, seq - length :].tolist()
-            counts = reference.chunk_counts(ids, layout, *window.values(), causal=True)
+            counts = reference.chunk_counts(ids, layout, *window, causal=True)
             expected = counts[-1, :-1]
             if layout <= chunk_length:  # a key stands there equally often, which changes nothing
                 expected = expected * (shown[row, head, -2] if length > 1 else 1)

@@ -6,6 +6,8 @@ which on an accelerator would be a wait. (PyTorch without CUDA cannot differenti
 tensors.) Nothing here says that an accelerator computes right.
 """
 
+import dataclasses
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -16,10 +18,15 @@ from reformer_hf.ops.chunk_scope import chunk_attention
 from reformer_hf.ops.full_attention import full_attention
 from reformer_hf.ops.hashing import hash_vectors, sample_rotations, sample_shared_rotations
 from reformer_hf.ops.losses import chunked_cross_entropy
-from reformer_hf.ops.masking import number_documents, places_in_document
+from reformer_hf.ops.sorting import number_documents, places_in_document
+from reformer_hf.ops.window import Window
 
 BATCH, HEADS, SEQ, DIM, ROUNDS = 2, 2, 13, 4, 2
-WINDOW = {"chunk_length": 4, "num_chunks_before": 1}
+WINDOW = Window(4, 1)
+SCOPES = pytest.mark.parametrize(
+    "attend, window",
+    [(lsh_attention, WINDOW), (chunk_attention, Window(4, 1, scope="chunk"))],
+)
 
 
 @pytest.fixture(params=["cpu", "meta"])
@@ -57,10 +64,10 @@ def test_hashing(device, sample):
     assert buckets.shape == (BATCH, HEADS, ROUNDS, SEQ)
 
 
-@pytest.mark.parametrize("attend", [lsh_attention, chunk_attention])
+@SCOPES
 @pytest.mark.parametrize("deduplicate", [False, True])
 @pytest.mark.parametrize("documents", ["none", "padded", "packed"])
-def test_lsh_attention(device, attend, deduplicate, documents):
+def test_lsh_attention(device, attend, window, deduplicate, documents):
     if attend is chunk_attention and documents == "packed":
         documents = "padded"
     query, value = heads(device), heads(device)
@@ -74,21 +81,22 @@ def test_lsh_attention(device, attend, deduplicate, documents):
         deduplicate_rounds=deduplicate,
         dropout=0.1,
         output_map=True,
-        **WINDOW,
+        window=window,
     )
     check(output, device, query, value)
     assert attention_map.to_dense().device.type == device.type
 
 
-@pytest.mark.parametrize("attend", [lsh_attention, chunk_attention])
+@SCOPES
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("documents", ["none", "padded"])
-def test_blockwise_lsh_attention(device, attend, dropout, documents):
+def test_blockwise_lsh_attention(device, attend, window, dropout, documents):
     query, value = heads(device), heads(device)
     buckets = torch.zeros(BATCH, HEADS, ROUNDS, SEQ, dtype=torch.int64, device=device)
     documents = documents_on(device, documents)
-    window = {**WINDOW, "num_chunks_after": 1, "causal": False}
-    output, _ = attend(query, value, buckets, documents, num_buckets=4, dropout=dropout, **window)
+    window = dataclasses.replace(window, num_chunks_after=1, causal=False)
+    options = {"num_buckets": 4, "dropout": dropout, "window": window}
+    output, _ = attend(query, value, buckets, documents, **options)
     check(output, device, query, value)
 
 
@@ -96,7 +104,7 @@ def test_blockwise_lsh_attention(device, attend, dropout, documents):
 @pytest.mark.parametrize("output_map", [False, True])
 def test_local_and_full_attention(device, documents, output_map):
     options = {"dropout": 0.1, "output_map": output_map}
-    for attend, window in [(local_attention, WINDOW), (full_attention, {})]:
+    for attend, window in [(local_attention, {"window": WINDOW}), (full_attention, {})]:
         leaves = [heads(device) for _ in range(3)]
         output, _ = attend(*leaves, documents_on(device, documents), **options, **window)
         check(output, device, *leaves)

@@ -1,11 +1,22 @@
-"""Sort orders and the movement of vectors along them."""
+"""Documents, sort orders and the movement of vectors along them."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reformer_hf.ops.sorting import invert_order, permute, rearrange, sort_by_bucket, unpermute
+from reformer_hf.ops.sorting import (
+    invert_order,
+    number_documents,
+    permute,
+    places_in_document,
+    rearrange,
+    sort_by_bucket,
+    unpermute,
+)
+
+MASK = torch.tensor([[True, True, True, False], [False, True, False, True]])
+PACKED = torch.tensor([[7, 9, 7, 9], [4, 5, 9, 5]])
 
 
 @given(st.integers(0, 2**32), st.integers(1, 20), st.integers(1, 3), st.booleans())
@@ -63,3 +74,22 @@ def test_an_expanded_order_is_that_of_each_head(heads):
     expanded = sort_by_bucket(buckets[:, :1], documents, 1).expand_heads(heads)
     for mine, theirs in zip(expanded, sort_by_bucket(buckets, documents, 1), strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_documents_are_numbered_with_padding_last():
+    assert number_documents(None, None) is None
+    padded = number_documents(MASK, None)
+    assert padded is not None and padded.tolist() == [[0, 0, 0, 1], [1, 0, 1, 0]]
+    packed = number_documents(None, PACKED)
+    assert packed is not None and packed.tolist() == [[3, 5, 3, 5], [0, 1, 5, 1]]
+    both = number_documents(MASK, PACKED)
+    assert both is not None
+    assert both[MASK].tolist() == [3, 5, 3, 1, 1]
+    assert (both[~MASK] > both[MASK].max()).all()
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=12))
+@settings(max_examples=40)
+def test_places_count_within_the_document(documents):
+    expected = [documents[:i].count(document) for i, document in enumerate(documents)]
+    assert places_in_document(torch.tensor([documents])).tolist() == [expected]

@@ -16,7 +16,8 @@ from reformer_hf.ops.hashing import (
     sample_rotations,
     total_buckets,
 )
-from reformer_hf.ops.masking import places_in_document
+from reformer_hf.ops.sorting import places_in_document
+from reformer_hf.ops.window import Window
 
 WINDOW = 64
 HASH_LENGTH = 8192
@@ -68,7 +69,7 @@ def test_bucket_counts_of_the_maximum_would_starve_short_inputs():
 def test_attention_shows_these_keys():
     query, value = torch.randn(2, 1, 2, 50, 4).unbind(0)
     buckets = torch.randint(4, (1, 2, 3, 50))
-    window = {"num_buckets": 4, "chunk_length": 4, "num_chunks_before": 2}
+    window = {"num_buckets": 4, "window": Window(4, 2)}
     _, attention_map = lsh_attention(query, value, buckets, output_map=True, **window)
     assert attention_map is not None
     own = attention_map.key_places == torch.arange(50).view(50, 1)

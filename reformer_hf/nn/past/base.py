@@ -8,8 +8,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reformer_hf.nn.past.token_store import TokenStore
-from reformer_hf.ops.attention import Implementation
+from reformer_hf.ops.attend import Implementation
 from reformer_hf.ops.attention_map import AttentionMap
+from reformer_hf.ops.window import Window
 
 
 class NewTokens(NamedTuple):
@@ -102,11 +103,21 @@ class LSHPast(Past):
 
     Args:
         rotations: that the layer hashes with.
+        num_buckets: total number of buckets, without the one of padding.
+        window: how far a query sees, of a causal layer.
+        deduplicate_rounds: count a key that several rounds show once.
     """
 
-    def __init__(self, rotations: Float[Tensor, "heads dim rounds columns"]):
+    def __init__(
+        self,
+        rotations: Float[Tensor, "heads dim rounds columns"],
+        num_buckets: int,
+        window: Window,
+        deduplicate_rounds: bool = False,
+    ):
         super().__init__()
-        self.rotations = rotations
+        self.rotations, self.num_buckets, self.window = rotations, num_buckets, window
+        self.deduplicate_rounds = deduplicate_rounds
 
     @abstractmethod
     def prefill(
@@ -118,7 +129,7 @@ class LSHPast(Past):
         *,
         dropout: float = 0.0,
         output_map: bool = False,
-        implementation: Implementation = "sdpa",
+        implementation: Implementation = "blockwise",
     ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
         """Attend from the first tokens to each other, and remember them.
 

@@ -1,7 +1,7 @@
 """The past of an LSH layer in the ``band`` scope: keys and values, and the rings of its buckets."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -10,12 +10,8 @@ from torch import Tensor
 from reformer_hf.nn.past.base import LSHPast, NewTokens
 from reformer_hf.nn.past.candidates import attend_candidates
 from reformer_hf.nn.past.token_store import writable
-from reformer_hf.ops.attention import (
-    Implementation,
-    attend_sorted,
-    band_attention,
-    combine_sorted,
-)
+from reformer_hf.ops.attend import Implementation, normalise_keys
+from reformer_hf.ops.attention import attend_sorted, band_attention, combine_rounds
 from reformer_hf.ops.attention_map import AttentionMap
 from reformer_hf.ops.decoding import (
     NOWHERE,
@@ -26,7 +22,7 @@ from reformer_hf.ops.decoding import (
     take_back,
 )
 from reformer_hf.ops.sorting import SortOrder, sort_by_bucket
-from reformer_hf.ops.window_attention import normalise_keys
+from reformer_hf.ops.window import Window
 
 
 class _Block(NamedTuple):
@@ -43,28 +39,20 @@ class LSHBandPast(LSHPast):
     Args:
         rotations: that the layer hashes with.
         num_buckets: total number of buckets.
-        chunk_length: tokens.
-        num_chunks_before: the window W in chunk lengths.
+        window: how far a query sees; W is its part before the query.
         deduplicate_rounds: count a key that several rounds show once.
     """
 
     def __init__(
         self,
         rotations: Float[Tensor, "heads dim rounds columns"],
-        *,
         num_buckets: int,
-        chunk_length: int,
-        num_chunks_before: int,
+        window: Window,
         deduplicate_rounds: bool = False,
     ):
-        super().__init__(rotations)
-        self.num_buckets = num_buckets + 1  # the last is that of padding
-        self.window = chunk_length * num_chunks_before
-        self.chunks: dict[str, Any] = {
-            "chunk_length": chunk_length,
-            "num_chunks_before": num_chunks_before,
-        }
-        self.deduplicate_rounds = deduplicate_rounds
+        # The last bucket is that of padding.
+        super().__init__(rotations, num_buckets + 1, window, deduplicate_rounds)
+        self.ring_length = window.before
         self.rings: Int[Tensor, "batch heads rounds buckets window"] | None = None
         self.log: list[Overwritten | _Block] = []
 
@@ -77,24 +65,24 @@ class LSHBandPast(LSHPast):
         *,
         dropout: float = 0.0,
         output_map: bool = False,
-        implementation: Implementation = "sdpa",
+        implementation: Implementation = "blockwise",
     ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
         """Attend from the first tokens to each other; see :meth:`LSHPast.prefill`."""
         buckets = self._store(query, value, buckets, new)
-        empty = (*buckets.shape[:3], self.num_buckets, self.window)
+        empty = (*buckets.shape[:3], self.num_buckets, self.ring_length)
         self.rings = torch.full(empty, NOWHERE, dtype=torch.int32, device=buckets.device)
         self._note(_Block(self.rings, buckets, 0))
         sort = sort_by_bucket(buckets, None, self.num_buckets)
-        self.rings = latest_places(sort.order, sort.segments, self.num_buckets, self.window)
+        self.rings = latest_places(sort.order, sort.segments, self.num_buckets, self.ring_length)
         return attend_sorted(
             query,
             value,
             sort,
+            self.window,
             deduplicate_rounds=self.deduplicate_rounds,
             dropout=dropout,
             output_map=output_map,
             implementation=implementation,
-            **self.chunks,
         )
 
     def decode(
@@ -110,7 +98,7 @@ class LSHBandPast(LSHPast):
         """Attend from further tokens; see :meth:`LSHPast.decode`."""
         first = self.length
         buckets = self._store(query, value, buckets, new)
-        few = 8 * query.shape[2] <= self.num_buckets * self.window
+        few = 8 * query.shape[2] <= self.num_buckets * self.ring_length
         if not (few or output_map or self.deduplicate_rounds):
             return self._attend_block(query, buckets, first, dropout), None
         assert self.rings is not None
@@ -179,15 +167,15 @@ class LSHBandPast(LSHPast):
         by_rank = query.unsqueeze(2).expand(lead).gather(3, new)
         key, value = self.tokens.take(places.clamp(min=0)).chunk(2, dim=-1)
         attended = band_attention(
-            by_rank, key, value, sort.segments, self_mask=True, dropout=dropout, **self.chunks
+            by_rank, key, value, sort.segments, self.window, self_mask=True, dropout=dropout
         )
-        return combine_sorted(attended, sort)[:, :, -seq:]
+        return combine_rounds(attended, sort)[:, :, -seq:]
 
     def _push_block(self, buckets: Tensor, first: int) -> tuple[Tensor, SortOrder]:
         """Let a block enter the rings at once; returns what `sort_with_rings` does."""
         assert self.rings is not None
         places, sort = sort_with_rings(self.rings, buckets, first)
-        self.rings = latest_places(places, sort.segments, self.num_buckets, self.window)
+        self.rings = latest_places(places, sort.segments, self.num_buckets, self.ring_length)
         return places, sort
 
     def _note(self, *entries: Overwritten | _Block) -> None:

@@ -1,7 +1,6 @@
 """The past of an LSH layer in the ``chunk`` scope: keys and values, and each round's sort order."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -10,11 +9,12 @@ from torch import Tensor
 from reformer_hf.nn.past.base import LSHPast, NewTokens
 from reformer_hf.nn.past.candidates import attend_candidates
 from reformer_hf.nn.past.token_store import TokenStore
-from reformer_hf.ops.attention import Implementation
+from reformer_hf.ops.attend import Implementation, normalise_keys
 from reformer_hf.ops.attention_map import AttentionMap
-from reformer_hf.ops.chunk_scope import chunk_attention, layout_length
+from reformer_hf.ops.chunk_ring import layout_length
+from reformer_hf.ops.chunk_scope import chunk_attention
 from reformer_hf.ops.decoding import chunk_candidates, insert_place
-from reformer_hf.ops.window_attention import normalise_keys
+from reformer_hf.ops.window import Window
 
 
 class LSHChunkPast(LSHPast):
@@ -27,8 +27,7 @@ class LSHChunkPast(LSHPast):
     Args:
         rotations: that the layer hashes with.
         num_buckets: total number of buckets.
-        chunk_length: tokens.
-        num_chunks_before: look-back, in chunks.
+        window: how far a query sees.
         deduplicate_rounds: count a key once however often the windows show it.
         chunk_lengths: of all chunked layers of the model, which decide the padding of a row.
     """
@@ -36,22 +35,14 @@ class LSHChunkPast(LSHPast):
     def __init__(
         self,
         rotations: Float[Tensor, "heads dim rounds columns"],
-        *,
         num_buckets: int,
-        chunk_length: int,
-        num_chunks_before: int,
+        window: Window,
         deduplicate_rounds: bool = False,
         chunk_lengths: tuple[int, ...] = (),
     ):
-        super().__init__(rotations)
-        self.num_buckets = num_buckets  # and one more, that of padding
-        self.chunks: dict[str, Any] = {
-            "chunk_length": chunk_length,
-            "num_chunks_before": num_chunks_before,
-        }
-        self.chunk_lengths = (chunk_length, *chunk_lengths)
-        self.deduplicate_rounds = deduplicate_rounds
-        self.buckets = TokenStore()
+        super().__init__(rotations, num_buckets, window, deduplicate_rounds)
+        self.chunk_lengths = (window.chunk_length, *chunk_lengths)
+        self.buckets = TokenStore()  # of padding: one more, the last
         self.order: Int[Tensor, "batch heads rounds seq"] | None = None
         self.row_lengths: Int[Tensor, " batch"] | None = None  # real tokens
 
@@ -64,7 +55,7 @@ class LSHChunkPast(LSHPast):
         *,
         dropout: float = 0.0,
         output_map: bool = False,
-        implementation: Implementation = "sdpa",
+        implementation: Implementation = "blockwise",
     ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
         """Attend from the first tokens to each other; see :meth:`LSHPast.prefill`."""
         self._store(query, value, buckets, new)
@@ -75,12 +66,12 @@ class LSHChunkPast(LSHPast):
             buckets,
             new.documents,
             num_buckets=self.num_buckets,
+            window=self.window,
             deduplicate_rounds=self.deduplicate_rounds,
             dropout=dropout,
             output_map=output_map,
             chunk_lengths=self.chunk_lengths,
             implementation=implementation,
-            **self.chunks,
         )
 
     def decode(
@@ -104,7 +95,7 @@ class LSHChunkPast(LSHPast):
             self.order = insert_place(self.order, rank)
             lengths = lengths + new.real[:, index]
             laid_out = torch.as_tensor(layout_length(lengths, self.chunk_lengths))
-            shown.append(chunk_candidates(self.order, rank, lengths, laid_out, **self.chunks))
+            shown.append(chunk_candidates(self.order, rank, lengths, laid_out, self.window))
         return attend_candidates(
             query,
             torch.cat(shown, dim=2),

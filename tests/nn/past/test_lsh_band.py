@@ -22,7 +22,7 @@ paddings = st.sampled_from(passes.PADDINGS)
 
 
 def new_past(**window) -> LSHBandPast:
-    return LSHBandPast(torch.zeros(0, 0, 0, 0), num_buckets=BUCKETS, **window)
+    return LSHBandPast(torch.zeros(0, 0, 0, 0), BUCKETS, **oracle.with_window(window))
 
 
 @given(layers, rounds, passes.passes, paddings, st.booleans(), passes.generators)

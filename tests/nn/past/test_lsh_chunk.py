@@ -28,7 +28,9 @@ paddings = st.sampled_from(passes.PADDINGS)
 
 
 def new_past(**layer) -> LSHChunkPast:
-    return LSHChunkPast(torch.zeros(0, 0, 0, 0), num_buckets=BUCKETS, **layer)
+    return LSHChunkPast(
+        torch.zeros(0, 0, 0, 0), BUCKETS, **oracle.with_window(layer, scope="chunk")
+    )
 
 
 def last_of_all(rows: LSHRows, length: int, layer: dict) -> tuple[Tensor, Tensor]:
@@ -40,7 +42,7 @@ def last_of_all(rows: LSHRows, length: int, layer: dict) -> tuple[Tensor, Tensor
         rows.documents[:, :length],
         num_buckets=BUCKETS,
         output_map=True,
-        **layer,
+        **oracle.with_window(layer, scope="chunk"),
     )
     assert attention_map is not None
     dense = passes.to_dense(attention_map, rows.mask.shape[1])

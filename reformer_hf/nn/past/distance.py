@@ -11,7 +11,7 @@ from reformer_hf.nn.past.base import NewTokens, Past
 from reformer_hf.nn.past.token_store import TokenStore
 from reformer_hf.ops.attention_map import AttentionMap
 from reformer_hf.ops.decoding import attend_seen
-from reformer_hf.ops.masking import Scope
+from reformer_hf.ops.window import Window
 
 PIECE = 64
 """Queries attended at a time: bounds the mask of a long block."""
@@ -29,40 +29,26 @@ class _Moved(NamedTuple):
     target: Int[Tensor, "batch seq"]
 
 
-class WindowPast(Past):
+class DistancePast(Past):
     """Keys and values of the tokens that a later token can still see.
 
     Real tokens of a row stand next to each other, as if it had no padding: before a padded block is
     stored, each row's real tokens are moved to its right.
 
     Args:
-        chunk_length: tokens; None for full attention, which keeps all.
-        num_chunks_before: look-back, in chunks.
-        scope: ``band`` or ``chunk``.
+        window: how far a query sees; None for full attention, which keeps all.
         self_mask: the own place counts only when there is no other key.
     """
 
-    def __init__(
-        self,
-        *,
-        chunk_length: int | None = None,
-        num_chunks_before: int = 0,
-        scope: Scope = "band",
-        self_mask: bool = False,
-    ):
+    def __init__(self, window: Window | None = None, *, self_mask: bool = False):
         super().__init__()
-        self.chunk_length, self.num_chunks_before = chunk_length, num_chunks_before
-        self.scope: Scope = scope
-        self.self_mask = self_mask
+        self.window, self.self_mask = window, self_mask
         # Of each token, its place among the row's real tokens (-1: padding) and in the row; only
         # when there is padding, since otherwise both follow from the length.
         self.marks = TokenStore()
         self.padded = False
-        self.reach: int | None = None  # tokens before its own that a query may see at most
-        if chunk_length is not None:
-            self.reach = chunk_length * num_chunks_before
-            if scope == "chunk":
-                self.reach += chunk_length - 1
+        # Tokens before its own that a query may see at most.
+        self.reach = None if window is None else window.before
 
     def remember(
         self,
@@ -229,11 +215,12 @@ class WindowPast(Past):
 
     def _first_visible(self, place):
         """The first place that a query may see."""
-        if self.chunk_length is None:
+        if self.window is None:
             return 0
-        if self.scope == "band":
-            return place - self.chunk_length * self.num_chunks_before
-        return (place // self.chunk_length - self.num_chunks_before) * self.chunk_length
+        if not self.window.border:
+            return place - self.window.before
+        chunk = place // self.window.chunk_length
+        return (chunk - self.window.num_chunks_before) * self.window.chunk_length
 
     def _forget(self) -> None:
         """Forget what no later token sees, now and then."""

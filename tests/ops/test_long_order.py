@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from reformer_hf.ops.windows import Reach, count_visible
+from reformer_hf.ops.long_order import count_visible
+from reformer_hf.ops.window import Window
 
 
 @pytest.mark.parametrize("scope", ["band", "chunk"])
@@ -11,8 +12,8 @@ from reformer_hf.ops.windows import Reach, count_visible
 def test_counts_of_visible_places(scope, before, after, causal):
     length = 3
     segments = torch.tensor([0] * 7 + [2] + [3] * 9)
-    reach = Reach.of(length, before, after, scope, causal)
-    earlier, later = (count.tolist() for count in count_visible(segments, reach))
+    window = Window(length, before, after, scope, causal)
+    earlier, later = (count.tolist() for count in count_visible(segments, window))
     for i in range(len(segments)):
         distances = []
         for j in range(len(segments)):

@@ -2,11 +2,16 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+Implementation = Literal["blockwise", "eager", "flex_attention"]
+"""How attention is computed: ``blockwise`` block by block (:mod:`reformer_hf.ops.blockwise`),
+``eager`` in plain operations that hold all scores at once, ``flex_attention`` by torch's function.
+"""
 
 ALONE_LOGSUMEXP = -1e5
 """Log-sum-exp of a round that shows a query only itself: trax's and transformers' self mask."""
@@ -25,6 +30,19 @@ class Attended(NamedTuple):
     output: Float[Tensor, "*lead seq dim"]
     logsumexp: Float[Tensor, "*lead seq"]
     probabilities: Float[Tensor, "*lead seq window"] | None
+
+
+def check_implementation(name: str) -> None:
+    """Refuse what is no implementation.
+
+    Raises:
+        ValueError: if the name is unknown.
+
+    >>> check_implementation("eager") is None
+    True
+    """
+    if name not in get_args(Implementation):
+        raise ValueError(f"implementation={name!r}: choose one of {get_args(Implementation)}")
 
 
 def normalise_keys(query: Float[Tensor, "*lead dim"]) -> Float[Tensor, "*lead dim"]:
@@ -97,7 +115,7 @@ def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(tensor.split(4096, dim=-2) for tensor in tensors), strict=True)
 
 
-def attend_windows(
+def attend(
     query: Float[Tensor, "*lead chunk_len dim"],
     key: Float[Tensor, "*lead window dim"],
     value: Float[Tensor, "*lead window dim"],
@@ -122,7 +140,7 @@ def attend_windows(
         Output, log-sum-exp and probabilities.
 
     >>> one, zero = torch.ones(1, 2), torch.zeros(1, 2)
-    >>> attend_windows(zero, zero, one, torch.ones(1, 1, dtype=torch.bool)).output.tolist()
+    >>> attend(zero, zero, one, torch.ones(1, 1, dtype=torch.bool)).output.tolist()
     [[1.0, 1.0]]
     """
     scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])

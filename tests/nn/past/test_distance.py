@@ -9,15 +9,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from reformer_hf.nn.past.window import PIECE, WindowPast
+from reformer_hf.nn.past.distance import PIECE, DistancePast
 from reformer_hf.ops import reference
+from reformer_hf.ops.window import Window
 from tests.nn.past import passes
 from tests.nn.past.passes import assert_real_equal, draw_mask, new_tokens, spans, to_dense
 from tests.ops import oracle
 
 KINDS = ("band", "chunk", "full", "full_shared_qk")
-windows = st.builds(
-    lambda kind, length, before: Window(kind, length, before),
+layers = st.builds(
+    lambda kind, length, before: Layer(kind, length, before),
     st.sampled_from(KINDS),
     st.integers(1, 5),
     st.integers(0, 2),
@@ -26,21 +27,18 @@ paddings = st.sampled_from(passes.PADDINGS)
 
 
 @dataclasses.dataclass(frozen=True)
-class Window:
+class Layer:
     """A layer of any kind."""
 
     kind: str
     chunk_length: int = 3
     num_chunks_before: int = 1
 
-    def new_past(self) -> WindowPast:
+    def new_past(self) -> DistancePast:
         if self.kind.startswith("full"):
-            return WindowPast(self_mask=self.kind == "full_shared_qk")
-        return WindowPast(
-            chunk_length=self.chunk_length,
-            num_chunks_before=self.num_chunks_before,
-            scope="band" if self.kind == "band" else "chunk",
-        )
+            return DistancePast(self_mask=self.kind == "full_shared_qk")
+        scope = "band" if self.kind == "band" else "chunk"
+        return DistancePast(Window(self.chunk_length, self.num_chunks_before, scope=scope))
 
     def seen(self, real: int) -> Tensor:
         """Which of a row's real tokens each of them may see, its own place included."""
@@ -61,7 +59,7 @@ class Rows:
         self.tokens = passes.random_heads(mask.shape[1], generator, 3)
         self.mask = mask
 
-    def feed(self, past: WindowPast, start: int, stop: int, **options) -> tuple:
+    def feed(self, past: DistancePast, start: int, stop: int, **options) -> tuple:
         """Give a past the tokens of one pass; returns output and dense map, or None."""
         query, key, value = self.tokens[..., start:stop, :]
         output, found = past.decode(
@@ -69,12 +67,12 @@ class Rows:
         )
         return output, None if found is None else to_dense(found, self.mask.shape[1])
 
-    def remember(self, past: WindowPast, stop: int) -> None:
+    def remember(self, past: DistancePast, stop: int) -> None:
         """Give a past its first tokens."""
         _, key, value = self.tokens[..., :stop, :]
         past.remember(key, value, new_tokens(self.mask, 0, stop))
 
-    def expected(self, window: Window) -> tuple[Tensor, Tensor]:
+    def expected(self, layer: Layer) -> tuple[Tensor, Tensor]:
         """The oracle's outputs and weights of all tokens."""
         outcomes = []
         for row, head in [(r, h) for r in range(oracle.BATCH) for h in range(oracle.HEADS)]:
@@ -85,8 +83,8 @@ class Rows:
                     query,
                     key,
                     value,
-                    window.seen(len(real)),
-                    self_mask=window.kind == "full_shared_qk",
+                    layer.seen(len(real)),
+                    self_mask=layer.kind == "full_shared_qk",
                 )
             else:
                 outcome = value, value.new_zeros(0, 0)
@@ -94,12 +92,12 @@ class Rows:
         return oracle.stack(outcomes, self.tokens[0])
 
 
-def check(window: Window, rows: Rows, steps: list[int], output_map: bool) -> None:
+def check(layer: Layer, rows: Rows, steps: list[int], output_map: bool) -> None:
     """The passes after the first give what the oracle gives."""
-    past, first = window.new_past(), steps[0]
+    past, first = layer.new_past(), steps[0]
     rows.remember(past, first)
     parts = [rows.feed(past, *span, output_map=output_map) for span in spans(steps[1:], first)]
-    expected, probabilities = rows.expected(window)
+    expected, probabilities = rows.expected(layer)
     outputs, maps = zip(*parts, strict=True)
     real = rows.mask[:, first:]
     assert past.length == sum(steps)
@@ -108,11 +106,11 @@ def check(window: Window, rows: Rows, steps: list[int], output_map: bool) -> Non
         assert_real_equal(torch.cat(maps, dim=2), probabilities[:, :, first:], real)
 
 
-@given(windows, passes.passes, paddings, st.booleans(), passes.generators)
+@given(layers, passes.passes, paddings, st.booleans(), passes.generators)
 @settings(max_examples=100)
-def test_equals_the_oracle(window, steps, padding, output_map, generator):
+def test_equals_the_oracle(layer, steps, padding, output_map, generator):
     rows = Rows(draw_mask(padding, steps, generator), generator)
-    check(window, rows, steps, output_map)
+    check(layer, rows, steps, output_map)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -123,16 +121,16 @@ def test_equals_the_oracle(window, steps, padding, output_map, generator):
 def test_forgetting_and_long_passes(kind, padding, steps):
     generator = torch.Generator().manual_seed(0)
     rows = Rows(draw_mask(padding, steps, generator), generator)
-    check(Window(kind, 2, 2), rows, steps, output_map=False)
+    check(Layer(kind, 2, 2), rows, steps, output_map=False)
 
 
 @pytest.mark.parametrize("kind", ["band", "chunk"])
 @pytest.mark.parametrize("padding", ["none", "left", "holes"])
 def test_local_layers_keep_what_can_be_seen(kind, padding):
     """Their memory does not grow with the row."""
-    window, steps = Window(kind, 2, 2), [8] * 80
+    layer, steps = Layer(kind, 2, 2), [8] * 80
     rows = Rows(draw_mask(padding, steps, torch.Generator().manual_seed(0)), torch.Generator())
-    past, most = window.new_past(), 0
+    past, most = layer.new_past(), 0
     for span in spans(steps):
         rows.feed(past, *span)
         most = max(most, past.tokens.length)
@@ -149,21 +147,21 @@ def test_local_layers_keep_what_can_be_seen(kind, padding):
 def test_full_layers_keep_all():
     generator = torch.Generator().manual_seed(0)
     rows = Rows(draw_mask("none", [300], generator), generator)
-    past = Window("full").new_past()
+    past = Layer("full").new_past()
     rows.remember(past, 300)
     assert past.tokens.length == 300 and past.can_drop(299)
     assert past.token_bytes == 300 * oracle.BATCH * oracle.HEADS * 2 * oracle.DIM * 8
 
 
-@given(windows, passes.passes, passes.passes, st.booleans(), passes.generators, st.data())
+@given(layers, passes.passes, passes.passes, st.booleans(), passes.generators, st.data())
 @settings(max_examples=60)
-def test_what_is_taken_back_has_never_been(window, steps, detour, left, generator, data):
+def test_what_is_taken_back_has_never_been(layer, steps, detour, left, generator, data):
     kept = sum(steps)
     mask = draw_mask("left" if left else "none", steps, generator)
     mask = torch.cat([mask, torch.ones(len(mask), sum(detour), dtype=torch.bool)], dim=1)
     rows = Rows(mask, generator)
-    expected, _ = rows.expected(window)
-    past = window.new_past()
+    expected, _ = rows.expected(layer)
+    past = layer.new_past()
     past.recording = True
     for span in [*spans(steps), *spans(detour, kept)]:
         rows.feed(past, *span)
@@ -180,9 +178,9 @@ def test_what_is_taken_back_has_never_been(window, steps, detour, left, generato
 @pytest.mark.parametrize("kind", ["band", "chunk"])
 def test_what_was_forgotten_cannot_be_taken_back(kind):
     generator = torch.Generator().manual_seed(0)
-    window, seq = Window(kind, 2, 2), 3 * PIECE
+    layer, seq = Layer(kind, 2, 2), 3 * PIECE
     rows = Rows(draw_mask("none", [seq], generator), generator)
-    past, recorded = window.new_past(), window.new_past()
+    past, recorded = layer.new_past(), layer.new_past()
     recorded.recording = True
     for one in (past, recorded):
         rows.remember(one, seq)
@@ -195,10 +193,10 @@ def test_what_was_forgotten_cannot_be_taken_back(kind):
 @pytest.mark.parametrize("padding", ["none", "left"])
 def test_rows_are_chosen(padding):
     generator = torch.Generator().manual_seed(0)
-    window, swap = Window("band"), torch.tensor([1, 0])
+    layer, swap = Layer("band"), torch.tensor([1, 0])
     rows = Rows(draw_mask(padding, [9, 5], generator), generator)
-    expected = rows.expected(window)[0][swap, :, 9:]
-    past = window.new_past()
+    expected = rows.expected(layer)[0][swap, :, 9:]
+    past = layer.new_past()
     rows.remember(past, 9)
     past.change_rows(lambda tensor: tensor.index_select(0, swap))
     rows.tokens, rows.mask = rows.tokens[:, swap], rows.mask[swap]
@@ -207,11 +205,11 @@ def test_rows_are_chosen(padding):
 
 def test_attention_dropout():
     generator = torch.Generator().manual_seed(0)
-    window, rows = Window("full"), Rows(draw_mask("none", [9], generator), generator)
-    expected, _ = rows.expected(window)
+    layer, rows = Layer("full"), Rows(draw_mask("none", [9], generator), generator)
+    expected, _ = rows.expected(layer)
     samples = []
     for _ in range(300):
-        past = window.new_past()
+        past = layer.new_past()
         rows.remember(past, 6)
         samples.append(rows.feed(past, 6, 9, dropout=0.5)[0])
     sampled = torch.stack(samples)

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from reformer_hf.ops.masking import Scope, check_look_ahead
 from reformer_hf.ops.sorting import SortOrder
+from reformer_hf.ops.window import Window
 
 CHUNK_LENGTH = 32
 """Queries that are computed together where a scope leaves it open: fewer make a window that is
@@ -140,7 +140,7 @@ class EarlierPlaceMask(PlaceMask):
         return keys < queries
 
 
-class Windows(NamedTuple):
+class LongOrder(NamedTuple):
     """Where queries and their keys stand in the long order.
 
     Attributes:
@@ -159,102 +159,57 @@ class Windows(NamedTuple):
     geometry: Geometry
 
 
-class Reach(NamedTuple):
-    """How far a query sees in an order.
-
-    Attributes:
-        before: places before its own, at most.
-        after: places behind its own, at most.
-        border: tokens of a chunk whose borders end the view; 0 if nothing does.
-    """
-
-    before: int
-    after: int
-    border: int
-
-    @classmethod
-    def of(
-        cls,
-        chunk_length: int,
-        num_chunks_before: int,
-        num_chunks_after: int,
-        scope: Scope,
-        causal: bool,
-    ) -> "Reach":
-        """Read the usual description of a window.
-
-        Args:
-            chunk_length: tokens.
-            num_chunks_before: look-back, in chunks.
-            num_chunks_after: look-ahead, in chunks.
-            scope: ``band`` for windows that move with the query, ``chunk`` for fixed borders.
-            causal: whether places behind the query are hidden.
-
-        Returns:
-            The reach.
-
-        Raises:
-            ValueError: if ``causal`` meets ``num_chunks_after`` above 0.
-        """
-        check_look_ahead(num_chunks_after, causal)
-        border = chunk_length if scope == "chunk" else 0
-        rest = max(0, border - 1)  # of the own chunk
-        after = 0 if causal else chunk_length * num_chunks_after + rest
-        return cls(chunk_length * num_chunks_before + rest, after, border)
-
-
 def count_visible(
-    segments: Int[Tensor, "*lead seq"], reach: Reach
+    segments: Int[Tensor, "*lead seq"], window: Window
 ) -> tuple[Int[Tensor, "*lead seq"], Int[Tensor, "*lead seq"]]:
     """Count the places of its segment that each place sees before and behind itself.
 
     Args:
         segments: along an order.
-        reach: how far a place sees.
+        window: how far a place sees.
 
     Returns:
         Two counts, int32.
 
-    >>> counts = count_visible(torch.tensor([0, 0, 0, 1]), Reach(1, 2, 0))
+    >>> counts = count_visible(torch.tensor([0, 0, 0, 1]), Window(1, 1, 2, causal=False))
     >>> [count.tolist() for count in counts]
     [[0, 1, 1, 0], [2, 1, 0, 0]]
     """
     ranks = torch.arange(segments.shape[-1], device=segments.device, dtype=torch.int32)
     begins = torch.ones_like(segments, dtype=torch.bool)
     begins[..., 1:] = segments[..., 1:] != segments[..., :-1]
-    before, after = reach.before, reach.after
-    if reach.border:
-        before = before - (-ranks - 1) % reach.border
+    before, after = window.before, window.after
+    if window.border:
+        before = before - (-ranks - 1) % window.border
     earlier = (ranks - torch.where(begins, ranks, 0).cummax(dim=-1).values).clamp_(max=before)
     if not after:
         return earlier, torch.zeros_like(earlier)
-    if reach.border:
-        after = after - ranks % reach.border
+    if window.border:
+        after = after - ranks % window.border
     ends = begins.roll(-1, dims=-1).flip(-1)
     later = (ranks - torch.where(ends, ranks, 0).cummax(dim=-1).values).flip(-1)
     return earlier, later.clamp_(max=after)
 
 
-def band_windows(sort: SortOrder, reach: Reach, *, self_mask: bool) -> Windows:
-    """Windows of places near each query in its segment.
+def segment_order(sort: SortOrder, window: Window, *, self_mask: bool) -> LongOrder:
+    """The long order in which each query sees places near its own in its segment.
 
     Args:
         sort: the order of all rounds.
-        reach: how far a query sees.
+        window: how far a query sees.
         self_mask: the own place counts only when there is no other.
 
     Returns:
-        The windows.
+        The order.
 
-    >>> order = torch.tensor([[[[1, 0]]]])
-    >>> sort, reach = SortOrder(order, order, order), Reach(1, 0, 0)
-    >>> band_windows(sort, reach, self_mask=False).rows.tolist()
+    >>> swap = torch.tensor([[[[1, 0]]]])
+    >>> segment_order(SortOrder(swap, swap, swap), Window(1, 1), self_mask=False).rows.tolist()
     [0, 1, 0]
     """
     rounds, seq = sort.order.shape[2:]
-    earlier, later = count_visible(sort.segments, reach)
+    earlier, later = count_visible(sort.segments, window)
     # No window is longer than the row.
-    before, after = min(reach.before, seq - 1), min(reach.after, seq - 1)
+    before, after = min(window.before, seq - 1), min(window.after, seq - 1)
     geometry = Geometry(min(CHUNK_LENGTH, seq), before, after)
     earlier, later = (_fill(x, geometry.chunk_length).flatten() for x in (earlier, later))
     hide_early = hide_late = None
@@ -270,7 +225,7 @@ def band_windows(sort: SortOrder, reach: Reach, *, self_mask: bool) -> Windows:
     )
     filled = -(-seq // geometry.chunk_length) * geometry.chunk_length
     starts = torch.arange(rounds, device=earlier.device).unsqueeze(-1) * filled
-    return Windows(
+    return LongOrder(
         number_rows(_fill(sort.order, geometry.chunk_length), seq, geometry),
         (sort.inverse + starts).to(torch.int32),
         None,

@@ -1,0 +1,25 @@
+"""Names of attention implementations: transformers' and those of :mod:`reformer_hf.ops`."""
+
+from typing import get_args
+
+from reformer_hf.ops.attend import Implementation
+
+NAMES: dict[str | None, Implementation] = {
+    None: "blockwise",
+    "sdpa": "blockwise",  # under this name transformers asks for a model's default
+    **{name: name for name in get_args(Implementation)},
+}
+
+
+def to_implementation(name: str | None) -> Implementation:
+    """Translate a model's `config._attn_implementation`; None stands for the default.
+
+    Raises:
+        ValueError: if there is no such implementation.
+    """
+    if name not in NAMES:
+        raise ValueError(
+            f"attn_implementation={name!r}: choose 'blockwise' (the default, 'sdpa' is the same), "
+            "'eager' or 'flex_attention'"
+        )
+    return NAMES[name]

@@ -1,0 +1,101 @@
+"""What local and full self-attention have in common: a token sees others by their distance."""
+
+from abc import abstractmethod
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from reformer_hf.nn.heads import merge_heads
+from reformer_hf.nn.past.base import NewTokens, Past
+from reformer_hf.nn.past.distance import DistancePast
+from reformer_hf.nn.self_attention import DEFAULT_HASHING, Attention, Hashing, SelfAttention
+from reformer_hf.ops.attend import Implementation
+from reformer_hf.ops.attention_map import AttentionMap
+
+
+class DistanceSelfAttention(SelfAttention):
+    """Self-attention in which places alone decide who sees whom.
+
+    Args:
+        num_heads: heads.
+        dropout: of the attention probabilities, in training.
+    """
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "batch seq dim"],
+        documents: Int[Tensor, "batch seq"] | None = None,
+        *,
+        hashing: Hashing = DEFAULT_HASHING,
+        output_map: bool = False,
+        implementation: Implementation = "blockwise",
+        heads: slice | None = None,
+    ) -> Attention:
+        """Attend within rows; see the base class."""
+        query, key, value = self.project(hidden_states, heads)
+        output, attention_map = self.attend(
+            query, key, value, documents, output_map, implementation
+        )
+        return merge_heads(output), attention_map
+
+    def attend_cached(
+        self,
+        hidden_states: Float[Tensor, "batch seq dim"],
+        past: Past,
+        new: NewTokens,
+        *,
+        hashing: Hashing = DEFAULT_HASHING,
+        output_map: bool = False,
+        implementation: Implementation = "blockwise",
+    ) -> Attention:
+        """Attend from new tokens; see the base class."""
+        assert isinstance(past, DistancePast)
+        query, key, value = self.project(hidden_states)
+        if past.length:
+            output, attention_map = past.decode(
+                query, key, value, new, dropout=self.active_dropout, output_map=output_map
+            )
+        else:
+            past.remember(key, value, new)
+            output, attention_map = self.attend(
+                query, key, value, new.documents, output_map, implementation
+            )
+        return merge_heads(output), attention_map
+
+    @abstractmethod
+    def project(
+        self, hidden_states: Float[Tensor, "batch seq dim"], heads: slice | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values.
+
+        Args:
+            hidden_states: normalised stream.
+            heads: of these heads only; None for all.
+
+        Returns:
+            Each of shape (batch, heads, seq, head_dim).
+        """
+
+    @abstractmethod
+    def attend(
+        self,
+        query: Float[Tensor, "batch heads seq dim"],
+        key: Float[Tensor, "batch heads seq dim"],
+        value: Float[Tensor, "batch heads seq dim"],
+        documents: Int[Tensor, "batch seq"] | None,
+        output_map: bool,
+        implementation: Implementation,
+    ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
+        """Attend from all tokens of a row to each other.
+
+        Args:
+            query: queries.
+            key: keys.
+            value: values.
+            documents: document of each place, padding last; None for a single document.
+            output_map: also return the attention map.
+            implementation: how to compute it.
+
+        Returns:
+            The output, and the map or None.
+        """
