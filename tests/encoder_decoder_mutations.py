@@ -90,7 +90,7 @@ ENCODER_DECODER_MUTATIONS = [
     ),
     Mutation(
         "the encoder is causal",
-        "reformer_hf/models/configuration_sides.py",
+        "reformer_hf/models/configuration_reformer_hf.py",
         'own.is_decoder = side == "decoder"',
         "own.is_decoder = True",
         MODEL,

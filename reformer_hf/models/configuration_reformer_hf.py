@@ -1,16 +1,38 @@
 """Configuration of the Reformer: transformers' field names, plus those of this package."""
 
+import copy
 import math
-from typing import Any, NamedTuple
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import fields
+from typing import Any, Literal, NamedTuple, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.utils import logging
 
-from reformer_hf.models.configuration_checks import check_config
-from reformer_hf.models.configuration_sides import check_sides, resolve_sides
-from reformer_hf.ops.hashing import default_num_buckets
+from reformer_hf.models.configuration_rules import (
+    ALIASES,
+    DEPENDENTS,
+    LAYER_COUNTS,
+    LEFTOVERS,
+    STOCK_DEFAULTS,
+    STOCK_TYPE,
+    check_encoder_decoder,
+    check_model,
+    derive_fields,
+    own_names,
+    unknown_names,
+)
 
-DEFAULT_HASH_LENGTH = 8192
+logger = logging.get_logger(__name__)
+
+LORA_TARGETS = ("query", "query_key", "value")
+"""Modules that get adapters of PEFT's LoRA where its user names none."""
+
+
+Side = Literal["encoder", "decoder"]
+SIDES: tuple[Side, Side] = ("encoder", "decoder")
 
 
 class AttentionWindow(NamedTuple):
@@ -31,27 +53,37 @@ class AttentionWindow(NamedTuple):
 class ReformerHFConfig(PreTrainedConfig):
     r"""Configuration of a Reformer.
 
+    All that is not given follows from what is: `hidden_size=512` decides heads, feed-forward and
+    position widths, `max_position_embeddings=16384` the axes of the positions,
+    `num_hidden_layers=4` the kinds of layers. From nothing comes a small model of bytes, as
+    `ReformerHFByteTokenizer` reads them. Names that other models of transformers have, such as
+    `num_layers`, `d_model` or `dropout`, are understood; unknown ones are refused. Saved files
+    hold every field; where `from_pretrained` changes one, what depends on it is derived again.
+
     A dictionary with `model_type: reformer`, as of the `google/reformer-*` checkpoints, is read as
-    transformers means it: `attention_scope="chunk"`, `share_rotations=True`, and rotations that
-    are redrawn in training only if it has no `hash_seed`.
+    transformers means it: with its defaults, `attention_scope="chunk"`, `share_rotations=True`, and
+    rotations that are redrawn in training only if it has no `hash_seed`.
 
     Args:
         attn_layers (`list[str]`): per layer `"local"`, `"lsh"`, `"full"` (exact attention with the
-            weights of a local layer) or `"full_shared_qk"` (with those of an LSH layer).
+            weights of a local layer) or `"full_shared_qk"` (with those of an LSH layer). By
+            default local and LSH in turn, `num_hidden_layers` of them.
         attention_scope (`"band"` or `"chunk"`): which keys a query may see. `"band"`, the default,
             is strictly causal; `"chunk"` is for checkpoints of transformers' Reformer.
         is_decoder (`bool`, *optional*): causal attention. Causal models set it.
         is_encoder_decoder (`bool`): an encoder, and a decoder that reads its output; the two
             following fields are then given in place of `attn_layers`.
-        encoder_attn_layers, decoder_attn_layers (`list[str]`, *optional*): as `attn_layers`.
+        encoder_attn_layers, decoder_attn_layers (`list[str]`, *optional*): as `attn_layers`, or
+            numbers of layers as `encoder_layers` and `decoder_layers`.
         decoder_form (`"cross_attention"` or `"packed"`): whether decoder layers have a sub-layer
             that attends to the encoder output, or encoder output and target stand in one row.
         share_encoder_decoder_embeddings (`bool`): one table of word embeddings for both.
         decoder_start_token_id (`int`, *optional*): what the decoder reads before the first token.
         hidden_size (`int`): width of a stream.
-        num_attention_heads (`int`): heads.
-        attention_head_size (`int`): dimension of a head.
-        feed_forward_size (`int`): width inside the feed-forward sub-layer.
+        num_attention_heads (`int`): heads; by default as many as give a head about 64 dimensions.
+        attention_head_size (`int`): dimension of a head; by default the heads share the width.
+        feed_forward_size (`int`): width inside the feed-forward sub-layer; by default 4 times
+            `hidden_size`.
         hidden_act (`str`): activation of the feed-forward sub-layer.
         chunk_size_feed_forward (`int`): tokens of a row computed at a time; 0 for as many as are
             fast, which is all but on a CPU.
@@ -76,13 +108,14 @@ class ReformerHFConfig(PreTrainedConfig):
         activation_budget (`int`): bytes of activations that a training pass may store all the
             same, of the first layers, which saves the time to rebuild them; 0 to rebuild all.
         position_embedding_type (`"axial"`, `"learned"` or `"none"`): axial by default.
-        axial_pos_shape (`list[int]`): lengths of the axes; their product limits the positions.
-        axial_pos_embds_dim (`list[int]`): dimensions of the axes; they sum to `hidden_size`.
-        axial_norm_std (`float`): standard deviation of the axial tables at the start. The default
-            is transformers'; at that the positions of a new model drown its words for long, so the
-            training scripts choose `initializer_range`.
+        axial_pos_shape (`list[int]`): lengths of the axes; by default two that cover
+            `max_position_embeddings`.
+        axial_pos_embds_dim (`list[int]`): dimensions of the axes, in equal parts of `hidden_size`
+            by default.
+        axial_norm_std (`float`): standard deviation of the axial tables at the start, by default
+            that of the word embeddings. At 1, as transformers has it, positions drown the words.
         max_position_embeddings (`int`, *optional*): limit of the positions; the product of
-            `axial_pos_shape` by default, 4,096 for learned positions.
+            `axial_pos_shape` by default, 8,192 for learned positions.
         vocab_size (`int`): tokens.
         hidden_dropout_prob, local_attention_probs_dropout_prob,
             lsh_attention_probs_dropout_prob (`float`): dropout. Full layers use the local one, or
@@ -93,18 +126,21 @@ class ReformerHFConfig(PreTrainedConfig):
         layer_norm_eps (`float`): epsilon of the layer norms.
 
     Raises:
-        ValueError: if fields do not fit together; the message names field, value and fix.
+        ValueError: if a name is unknown, or fields contradict each other; the message names field,
+            value and fix.
     """
 
     model_type = "reformer_hf"
     keys_to_ignore_at_inference = ["past_key_values", "encoder_last_hidden_state"]
+    # To read and set them by; the constructor knows them by `own_names`.
+    attribute_map = {alias: own[0] for alias, own in ALIASES.items() if len(own) == 1}
     base_model_fsdp_plan = {
         "embeddings": "free_full_weight",
         "encoder.layers.*": "free_full_weight",
         "encoder.layer_norm": "keep_full_weight",
     }
 
-    attn_layers: list[str] | tuple[str, ...] = ("local", "lsh", "local", "lsh", "local", "lsh")
+    attn_layers: list[str] | tuple[str, ...] = ("local", "lsh") * 3
     attention_scope: str | None = None
     is_decoder: bool | None = None
     encoder_attn_layers: list[str] | tuple[str, ...] | None = None
@@ -114,9 +150,9 @@ class ReformerHFConfig(PreTrainedConfig):
     decoder_start_token_id: int | None = None
 
     hidden_size: int = 256
-    num_attention_heads: int = 12
+    num_attention_heads: int = 4
     attention_head_size: int = 64
-    feed_forward_size: int = 512
+    feed_forward_size: int = 1024
     hidden_act: str = "relu"
     chunk_size_attention_heads: int = 0
     chunk_size_lm_head: int = 0
@@ -128,7 +164,7 @@ class ReformerHFConfig(PreTrainedConfig):
     lsh_num_chunks_before: int | None = 1
     lsh_num_chunks_after: int | None = None
 
-    num_hashes: int = 1
+    num_hashes: int = 2
     num_buckets: int | list[int] | tuple[int, ...] | None = None
     hash_length: int | None = None
     hash_seed: int | None = None
@@ -140,14 +176,14 @@ class ReformerHFConfig(PreTrainedConfig):
 
     position_embedding_type: str | None = None
     axial_pos_embds: bool = True
-    axial_pos_shape: list[int] | tuple[int, ...] = (64, 64)
-    axial_pos_embds_dim: list[int] | tuple[int, ...] = (64, 192)
-    axial_norm_std: float = 1.0
+    axial_pos_shape: list[int] | tuple[int, ...] = (64, 128)
+    axial_pos_embds_dim: list[int] | tuple[int, ...] = (128, 128)
+    axial_norm_std: float = 0.02
     max_position_embeddings: int | None = None
 
-    vocab_size: int = 320
-    hidden_dropout_prob: float | int = 0.05
-    local_attention_probs_dropout_prob: float | int = 0.05
+    vocab_size: int = 258
+    hidden_dropout_prob: float | int = 0.0
+    local_attention_probs_dropout_prob: float | int = 0.0
     lsh_attention_probs_dropout_prob: float | int | None = 0.0
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
@@ -156,44 +192,84 @@ class ReformerHFConfig(PreTrainedConfig):
     use_cache: bool = True
     tie_word_embeddings: bool = False
     bos_token_id: int | None = None
-    eos_token_id: int | list[int] | None = 2
+    eos_token_id: int | list[int] | None = 1
     pad_token_id: int | None = 0
 
+    def __new__(cls, *args: Any, **given: Any) -> Self:
+        """Remember what is given, which `__post_init__` cannot tell from defaults."""
+        config = super().__new__(cls)
+        if given:  # not so for a copy
+            config.__dict__["_given"] = given
+        return config
+
     def __post_init__(self, **kwargs: Any) -> None:
-        is_stock = kwargs.pop("model_type", self.model_type) == "reformer"
-        num_layers = kwargs.pop("num_hidden_layers", None)
-        resolve_sides(self)
-        self.attn_layers = list(self.attn_layers)
-        self.axial_pos_shape = list(self.axial_pos_shape)
-        self.axial_pos_embds_dim = list(self.axial_pos_embds_dim)
-        if num_layers is not None:
-            self.num_hidden_layers = num_layers
-        self._resolve_scope(is_stock)
-        self._resolve_positions()
-        self._resolve_buckets()
+        given: dict[str, Any] = self.__dict__.pop("_given", {})
+        source: str | None = kwargs.pop("model_type", None)  # which only saved dictionaries say
+        changed: Collection[str] = kwargs.pop("_changed", ())
+        for name in LEFTOVERS & kwargs.keys() if source else ():
+            own = ALIASES.get(name, ())
+            if source == STOCK_TYPE or not own or any(field in given for field in own):
+                self.__dict__[name] = kwargs.pop(name)  # no alias here
+        self._check_names(kwargs, source)
+        names = {field.name for field in fields(self)}
+        given = own_names({n: v for n, v in given.items() if n in names or n in kwargs})
+        again = self._derived_again(given, changed)
+        if source == STOCK_TYPE:
+            given = STOCK_DEFAULTS | given
+        given = {name: value for name, value in given.items() if name not in again}
+        for name in given.keys() & names:
+            setattr(self, name, given[name])
+        derive_fields(self, given, source, by_hand=changed if source else given)
         # Here and not in a validator of `strict`, which would hide the ValueError in its own error.
         self.check_fields()
-        super().__post_init__(**kwargs)
+        self.auto_map: dict[str, str] = {}  # which TRL reads in every configuration
+        more = kwargs.keys() - {*ALIASES, *LAYER_COUNTS}
+        super().__post_init__(**{name: kwargs[name] for name in more})
+
+    def _check_names(self, names: Mapping[str, Any], source: str | None) -> None:
+        """Refuse unknown names.
+
+        Those of a file are kept, as transformers does: other programs leave their notes there. But
+        one could be misspelt, or a field of a later version, so they are named.
+        """
+        advice = unknown_names(names, [field.name for field in fields(self)])
+        if not advice:
+            return
+        text = "; ".join(f"{name}={names[name]!r}: {hint}" for name, hint in advice.items())
+        text = f"ReformerHFConfig has no such field: {text}"
+        if source is None:
+            raise ValueError(text)
+        logger.warning_once(f"{text} The model does not depend on it.")
+
+    @staticmethod
+    def _derived_again(given: Mapping[str, Any], changed: Collection[str]) -> set[str]:
+        """Fields of a file that depend on others which are changed now."""
+        again = {name for field in changed for name in DEPENDENTS.get(field, ())} - {*changed}
+        shape, limit = given.get("axial_pos_shape"), given.get("max_position_embeddings")
+        if shape and limit and math.prod(shape) >= limit:
+            again.discard("axial_pos_shape")  # whose weights then serve
+        return again
 
     @classmethod
     def get_config_dict(cls, *inputs: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read a configuration file, also one of transformers' Reformer; see `PreTrainedConfig`."""
         config_dict, kwargs = super().get_config_dict(*inputs, **kwargs)
-        if config_dict.get("model_type") == "reformer":
+        if config_dict.get("model_type") == STOCK_TYPE:
             # Here, or `from_pretrained` warns that the model types differ.
-            names = ReformerHFConfig.__annotations__.keys() & kwargs.keys()
-            config_dict = cls(**{**config_dict, **{name: kwargs[name] for name in names}}).to_dict()
+            changes = {name: kwargs.pop(name) for name in OWN_NAMES & kwargs.keys()}
+            config_dict = cls.from_dict(config_dict, **changes).to_dict()
         return config_dict, kwargs
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Read a dictionary; keyword arguments replace its fields. See `PreTrainedConfig`.
 
-        They do so before anything is derived from the fields or checked.
+        They do so before anything is derived from the fields or checked. Unknown ones are left to
+        `return_unused_kwargs`: the Auto classes pass on what is meant for tokenizers and models.
         """
-        names = ReformerHFConfig.__annotations__.keys() & kwargs.keys()
-        replaced = {name: kwargs.pop(name) for name in names}
-        return super().from_dict({**config_dict, **replaced}, **kwargs)
+        changes = own_names({name: kwargs.pop(name) for name in OWN_NAMES & kwargs.keys()})
+        extra = {"_changed": changes.keys()} if changes else {}
+        return super().from_dict({**config_dict, **changes, **extra}, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields; see `PreTrainedConfig`.
@@ -201,10 +277,21 @@ class ReformerHFConfig(PreTrainedConfig):
         `auto_map`, which names the files of code in a repository, is left out where this class does
         not come from such a file: saving would not copy them.
         """
+        self._tell_peft()
         fields = super().to_dict()
-        if not self.is_remote_code():
+        if not (fields.get("auto_map") and self.is_remote_code()):
             fields.pop("auto_map", None)
         return fields
+
+    def _tell_peft(self) -> None:
+        """Name the modules that LoRA adapts by default.
+
+        PEFT has a table for that, and calls `to_dict` before it looks there. So it need not be
+        imported here, nor before this package.
+        """
+        constants: Any = sys.modules.get("peft.utils.constants")
+        table = getattr(constants, "TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING", {})
+        table.setdefault(self.model_type, list(LORA_TARGETS))
 
     @property
     def num_hidden_layers(self) -> int:
@@ -255,37 +342,22 @@ class ReformerHFConfig(PreTrainedConfig):
         types = [kind for kind in ("local", "lsh") if kind in self.attn_layers]
         return tuple(getattr(self, f"{kind}_attn_chunk_length") for kind in types)
 
-    def _resolve_scope(self, is_stock: bool) -> None:
-        if self.attention_scope is None:
-            self.attention_scope = "chunk" if is_stock else "band"
-        if self.share_rotations is None:
-            self.share_rotations = is_stock
-        if self.redraw_rotations is None:
-            self.redraw_rotations = not (is_stock and self.hash_seed is not None)
+    def side(self, side: Side) -> Self:
+        """The configuration of one side of an encoder-decoder, as of a model of its own.
 
-    def _resolve_positions(self) -> None:
-        if self.position_embedding_type is None:
-            self.position_embedding_type = "axial" if self.axial_pos_embds else "learned"
-        if self.position_embedding_type == "axial" and not self.axial_pos_embds:
-            raise ValueError(
-                "axial_pos_embds=False with position_embedding_type='axial': leave axial_pos_embds "
-                "out, and set position_embedding_type to 'learned' or 'none' for other positions"
-            )
-        self.axial_pos_embds = self.position_embedding_type == "axial"
-        if self.max_position_embeddings is None and self.position_embedding_type != "none":
-            product = math.prod(self.axial_pos_shape)
-            self.max_position_embeddings = product if self.axial_pos_embds else 4096
-
-    def _resolve_buckets(self) -> None:
-        if self.hash_length is None:
-            limit = self.position_limit
-            self.hash_length = min(limit or DEFAULT_HASH_LENGTH, DEFAULT_HASH_LENGTH)
-        if isinstance(self.num_buckets, tuple):
-            self.num_buckets = list(self.num_buckets)
-        hashes = "lsh" in [*self.attn_layers, *(self.encoder_attn_layers or ())]
-        if self.num_buckets is None and hashes and self.lsh_attn_chunk_length:
-            window = self.lsh_attn_chunk_length * max(1, self.lsh_num_chunks_before or 0)
-            self.num_buckets = default_num_buckets(self.hash_length, window)
+        Returns:
+            A copy with this side's layers; causal for the decoder.
+        """
+        own = copy.deepcopy(self)
+        layers = own.encoder_attn_layers if side == "encoder" else own.decoder_attn_layers
+        own.attn_layers = list(layers or ())
+        own.is_encoder_decoder = own.tie_word_embeddings = False
+        own.is_decoder = side == "decoder"
+        own.encoder_attn_layers = own.decoder_attn_layers = None
+        own.activation_budget = self.activation_budget // 2
+        if side == "decoder":
+            own.local_num_chunks_after = own.lsh_num_chunks_after = None  # for the encoder alone
+        return own
 
     def check_fields(self) -> None:
         """Check the fields against each other; models do it again when they are built.
@@ -294,6 +366,10 @@ class ReformerHFConfig(PreTrainedConfig):
             ValueError: naming field, value and fix.
         """
         if self.is_encoder_decoder:
-            check_sides(self)
-        else:
-            check_config(self)
+            check_encoder_decoder(self)
+        for config in [self.side(side) for side in SIDES] if self.is_encoder_decoder else [self]:
+            check_model(config)
+
+
+OWN_NAMES = {*ReformerHFConfig.__annotations__, *ALIASES, *LAYER_COUNTS}
+"""What a keyword argument may name to change a field of this class."""

@@ -17,7 +17,6 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.import_utils import is_tracing
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
-from reformer_hf.models.configuration_sides import side_config
 from reformer_hf.models.cross_attention import Source
 from reformer_hf.models.decoder_layers import ReformerHFDecoderLayer
 from reformer_hf.models.language_model import LanguageModelMixin, ReformerHFLMHead
@@ -67,9 +66,9 @@ class ReformerHFForConditionalGeneration(
             )
         super().__init__(config)
         self.packed = config.decoder_form == "packed"
-        self.encoder = ReformerHFModel(side_config(config, "encoder"))
+        self.encoder = ReformerHFModel(config.side("encoder"))
         decoder_class = ReformerHFModel if self.packed else ReformerHFDecoder
-        self.decoder = decoder_class(side_config(config, "decoder"))
+        self.decoder = decoder_class(config.side("decoder"))
         if config.share_encoder_decoder_embeddings:
             self.decoder.embeddings.word_embeddings = None  # type: ignore[assignment]
         if self.packed:

@@ -54,7 +54,7 @@ def load_model(arguments: FlipArguments) -> ReformerHFForCausalLM:
                 num_attention_heads=4,
                 num_hashes=4,
                 axial_pos_shape=[64, 128],
-                axial_norm_std=0.02,
+                **{"axial_pos_embds_dim": [64, 192], "feed_forward_size": 512},
             )
         )
     return model.double().eval()

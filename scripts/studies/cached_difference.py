@@ -54,6 +54,7 @@ def random_model(attn_layers: list[str], scope: str) -> ReformerHFForCausalLM:
         num_buckets=32,
         axial_pos_shape=[64, 64],
         initializer_range=0.1,
+        **{"axial_norm_std": 1.0, "axial_pos_embds_dim": [64, 192], "feed_forward_size": 512},
     )
     return ReformerHFForCausalLM(config)
 

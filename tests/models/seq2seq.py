@@ -16,7 +16,6 @@ def seq2seq_config(**fields: Any) -> ReformerHFConfig:
     """Three layers on each side, token 2 starts the target."""
     defaults = {
         "is_encoder_decoder": True,
-        "attn_layers": ReformerHFConfig.attn_layers,
         "encoder_attn_layers": ["full", "local", "lsh"],
         "decoder_attn_layers": ["full", "lsh", "local"],
         "decoder_start_token_id": 2,

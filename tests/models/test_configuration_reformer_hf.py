@@ -8,7 +8,12 @@ from huggingface_hub.errors import StrictDataclassFieldValidationError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reformer_hf import ReformerHFConfig, ReformerHFForCausalLM, ReformerHFModel
+from reformer_hf import (
+    ReformerHFByteTokenizer,
+    ReformerHFConfig,
+    ReformerHFForCausalLM,
+    ReformerHFModel,
+)
 from tests.models.tiny import tiny_config, tiny_encoder, tiny_lm
 
 WRONG_TYPES = {
@@ -139,8 +144,21 @@ def test_defaults_of_this_package():
         True,
     )
     assert config.position_embedding_type == "axial" and config.axial_pos_embds is True
-    assert config.max_position_embeddings == 64 * 64 and config.hash_length == 4096
+    assert config.max_position_embeddings == 64 * 128 and config.hash_length == 8192
     assert config.reversible is True and config.num_hidden_layers == len(config.attn_layers)
+
+
+def test_a_configuration_from_nothing_fits_together_and_the_byte_tokenizer():
+    config, tokenizer = ReformerHFConfig(), ReformerHFByteTokenizer()
+    assert config.vocab_size == len(tokenizer)
+    assert config.pad_token_id == tokenizer.pad_token_id
+    assert config.eos_token_id == tokenizer.eos_token_id
+    assert config.num_attention_heads * config.attention_head_size == config.hidden_size
+    assert config.axial_norm_std == config.initializer_range
+    assert config.num_buckets == config.hash_length // config.lsh_attn_chunk_length
+    # What is said here is what is derived for the same width and length.
+    same = ReformerHFConfig(hidden_size=256, max_position_embeddings=8192, num_hidden_layers=6)
+    assert same.to_dict() == config.to_dict()
 
 
 @pytest.mark.parametrize(
@@ -165,7 +183,10 @@ def test_buckets_are_chosen_for_the_hash_length_and_stored(fields, hash_length, 
 def test_the_limit_of_positions_is_the_smaller_of_grid_and_field():
     assert tiny_config().position_limit == 96
     assert tiny_config(max_position_embeddings=50).position_limit == 50
-    assert tiny_config(max_position_embeddings=1000).position_limit == 96
+    with pytest.raises(ValueError, match="max_position_embeddings=1000 is more than the 96 pos"):
+        tiny_config(max_position_embeddings=1000)
+    old_file = {**tiny_config().to_dict(), "max_position_embeddings": 1000}
+    assert ReformerHFConfig.from_dict(old_file).position_limit == 96
     learned = tiny_config(position_embedding_type="learned", max_position_embeddings=1000)
     assert learned.position_limit == 1000
     assert tiny_config(position_embedding_type="none").position_limit is None
@@ -219,8 +240,9 @@ def test_a_dictionary_round_trip_changes_nothing(layers, buckets, scope, seed, p
         attention_scope=scope,
         hash_seed=seed,
         position_embedding_type=positions,
-        **extra,
     )
+    # Notes of other programs, in a file.
+    config = ReformerHFConfig.from_dict({**config.to_dict(), **extra})
     for dictionary in (config.to_dict(), json.loads(config.to_json_string())):
         assert ReformerHFConfig.from_dict(dictionary).to_dict() == config.to_dict()
     assert extra.items() <= config.to_dict().items()

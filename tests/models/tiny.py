@@ -34,6 +34,8 @@ def tiny_config(**fields: Any) -> ReformerHFConfig:
         "initializer_range": 0.3,
         "activation_budget": 0,  # or nothing so small would ever be replayed
     }
+    if fields.get("is_encoder_decoder"):
+        del defaults["attn_layers"]
     return ReformerHFConfig(**{**defaults, **fields})
 
 
