@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import HfArgumentParser, set_seed
+from transformers import set_seed
 
 from reformer_hf import ReformerHFConfig, ReformerHFForCausalLM
 from reformer_hf.nn.attention import LSHSelfAttention
@@ -20,7 +20,7 @@ from reformer_hf.nn.heads import split_heads
 from reformer_hf.nn.reversible import Decision
 from reformer_hf.training.machine import machine_record
 from reformer_hf.training.storage import write_json
-from scripts.benchmarks.common.arguments import option
+from scripts.benchmarks.common.arguments import make_parser, option
 from scripts.studies.library import read_ids
 
 PRECISIONS = ("float32", "bfloat16 autocast", "bfloat16 parameters")
@@ -121,7 +121,7 @@ def measure(model: ReformerHFForCausalLM, ids: Tensor) -> dict[str, dict[str, fl
 
 def main(argv: list[str] | None = None) -> int:
     """Measure, print and write."""
-    parser = HfArgumentParser(FlipArguments, description=__doc__)  # type: ignore[arg-type]
+    parser = make_parser([FlipArguments], "studies.bucket_flips", __doc__)
     (arguments,) = parser.parse_args_into_dataclasses(argv)
     model = load_model(arguments)
     ids = read_ids(arguments.num_tokens, arguments.text_file)

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import HfArgumentParser, set_seed
+from transformers import set_seed
 
 from reformer_hf import ReformerHFCache, ReformerHFConfig, ReformerHFForCausalLM
 from reformer_hf.training.machine import machine_record
 from reformer_hf.training.storage import write_json
-from scripts.benchmarks.common.arguments import option
+from scripts.benchmarks.common.arguments import make_parser, option
 from scripts.studies.library import read_ids
 
 LAYOUTS = {"local, lsh": 1, "(local, lsh) x 2": 2, "(local, lsh) x 3": 3}
@@ -82,7 +82,7 @@ def measure(model: ReformerHFForCausalLM, ids: Tensor, prompt: int) -> dict[str,
 
 def main(argv: list[str] | None = None) -> int:
     """Measure, print and write."""
-    parser = HfArgumentParser(DifferenceArguments, description=__doc__)  # type: ignore[arg-type]
+    parser = make_parser([DifferenceArguments], "studies.cached_difference", __doc__)
     (arguments,) = parser.parse_args_into_dataclasses(argv)
     ids = read_ids(arguments.prompt_tokens + arguments.new_tokens, arguments.text_file)
     if arguments.model_name_or_path is not None:

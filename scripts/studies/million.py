@@ -24,12 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import HfArgumentParser, set_seed
+from transformers import set_seed
 
 from reformer_hf import ReformerHFConfig, ReformerHFForCausalLM
 from reformer_hf.training.machine import machine_record, peak_memory_bytes
 from reformer_hf.training.storage import write_json
-from scripts.benchmarks.common.arguments import option
+from scripts.benchmarks.common.arguments import make_parser, option
 from scripts.benchmarks.common.memory import RETURN_LARGE
 from scripts.benchmarks.common.peers import axial_shape
 from scripts.studies.library import read_ids
@@ -226,7 +226,7 @@ def return_large_pages() -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Check, do the step, and write the result."""
-    parser = HfArgumentParser(StepArguments, description=__doc__)  # type: ignore[arg-type]
+    parser = make_parser([StepArguments], "studies.million", __doc__)
     (arguments,) = parser.parse_args_into_dataclasses(argv)
     if arguments.num_threads:
         torch.set_num_threads(arguments.num_threads)

@@ -18,13 +18,13 @@ from statistics import mean
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
+from transformers import Trainer, TrainingArguments, set_seed
 
 from reformer_hf import ReformerHFByteTokenizer, ReformerHFConfig, ReformerHFForCausalLM
 from reformer_hf.training.byte_rows import ByteRows
 from reformer_hf.training.machine import machine_record
 from reformer_hf.training.scoring import score_batches
-from scripts.benchmarks.common.arguments import option
+from scripts.benchmarks.common.arguments import make_parser, option
 from scripts.benchmarks.common.peers import axial_shape
 from scripts.benchmarks.common.runs import Planned, Record
 from scripts.benchmarks.common.tables import counts, describe_machine, table
@@ -167,7 +167,7 @@ def render(header: dict, runs: Sequence[dict]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run what is missing."""
-    parser = HfArgumentParser(ScopeArguments, description=__doc__)  # type: ignore[arg-type]
+    parser = make_parser([ScopeArguments], "studies.scopes", __doc__)
     (arguments,) = parser.parse_args_into_dataclasses(argv)
     if unknown := set(arguments.variants) - set(VARIANTS):
         parser.error(f"unknown variants {sorted(unknown)}: choose from {list(VARIANTS)}")

@@ -1,8 +1,11 @@
 """What the arguments of the benchmarks and studies have in common."""
 
+from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from transformers import HfArgumentParser
 
 from scripts.benchmarks.common.cores import usable_cores
 
@@ -21,6 +24,17 @@ def option(default: Any, help: str, **metadata: Any) -> Any:
     if callable(default):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """Keeps the lines of the description, and tells defaults."""
+
+
+def make_parser(kinds: Sequence[type], name: str, description: str | None) -> HfArgumentParser:
+    """A parser of dataclasses for `python -m scripts.{name}`."""
+    program = f"python -m scripts.{name}"
+    form = {"prog": program, "description": description, "formatter_class": _HelpFormatter}
+    return HfArgumentParser(list(kinds), **form)  # type: ignore[arg-type]
 
 
 @dataclass

@@ -12,7 +12,11 @@ from importlib import import_module
 
 def main(argv: list[str] | None = None) -> int:
     """Answer the request on the standard input."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.benchmarks.common.child",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("module", help="such as scripts.benchmarks.training.run")
     arguments = parser.parse_args(argv)
     print(json.dumps(import_module(arguments.module).answer(json.load(sys.stdin))), flush=True)

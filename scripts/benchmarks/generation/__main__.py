@@ -13,8 +13,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from transformers import HfArgumentParser
-
+from scripts.benchmarks.common.arguments import make_parser
 from scripts.benchmarks.common.peers import ModelShape
 from scripts.benchmarks.common.processes import exit_when_terminated, run_process
 from scripts.benchmarks.common.runs import Planned, Record, benchmark_header, least_disturbed
@@ -71,8 +70,7 @@ def write_profile(arguments: GenerationArguments, shape: ModelShape, header: dic
 
 def main(argv: list[str] | None = None) -> int:
     """Run what is missing; ends with status 1 if a run failed or was disturbed."""
-    kinds = [GenerationArguments, ModelShape]
-    parser = HfArgumentParser(kinds, description=__doc__)  # type: ignore[arg-type]
+    parser = make_parser([GenerationArguments, ModelShape], "benchmarks.generation", __doc__)
     arguments, shape = parser.parse_args_into_dataclasses(argv)
     if problem := arguments.problem(shape):
         parser.error(problem)

@@ -13,8 +13,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from transformers import HfArgumentParser
-
+from scripts.benchmarks.common.arguments import make_parser
 from scripts.benchmarks.common.peers import ModelShape
 from scripts.benchmarks.common.processes import exit_when_terminated, run_process
 from scripts.benchmarks.common.runs import Planned, Record, benchmark_header, least_disturbed
@@ -84,8 +83,7 @@ def plan(arguments: TrainingBenchmarkArguments, shape: ModelShape) -> list[Plann
 
 def main(argv: list[str] | None = None) -> int:
     """Run what is missing; ends with status 1 if a run failed or was disturbed."""
-    kinds = [TrainingBenchmarkArguments, ModelShape]
-    parser = HfArgumentParser(kinds, description=__doc__)  # type: ignore[arg-type]
+    parser = make_parser([TrainingBenchmarkArguments, ModelShape], "benchmarks.training", __doc__)
     arguments, shape = parser.parse_args_into_dataclasses(argv)
     if message := arguments.leave_out_missing():
         print(message)

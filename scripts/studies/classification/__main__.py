@@ -19,10 +19,9 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-from transformers import HfArgumentParser
 
 from reformer_hf.training.machine import machine_record
-from scripts.benchmarks.common.arguments import option
+from scripts.benchmarks.common.arguments import make_parser, option
 from scripts.benchmarks.common.plot import new_figure
 from scripts.benchmarks.common.processes import exit_when_terminated, run_process
 from scripts.benchmarks.common.runs import Planned, Record
@@ -139,7 +138,7 @@ def make_header(arguments: CompareArguments) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run what is missing."""
-    parser = HfArgumentParser(CompareArguments, description=__doc__)  # type: ignore[arg-type]
+    parser = make_parser([CompareArguments], "studies.classification", __doc__)
     (arguments,) = parser.parse_args_into_dataclasses(argv)
     if unknown := set(arguments.variants) - STYLES.keys():
         parser.error(f"variants={sorted(unknown)}: choose from {', '.join(STYLES)}")

@@ -19,10 +19,8 @@ from functools import partial
 from pathlib import Path
 from statistics import mean
 
-from transformers import HfArgumentParser
-
 from reformer_hf.training.machine import machine_record
-from scripts.benchmarks.common.arguments import option
+from scripts.benchmarks.common.arguments import make_parser, option
 from scripts.benchmarks.common.memory import RETURN_LARGE
 from scripts.benchmarks.common.plot import new_figure
 from scripts.benchmarks.common.processes import exit_when_terminated, run_process
@@ -200,7 +198,7 @@ def plot(runs: Sequence[dict], folder: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run what is missing."""
-    parser = HfArgumentParser(CompareArguments, description=__doc__)  # type: ignore[arg-type]
+    parser = make_parser([CompareArguments], "studies.reversible", __doc__)
     (arguments,) = parser.parse_args_into_dataclasses(argv)
     sources = Path(arguments.pairs_dir) / "sources.json"
     if not sources.exists():
