@@ -1,4 +1,7 @@
-"""Imports run downwards only: scripts → {training, hub} → models → nn → ops."""
+"""Imports run downwards only: scripts → {training, hub} → models → nn → ops.
+
+And within scripts: {benchmarks, studies} → benchmarks/common.
+"""
 
 import ast
 import sys
@@ -109,3 +112,34 @@ def test_forbidden_imports_are_found(layer, line):
 )
 def test_downward_imports_pass(layer, line):
     assert violations(line, layer) == []
+
+
+SCRIPTS = PACKAGE.parent / "scripts"
+
+
+def allowed_scripts(file: Path) -> tuple[str, ...]:
+    """What a script may import of `scripts`: its own folder, and what the benchmarks share."""
+    folder, *rest = file.relative_to(SCRIPTS).parts
+    if not rest:
+        return ("scripts.make_translation_pairs",)
+    common = "scripts.benchmarks.common"
+    if rest[0] == "common":
+        return (common,)
+    own = f"scripts.{folder}.{rest[0]}" if rest[1:] else "scripts.studies.library"
+    # The languages' messages are those of which translations are made.
+    return (common, own, "scripts.make_translation_pairs")
+
+
+def test_scripts_share_what_is_common_and_nothing_else():
+    found = []
+    for file in SCRIPTS.rglob("*.py"):
+        for module in imported_modules(file.read_text(encoding="utf-8")):
+            if module.startswith("scripts") and not module.startswith(allowed_scripts(file)):
+                found.append((file.name, module))
+            if module.partition(".")[0] == "tests" and file.name != "check_mutations.py":
+                found.append((file.name, module))
+    assert found == []
+
+
+def test_scripts_are_found_without_touching_the_path():
+    assert [f for f in SCRIPTS.rglob("*.py") if "sys.path" in f.read_text(encoding="utf-8")] == []

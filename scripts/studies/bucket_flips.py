@@ -6,23 +6,22 @@ embeddings on, so that errors of earlier layers, and their flips, add up.
 """
 
 import sys
-from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import HfArgumentParser, set_seed
+from transformers import set_seed
 
 from reformer_hf import ReformerHFConfig, ReformerHFForCausalLM
 from reformer_hf.nn.attention import LSHSelfAttention
 from reformer_hf.nn.heads import split_heads
 from reformer_hf.nn.reversible import Decision
-from reformer_hf.training.arguments import CorpusArguments
-from reformer_hf.training.corpus import open_corpus
 from reformer_hf.training.machine import machine_record
 from reformer_hf.training.storage import write_json
+from scripts.benchmarks.common.arguments import make_parser, option
+from scripts.studies.library import read_ids
 
 PRECISIONS = ("float32", "bfloat16 autocast", "bfloat16 parameters")
 
@@ -31,14 +30,12 @@ PRECISIONS = ("float32", "bfloat16 autocast", "bfloat16 parameters")
 class FlipArguments:
     """Which model, how much text."""
 
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "A byte-level model; by default one with random weights."}
+    model_name_or_path: str | None = option(
+        None, "A byte-level model; by default one with random weights."
     )
-    num_tokens: int = field(default=4096, metadata={"help": "Bytes of text."})
-    output_file: str = field(
-        default="scripts/results/bucket_flips/result.json",
-        metadata={"help": "Where the report goes."},
-    )
+    text_file: str | None = option(None, "Text; this Python's standard library by default.")
+    num_tokens: int = option(4096, "Bytes of text.")
+    output_file: str = option("scripts/results/bucket_flips/result.json", "Where it goes.")
 
 
 def load_model(arguments: FlipArguments) -> ReformerHFForCausalLM:
@@ -50,6 +47,9 @@ def load_model(arguments: FlipArguments) -> ReformerHFForCausalLM:
         model = ReformerHFForCausalLM(
             ReformerHFConfig(
                 vocab_size=258,
+                hidden_size=256,
+                attention_head_size=64,
+                feed_forward_size=512,
                 attn_layers=["local", "lsh"] * 3,
                 num_attention_heads=4,
                 num_hashes=4,
@@ -60,19 +60,23 @@ def load_model(arguments: FlipArguments) -> ReformerHFForCausalLM:
     return model.double().eval()
 
 
+def lsh_modules(model: ReformerHFForCausalLM) -> list[LSHSelfAttention]:
+    """The LSH attention modules, from the first layer to the last."""
+    return [module for module in model.modules() if isinstance(module, LSHSelfAttention)]
+
+
 @torch.no_grad()
 def run(
     model: ReformerHFForCausalLM, ids: Tensor, autocast: bool
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Bucket ids and the normalised input of each LSH layer."""
     inputs: list[Tensor] = []
-    modules = [module for module in model.modules() if isinstance(module, LSHSelfAttention)]
     hooks = [
         module.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
-        for module in modules
+        for module in lsh_modules(model)
     ]
     decisions: list[Decision] = [Decision() for _ in model.config.attn_layers]
-    with torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext():
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         model(ids, hash_decisions=decisions)
     for hook in hooks:
         hook.remove()
@@ -84,9 +88,8 @@ def run(
 def hash_inputs(model: ReformerHFForCausalLM, inputs: list[Tensor], autocast: bool) -> list[Tensor]:
     """Bucket ids of given layer inputs."""
     buckets = []
-    modules = [module for module in model.modules() if isinstance(module, LSHSelfAttention)]
-    for module, hidden_states in zip(modules, inputs, strict=True):
-        with torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext():
+    for module, hidden_states in zip(lsh_modules(model), inputs, strict=True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             query = module.query_key(hidden_states.to(module.query_key.weight.dtype))
         query = split_heads(query, module.num_heads)
         buckets.append(module.hash(query, model.config.hash_seed or 0))
@@ -116,18 +119,12 @@ def measure(model: ReformerHFForCausalLM, ids: Tensor) -> dict[str, dict[str, fl
     return rates
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Measure, print and write."""
-    kinds = [CorpusArguments, FlipArguments]
-    parser = HfArgumentParser(kinds, description=__doc__)  # type: ignore[arg-type]
-    corpus_arguments, arguments = parser.parse_args_into_dataclasses()
-    content = bytearray()
-    for document in open_corpus(corpus_arguments, exclude=Path(arguments.output_file)).documents():
-        content += document.content.tobytes()
-        if len(content) >= arguments.num_tokens:
-            break
+    parser = make_parser([FlipArguments], "studies.bucket_flips", __doc__)
+    (arguments,) = parser.parse_args_into_dataclasses(argv)
     model = load_model(arguments)
-    ids = torch.tensor(list(content[: arguments.num_tokens]))[None] + 2
+    ids = read_ids(arguments.num_tokens, arguments.text_file)
     rates = measure(model, ids)
     report = {
         "model": arguments.model_name_or_path or "random weights",

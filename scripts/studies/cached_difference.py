@@ -7,47 +7,46 @@ is read once with a cache, token by token behind a prompt, and once anew for eac
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import HfArgumentParser, set_seed
+from transformers import set_seed
 
 from reformer_hf import ReformerHFCache, ReformerHFConfig, ReformerHFForCausalLM
-from reformer_hf.training.arguments import CorpusArguments
-from reformer_hf.training.corpus import open_corpus
 from reformer_hf.training.machine import machine_record
 from reformer_hf.training.storage import write_json
+from scripts.benchmarks.common.arguments import make_parser, option
+from scripts.studies.library import read_ids
 
-LAYOUTS = {
-    "local, lsh": ["local", "lsh"],
-    "(local, lsh) x 2": ["local", "lsh"] * 2,
-    "(local, lsh) x 3": ["local", "lsh"] * 3,
-}
+LAYOUTS = {"local, lsh": 1, "(local, lsh) x 2": 2, "(local, lsh) x 3": 3}
+"""Names to the number of pairs of layers."""
 
 
 @dataclass
 class DifferenceArguments:
     """Which model, how much text."""
 
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "A byte-level model; by default some with random weights."}
+    model_name_or_path: str | None = option(
+        None, "A byte-level model; by default some with random weights."
     )
-    prompt_tokens: int = field(default=512, metadata={"help": "Bytes read at once."})
-    new_tokens: int = field(default=128, metadata={"help": "Bytes read one by one behind them."})
-    output_file: str = field(
-        default="scripts/results/cached_difference/result.json", metadata={"help": "Where it goes."}
-    )
+    text_file: str | None = option(None, "Text; this Python's standard library by default.")
+    prompt_tokens: int = option(512, "Bytes read at once.")
+    new_tokens: int = option(128, "Bytes read one by one behind them.")
+    output_file: str = option("scripts/results/cached_difference/result.json", "Where it goes.")
 
 
-def random_model(attn_layers: list[str], scope: str) -> ReformerHFForCausalLM:
+def random_model(pairs: int, scope: str) -> ReformerHFForCausalLM:
     """A model with weights large enough for attention to matter."""
     set_seed(0)
     config = ReformerHFConfig(
         vocab_size=258,
-        attn_layers=attn_layers,
+        hidden_size=256,
+        attention_head_size=64,
+        feed_forward_size=512,
+        attn_layers=["local", "lsh"] * pairs,
         attention_scope=scope,
         num_attention_heads=4,
         num_hashes=4,
@@ -82,26 +81,19 @@ def measure(model: ReformerHFForCausalLM, ids: Tensor, prompt: int) -> dict[str,
     }
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Measure, print and write."""
-    kinds = [CorpusArguments, DifferenceArguments]
-    parser = HfArgumentParser(kinds, description=__doc__)  # type: ignore[arg-type]
-    corpus_arguments, arguments = parser.parse_args_into_dataclasses()
-    total = arguments.prompt_tokens + arguments.new_tokens
-    content = bytearray()
-    for document in open_corpus(corpus_arguments, exclude=Path(arguments.output_file)).documents():
-        content += document.content.tobytes()
-        if len(content) >= total:
-            break
-    ids = torch.tensor(list(content[:total]))[None] + 2
+    parser = make_parser([DifferenceArguments], "studies.cached_difference", __doc__)
+    (arguments,) = parser.parse_args_into_dataclasses(argv)
+    ids = read_ids(arguments.prompt_tokens + arguments.new_tokens, arguments.text_file)
     if arguments.model_name_or_path is not None:
         name = arguments.model_name_or_path
         models = {name: ReformerHFForCausalLM.from_pretrained(name)}
     else:
         models = {
-            f"{scope}: {name}": random_model(layers, scope)
+            f"{scope}: {name}": random_model(pairs, scope)
             for scope in ("band", "chunk")
-            for name, layers in LAYOUTS.items()
+            for name, pairs in LAYOUTS.items()
         }
     rows = {name: measure(model, ids, arguments.prompt_tokens) for name, model in models.items()}
     report = {

@@ -16,26 +16,24 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import HfArgumentParser, set_seed
+from transformers import set_seed
 
 from reformer_hf import ReformerHFConfig, ReformerHFForCausalLM
-from reformer_hf.training.arguments import CorpusArguments
-from reformer_hf.training.causal_lm import axial_shape
-from reformer_hf.training.corpus import open_corpus
 from reformer_hf.training.machine import machine_record, peak_memory_bytes
 from reformer_hf.training.storage import write_json
+from scripts.benchmarks.common.arguments import make_parser, option
+from scripts.benchmarks.common.memory import RETURN_LARGE
+from scripts.benchmarks.common.peers import axial_shape
+from scripts.studies.library import read_ids
 
-MODULE = "scripts.studies.million"
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
 TOLERANCE = 1e-9  # of the checks, in float64
 VOCABULARY = 320  # of the published checkpoint; bytes are a part of it
 PRESETS = {
@@ -45,6 +43,7 @@ PRESETS = {
         "num_attention_heads": 8,
         "feed_forward_size": 1024,
         "num_hashes": 4,
+        "attention_scope": "band",
     },
     # google/reformer-crime-and-punishment, of which transformers' announcement says "half a
     # million tokens in less than 8 GB".
@@ -59,107 +58,65 @@ PRESETS = {
         "attention_scope": "chunk",
     },
 }
+SIZES = ("attention_scope", "hidden_size", "num_attention_heads", "feed_forward_size")
+SIZES += ("num_hashes", "chunk_size_attention_heads", "chunk_size_feed_forward")
+SIZES += ("chunk_size_lm_head",)
+"""Arguments that are fields of the configuration."""
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "local_attention_probs_dropout_prob": 0.0}
 
 
 @dataclass
 class StepArguments:
     """What is trained on what. Sizes that are left out are the preset's."""
 
-    preset: str = field(
-        default="million", metadata={"help": "Sizes to start from.", "choices": list(PRESETS)}
+    preset: str = option("million", "Sizes to start from.", choices=list(PRESETS))
+    output_dir: str = option("outputs/train_million", "Output folder.")
+    num_tokens: int | None = option(None, "Tokens of the sequence.")
+    num_hidden_layers: int = option(6, "Layers: local, LSH in turn.")
+    hidden_size: int | None = option(None, "Width of a stream.")
+    num_attention_heads: int | None = option(None, "Heads of 64.")
+    feed_forward_size: int | None = option(None, "Width inside.")
+    num_hashes: int | None = option(None, "Rounds of hashing.")
+    attention_scope: str | None = option(None, "band (the preset million) or chunk (the other).")
+    bf16: bool = option(
+        False,
+        "Compute sub-layers in bfloat16, the streams in float32. Saves memory; slow on processors "
+        "without bfloat16 products.",
     )
-    output_dir: str = field(default="outputs/train_million", metadata={"help": "Output folder."})
-    num_tokens: int | None = field(default=None, metadata={"help": "Tokens of the sequence."})
-    num_hidden_layers: int = field(default=6, metadata={"help": "Layers: local, LSH in turn."})
-    hidden_size: int | None = field(default=None, metadata={"help": "Width of a stream."})
-    num_attention_heads: int | None = field(default=None, metadata={"help": "Heads of 64."})
-    feed_forward_size: int | None = field(default=None, metadata={"help": "Width inside."})
-    num_hashes: int | None = field(default=None, metadata={"help": "Rounds of hashing."})
-    attention_scope: str | None = field(
-        default=None, metadata={"help": "band (the preset million) or chunk (the other)."}
-    )
-    bf16: bool = field(
-        default=False,
-        metadata={
-            "help": "Compute sub-layers in bfloat16, the streams in float32. Saves memory; slow on "
-            "processors without bfloat16 products."
-        },
-    )
-    learning_rate: float = field(default=1e-3, metadata={"help": "Of AdamW."})
-    chunk_size_attention_heads: int = field(
-        default=1, metadata={"help": "Heads that attend at a time; 0 for all."}
-    )
-    chunk_size_feed_forward: int = field(
-        default=4096, metadata={"help": "Tokens in the feed-forward sub-layer at a time."}
-    )
-    chunk_size_lm_head: int = field(
-        default=4096, metadata={"help": "Tokens whose logits are held at a time."}
-    )
-    check_tokens: int = field(
-        default=4096, metadata={"help": "Tokens of the check before the step; 0 for none."}
-    )
-    seed: int = field(default=0, metadata={"help": "Of weights and rotations."})
-    num_threads: int = field(default=0, metadata={"help": "Of torch; 0 for its own choice."})
+    learning_rate: float = option(1e-3, "Of AdamW.")
+    chunk_size_attention_heads: int = option(1, "Heads that attend at a time; 0 for all.")
+    chunk_size_feed_forward: int = option(4096, "Tokens in the feed-forward sub-layer at a time.")
+    chunk_size_lm_head: int = option(4096, "Tokens whose logits are held at a time.")
+    check_tokens: int = option(4096, "Tokens of the check before the step; 0 for none.")
+    seed: int = option(0, "Of weights and rotations.")
+    num_threads: int = option(0, "Of torch; 0 for its own choice.")
 
     def __post_init__(self) -> None:
         """Fill in what the preset says."""
-        preset = PRESETS[self.preset]
-        for name in ("num_tokens", "hidden_size", "num_attention_heads", "feed_forward_size"):
-            setattr(
-                self, name, preset[name] if getattr(self, name) is None else getattr(self, name)
-            )
-        self.num_hashes = self.num_hashes or preset["num_hashes"]
-        self.attention_scope = self.attention_scope or preset.get("attention_scope", "band")
+        for name, value in PRESETS[self.preset].items():
+            if getattr(self, name, value) is None:
+                setattr(self, name, value)
 
-    def config(self, **changes) -> ReformerHFConfig:
+    def config(self, **changes: Any) -> ReformerHFConfig:
         """Configure the model; `changes` replace fields."""
-        assert self.num_tokens and self.hidden_size and self.num_attention_heads
-        preset = PRESETS[self.preset]
-        dropout = {name: preset[name] for name in preset if name.endswith("dropout_prob")}
-        no_dropout = {"hidden_dropout_prob": 0.0, "local_attention_probs_dropout_prob": 0.0}
+        assert self.num_tokens and self.hidden_size
+        sizes = {name: getattr(self, name) for name in SIZES}
         published = self.preset == "crime-and-punishment"
         quarter = self.hidden_size // 4
         fields = {
             "vocab_size": VOCABULARY,
             "is_decoder": True,
-            "attention_scope": self.attention_scope,
             "attn_layers": [("local", "lsh")[i % 2] for i in range(self.num_hidden_layers)],
-            "hidden_size": self.hidden_size,
-            "num_attention_heads": self.num_attention_heads,
             "attention_head_size": 64,
-            "feed_forward_size": self.feed_forward_size,
-            "num_hashes": self.num_hashes,
             "num_buckets": [64, 128] if published else None,
             "hash_length": None if published else self.num_tokens,
             "axial_pos_shape": list(axial_shape(self.num_tokens)),
             "axial_pos_embds_dim": [quarter, self.hidden_size - quarter],
             "activation_budget": 0,
-            "chunk_size_attention_heads": self.chunk_size_attention_heads,
-            "chunk_size_feed_forward": self.chunk_size_feed_forward,
-            "chunk_size_lm_head": self.chunk_size_lm_head,
-            **no_dropout,
-            **dropout,
+            **NO_DROPOUT,
+            **{k: v for k, v in PRESETS[self.preset].items() if k in NO_DROPOUT},
         }
-        return ReformerHFConfig(**{**fields, **changes})
-
-
-def read_tokens(count: int) -> Tensor:
-    """The first bytes of the standard library's source as token ids, (1, count)."""
-    parts, missing = [], count
-    for document in open_corpus(CorpusArguments()).documents():
-        parts.append(document.content[:missing])
-        missing -= len(parts[-1])
-        if not missing:
-            break
-    content = np.concatenate(parts)
-    if missing:
-        content = np.tile(content, -(-count // len(content)))[:count]
-    return torch.from_numpy(content.astype(np.int64) + 2).unsqueeze(0)
-
-
-def autocast(arguments: StepArguments) -> contextlib.AbstractContextManager:
-    """Autocast to bfloat16, if it is asked for."""
-    return torch.autocast("cpu", torch.bfloat16) if arguments.bf16 else contextlib.nullcontext()
+        return ReformerHFConfig(**{**fields, **sizes, **changes})
 
 
 @contextlib.contextmanager
@@ -203,11 +160,7 @@ def check(arguments: StepArguments, ids: Tensor) -> dict:
 
     In float64, because in float32 the two could round a hash to different buckets.
     """
-    changes = {
-        "redraw_rotations": False,
-        "hidden_dropout_prob": 0.0,
-        "local_attention_probs_dropout_prob": 0.0,
-    }
+    changes = {"redraw_rotations": False, **NO_DROPOUT}
     plain_changes = {
         "reversible": False,
         "chunk_size_attention_heads": 0,
@@ -236,7 +189,7 @@ def step(arguments: StepArguments, ids: Tensor) -> dict:
     optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.learning_rate)
     seconds, start = {}, time.perf_counter()
     with progress(model, ids.shape[1]):
-        with autocast(arguments):
+        with torch.autocast("cpu", torch.bfloat16, enabled=arguments.bf16):
             loss = model(ids, labels=ids).loss
         seconds["forward"] = time.perf_counter() - start
         forward_peak = peak_memory_bytes()
@@ -266,18 +219,18 @@ def return_large_pages() -> None:
     By default glibc keeps what was freed below the last live allocation, which here is as much
     again as what is in use.
     """
-    if sys.platform == "linux" and not ALLOCATOR.keys() <= os.environ.keys():
-        command = [sys.executable, "-m", MODULE, *sys.argv[1:]]
-        os.execve(sys.executable, command, {**os.environ, **ALLOCATOR})
+    if sys.platform == "linux" and not RETURN_LARGE.keys() <= os.environ.keys():
+        command = [sys.executable, "-m", "scripts.studies.million", *sys.argv[1:]]
+        os.execve(sys.executable, command, {**os.environ, **RETURN_LARGE})
 
 
 def main(argv: list[str] | None = None) -> int:
     """Check, do the step, and write the result."""
-    parser = HfArgumentParser(StepArguments, description=__doc__)  # type: ignore[arg-type]
+    parser = make_parser([StepArguments], "studies.million", __doc__)
     (arguments,) = parser.parse_args_into_dataclasses(argv)
     if arguments.num_threads:
         torch.set_num_threads(arguments.num_threads)
-    ids = read_tokens(arguments.num_tokens)
+    ids = read_ids(arguments.num_tokens)
     print(f"One step on {ids.shape[1]:,} tokens: {arguments.preset}", flush=True)
     checks = {}
     if arguments.check_tokens:
@@ -288,7 +241,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"Check, {name}: relative differences {result}", flush=True)
     result = {
         "machine": machine_record(),
-        "allocator": {name: os.environ.get(name) for name in ALLOCATOR},
+        "allocator": {name: os.environ.get(name) for name in RETURN_LARGE},
         "arguments": asdict(arguments),
         "checks": checks,
         **step(arguments, ids),

@@ -70,8 +70,15 @@ def check(mutation: Mutation | None, tests: list[str], wanted: int) -> bool:
     return False
 
 
-def main(words: list[str]) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Check the faults whose name contains one of the words; all without a word."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.tools.check_mutations",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("words", nargs="*", help="part of the names of faults to check")
+    words = parser.parse_args(argv).words
     chosen = [m for m in MUTATIONS if not words or any(word in m.name for word in words)]
     if not chosen:
         print(f"No fault is named like {words}", file=sys.stderr)
@@ -90,6 +97,4 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Check that the tests find planted faults.")
-    parser.add_argument("words", nargs="*", help="part of the names of faults to check")
-    sys.exit(main(parser.parse_args().words))
+    sys.exit(main())

@@ -9,6 +9,8 @@ from reformer_hf.training.machine import peak_memory_bytes
 STATUS = Path("/proc/self/status")
 RESET = Path("/proc/self/clear_refs")
 RESET_PEAK = "5"  # what Linux takes as the order to begin a new peak
+RETURN_LARGE = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
+"""Settings of glibc that give large tensors' memory back at once: the peak is what was needed."""
 
 
 def resident_bytes() -> int | None:
@@ -17,31 +19,40 @@ def resident_bytes() -> int | None:
 
 
 class PeakMemory:
-    """The largest resident memory of each phase.
+    """The largest resident memory of each phase, and that when it first began.
 
     Where the system cannot begin a new peak, only that of the whole process is known.
     """
 
     def __init__(self) -> None:
+        self.before: dict[str, int | None] = {}
         self.peaks: dict[str, int] = {}
         self.whole = peak_memory_bytes()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Watch a part of a phase."""
+        before = resident_bytes()
+        self.before.setdefault(name, before)
         is_watched = _reset()
         yield
         peak = _status("VmHWM") if is_watched else None
         if peak is not None:
-            self.peaks[name] = max(peak, self.peaks.get(name, 0))
+            # The system counts roughly: its peak can be below what it said before.
+            self.peaks[name] = max(peak, before or 0, self.peaks.get(name, 0))
         # A reset also takes back the peak that is asked for here, hence the largest so far.
-        now = peak_memory_bytes()
-        if now is not None:
-            self.whole = max(now, self.whole or 0)
+        self.whole = max(peak_memory_bytes() or 0, self.whole or 0) or None
 
     def record(self, *phases: str) -> dict[str, int | None]:
         """The peaks of some phases, None where unknown, and that of the `whole` process."""
         return {name: self.peaks.get(name) for name in phases} | {"whole": self.whole}
+
+    def entries(self, phase: str) -> dict[str, int | None]:
+        """The peak of a phase, or else of the process, and what the process held before it."""
+        return {
+            "peak_bytes": self.peaks.get(phase, self.whole),
+            "before_bytes": self.before.get(phase),
+        }
 
 
 def _reset() -> bool:
@@ -57,8 +68,5 @@ def _status(field: str) -> int | None:
         lines = STATUS.read_text(encoding="ascii").splitlines()
     except OSError:
         return None
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name == field:
-            return int(value.split()[0]) * 1024
-    return None
+    found = (line.split() for line in lines if line.startswith(f"{field}:"))
+    return next((int(words[1]) * 1024 for words in found), None)

@@ -1,11 +1,10 @@
-"""The models of the generation benchmark behind one interface: ours, and those of transformers.
+"""The models of the benchmarks, of the same widths: ours, those of transformers, and their caches.
 
-All have the same widths, random weights and no dropout. A peer's cache can be filled with random
-states, because its prefill of a long context takes longer than the benchmark.
+All have random weights and no dropout. A peer's cache can be filled with random states, because its
+prefill of a long context takes longer than the benchmark.
 """
 
-from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,29 +18,44 @@ from transformers import (
 )
 from transformers.models.reformer.modeling_reformer import ReformerDynamicCache
 
-import reformer_hf
-from reformer_hf import ReformerHFConfig, ReformerHFForCausalLM
-from reformer_hf.training.causal_lm import axial_shape
+from reformer_hf import ReformerHFCache, ReformerHFConfig, ReformerHFForCausalLM
+from reformer_hf.training.causal_lm import axial_shape as axial_shape
+from scripts.benchmarks.common.arguments import option
+
+VARIANTS = {
+    "band": "reformer_hf, band scope",
+    "chunk": "reformer_hf, chunk scope",
+    "stock": "transformers' Reformer",
+    "gpt2": "full attention (GPT-2)",
+}
+"""Names of the variants in arguments and files, to names in tables."""
+
+OURS = ("band", "chunk")
 
 
 @dataclass(frozen=True)
 class ModelShape:
     """Sizes that all models share, as far as they have them."""
 
-    num_hidden_layers: int = field(default=6, metadata={"help": "Layers: local, LSH in turn."})
-    hidden_size: int = field(default=256, metadata={"help": "Width of a stream."})
-    num_attention_heads: int = field(default=4, metadata={"help": "Heads."})
-    feed_forward_size: int = field(default=512, metadata={"help": "Width inside feed-forward."})
-    num_hashes: int = field(default=4, metadata={"help": "Rounds of hashing."})
-    num_buckets: int = field(
-        default=128,
-        metadata={"help": "Buckets; the default rule's number for windows of 64 and 8,192 tokens."},
+    num_hidden_layers: int = option(6, "Layers: local, LSH in turn.")
+    hidden_size: int = option(256, "Width of a stream.")
+    num_attention_heads: int = option(4, "Heads.")
+    feed_forward_size: int = option(512, "Width inside feed-forward.")
+    num_hashes: int = option(4, "Rounds of hashing.")
+    num_buckets: int = option(
+        128, "Buckets; the default rule's number for windows of 64 and 8,192 tokens."
     )
-    attn_chunk_length: int = field(default=64, metadata={"help": "Tokens in a chunk."})
-    vocab_size: int = field(default=258, metadata={"help": "Tokens of the vocabulary."})
-    max_positions: int = field(
-        default=2**18 + 2**10, metadata={"help": "Size of the position tables in tokens."}
-    )
+    attn_chunk_length: int = option(64, "Tokens in a chunk.")
+    vocab_size: int = option(258, "Tokens of the vocabulary.")
+    max_positions: int = option(2**18 + 2**10, "Size of the position tables in tokens.")
+
+    def __str__(self) -> str:
+        return (
+            f"{self.num_hidden_layers} layers (local, LSH in turn), hidden {self.hidden_size}, "
+            f"{self.num_attention_heads} heads, feed-forward {self.feed_forward_size}, "
+            f"{self.num_hashes} hashes, {self.num_buckets} buckets (also in transformers' "
+            f"Reformer), chunks of {self.attn_chunk_length}"
+        )
 
     def reformer_fields(self) -> dict:
         """The fields that the configurations of both Reformers have."""
@@ -69,20 +83,21 @@ class ModelShape:
         }
 
 
-class CachedModel(ABC):
+class CachedModel:
     """A causal language model with a cache that it fills and reads.
 
     Attributes:
         model: in eval mode.
+        cache: of what it has read.
     """
 
     model: PreTrainedModel
+    cache: DynamicCache | ReformerHFCache | ReformerDynamicCache | None
 
-    @abstractmethod
     def reset(self) -> None:
         """Begin with an empty cache."""
+        raise NotImplementedError
 
-    @abstractmethod
     def forward(self, ids: Tensor) -> Tensor:
         """Append tokens to the cache.
 
@@ -92,6 +107,7 @@ class CachedModel(ABC):
         Returns:
             Logits of the last token, (batch, 1, vocab).
         """
+        return self.model(ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1).logits
 
     def prefill(self, ids: Tensor) -> Tensor:
         """Fill an empty cache with a prompt; arguments and result as of `forward`."""
@@ -101,13 +117,13 @@ class CachedModel(ABC):
         """Fill an empty cache with random states of `length` tokens per row."""
         raise NotImplementedError(f"{type(self).__name__} prefills at every length")
 
-    @abstractmethod
     def cached_tokens(self) -> int:
         """Tokens per row that the cache has seen."""
+        return int(self.cache.get_seq_length())  # type: ignore[union-attr]
 
-    @abstractmethod
     def cache_bytes(self) -> tuple[int, int]:
         """Bytes of the cache that hold something, and bytes allocated for it."""
+        raise NotImplementedError
 
 
 class Ours(CachedModel):
@@ -121,6 +137,7 @@ class Ours(CachedModel):
     """
 
     model: ReformerHFForCausalLM
+    cache: ReformerHFCache
 
     def __init__(self, shape: ModelShape, scope: str, prefill_tokens: int):
         config = ReformerHFConfig(attention_scope=scope, **shape.reformer_fields())
@@ -129,18 +146,12 @@ class Ours(CachedModel):
         self.reset()
 
     def reset(self) -> None:
-        self.cache = reformer_hf.ReformerHFCache(self.model.config)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.model(ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1).logits
+        self.cache = ReformerHFCache(self.model.config)
 
     def prefill(self, ids: Tensor) -> Tensor:
         batch, length = ids.shape
         block = length if self.prefill_tokens is None else max(1, self.prefill_tokens // batch)
         return [self.forward(part) for part in ids.split(block, dim=1)][-1]
-
-    def cached_tokens(self) -> int:
-        return int(self.cache.get_seq_length())
 
     def cache_bytes(self) -> tuple[int, int]:
         return self.cache.used_bytes(), self.cache.allocated_bytes()
@@ -149,13 +160,15 @@ class Ours(CachedModel):
 class StockReformer(CachedModel):
     """transformers' Reformer. Its cache holds each layer's inputs, and bucket ids per round."""
 
+    cache: ReformerDynamicCache | None
+
     def __init__(self, shape: ModelShape):
         config = ReformerConfig(**shape.reformer_fields())
         self.model = ReformerModelWithLMHead(config).eval()
         self.reset()
 
     def reset(self) -> None:
-        self.cache: ReformerDynamicCache | None = None
+        self.cache = None
 
     def forward(self, ids: Tensor) -> Tensor:
         out = self.model(ids, past_buckets_states=self.cache, use_cache=True, logits_to_keep=1)
@@ -184,6 +197,8 @@ class StockReformer(CachedModel):
 class FullAttention(CachedModel):
     """GPT-2's architecture with full attention (sdpa) and transformers' dynamic cache."""
 
+    cache: DynamicCache
+
     def __init__(self, shape: ModelShape):
         config = GPT2Config(
             vocab_size=shape.vocab_size,
@@ -205,17 +220,11 @@ class FullAttention(CachedModel):
     def reset(self) -> None:
         self.cache = DynamicCache(config=self.model.config)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.model(ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1).logits
-
     def fill_randomly(self, batch: int, length: int) -> None:
         config = self.model.config
         shape = (batch, config.n_head, length, config.n_embd // config.n_head)
         for layer in range(config.n_layer):
             self.cache.update(torch.randn(shape), torch.randn(shape), layer)
-
-    def cached_tokens(self) -> int:
-        return self.cache.get_seq_length()
 
     def cache_bytes(self) -> tuple[int, int]:
         layers = self.cache.layers
@@ -223,28 +232,8 @@ class FullAttention(CachedModel):
         return size, size
 
 
-VARIANTS = {
-    "band": "reformer_hf, band scope",
-    "chunk": "reformer_hf, chunk scope",
-    "stock": "transformers' Reformer",
-    "gpt2": "full attention (GPT-2)",
-}
-"""Names of the variants in arguments and files, to names in tables."""
-
-OURS = ("band", "chunk")
-
-
 def build(variant: str, shape: ModelShape, prefill_tokens: int) -> CachedModel:
-    """Build a model with random weights and an empty cache.
-
-    Args:
-        variant: one of `VARIANTS`.
-        shape: the sizes.
-        prefill_tokens: see `Ours`.
-
-    Returns:
-        The model.
-    """
+    """Build one of `VARIANTS` with random weights and an empty cache; see `Ours`."""
     if variant in OURS:
         return Ours(shape, variant, prefill_tokens)
     return {"stock": StockReformer, "gpt2": FullAttention}[variant](shape)

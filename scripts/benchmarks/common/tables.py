@@ -1,4 +1,4 @@
-"""What the reports of the benchmarks share: runs by case and repeat, and Markdown tables."""
+"""What the reports of benchmarks and studies share: runs by case and repeat, Markdown tables."""
 
 from collections.abc import Callable, Hashable, Sequence
 from statistics import median
@@ -10,7 +10,7 @@ CaseT = TypeVar("CaseT", bound=Hashable)
 
 def counts(run: dict) -> bool:
     """Whether a recorded run finished, and without being disturbed."""
-    return "error" not in run and not run["disturbed"]
+    return "error" not in run and not run.get("disturbed")
 
 
 class Repeats(Generic[CaseT]):
@@ -22,6 +22,7 @@ class Repeats(Generic[CaseT]):
     """
 
     def __init__(self, runs: Sequence[dict], case_of: Callable[[dict], CaseT]):
+        self.case_of = case_of
         self.failed = [run for run in runs if "error" in run]
         self.disturbed = [run for run in runs if "error" not in run and not counts(run)]
         self.cases = {case_of(run) for run in runs}
@@ -34,10 +35,22 @@ class Repeats(Generic[CaseT]):
         """A value of each repeat of a case; empty where none has finished."""
         return {repeat: value(run) for repeat, run in self.finished.get(case, {}).items()}
 
+    def spread(self, case: CaseT, value: Callable[[dict], float], form: str = ",.2f") -> str:
+        """Median and range of a value over the repeats of a case; see `spread`."""
+        return spread(list(self.per_repeat(case, value).values()), form)
+
     def paired(self, above: CaseT, below: CaseT, value: Callable[[dict], float]) -> list[float]:
         """A value of one case over that of another, repeat by repeat."""
         numerators, denominators = self.per_repeat(above, value), self.per_repeat(below, value)
         return [numerators[i] / denominators[i] for i in numerators if i in denominators]
+
+    def failure_section(
+        self, columns: Sequence[str], cells: Callable[[CaseT], list[str]]
+    ) -> list[str]:
+        """The runs that did not finish; `cells` are those of a case."""
+        rows = [[*cells(self.case_of(run)), run["error"]] for run in self.failed]
+        lines = ["## Runs that failed", "", *table([*columns, "error"], rows)]
+        return lines if rows else []
 
 
 def short(tokens: int) -> str:

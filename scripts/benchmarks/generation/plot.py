@@ -8,15 +8,15 @@ from scripts.benchmarks.common.plot import draw_spreads, new_figure, scale_lengt
 from scripts.benchmarks.generation.report import Case, Results, milliseconds
 
 
-def plot(runs: Sequence[dict], path: Path) -> None:
-    """Draw milliseconds per token at batch 1 against the context, both logarithmic.
+def plot(runs: Sequence[dict], folder: Path) -> None:
+    """Draw milliseconds_per_token.png: batch 1 against the context, both logarithmic.
 
     Points are medians over the repeats, bars the ranges. Nothing is written before a run has
     finished.
 
     Args:
         runs: as in results.json.
-        path: a PNG file.
+        folder: for the plot.
     """
     results = Results(runs)
     figure = new_figure(7, 4.5)
@@ -36,4 +36,4 @@ def plot(runs: Sequence[dict], path: Path) -> None:
         title="Cached generation, batch 1",
     )
     axes.legend()
-    figure.savefig(path, dpi=120)
+    figure.savefig(folder / "milliseconds_per_token.png", dpi=120)

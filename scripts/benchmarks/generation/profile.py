@@ -2,14 +2,16 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
 
 import torch
 from torch import nn
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.profiler import ProfilerActivity, profile
 
 from reformer_hf import ReformerHFForCausalLM
 from scripts.benchmarks.common.peers import Ours
+from scripts.benchmarks.common.profiling import innermost, labelled, outer_names
 from scripts.benchmarks.common.tables import describe_machine, short, table
 
 OPERATOR = "aten::"
@@ -20,20 +22,6 @@ COUPLING = "sums of the streams"
 TOP_OPERATORS = 15
 
 
-class _Span:
-    """A label in the profile between a module's two hooks."""
-
-    def __init__(self, label: str):
-        self.label = PART + label
-
-    def open(self, *_) -> None:
-        self.record = record_function(self.label)
-        self.record.__enter__()
-
-    def close(self, *_) -> None:
-        self.record.__exit__(None, None, None)
-
-
 @contextmanager
 def labelled_parts(model: ReformerHFForCausalLM) -> Iterator[None]:
     """Label the layers and their sub-layers in a profile by the kind of the layer."""
@@ -41,18 +29,11 @@ def labelled_parts(model: ReformerHFForCausalLM) -> Iterator[None]:
     for kind, layer in zip(model.config.attn_layers, model.reformer.encoder.layers, strict=True):
         parts.append((layer, f"{kind} layer, {COUPLING}"))
         parts += [(getattr(layer, name), f"{kind} layer, {name}") for name in SUB_LAYERS]
-    handles = []
-    for module, label in parts:
-        span = _Span(label)
-        handles += [
-            module.register_forward_pre_hook(span.open),
-            module.register_forward_hook(span.close),
-        ]
-    try:
+    with ExitStack() as labels:
+        for module, label in parts:
+            forward = labelled(module.forward, PART + label)
+            labels.enter_context(patch.object(module, "forward", forward))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def profile_steps(subject: Ours, token: torch.Tensor, steps: int) -> dict:
@@ -74,9 +55,10 @@ def profile_steps(subject: Ours, token: torch.Tensor, steps: int) -> dict:
     calls: Counter[str] = Counter()
     microseconds: Counter[str] = Counter()
     for event in profiler.events() or []:
-        if not event.name.startswith(OPERATOR) or _has_outer_operator(event):
-            continue
-        label = _part_of(event)
+        operators_around = [name for name in outer_names(event) if name.startswith(OPERATOR)]
+        if len(operators_around) != 1 or not event.name.startswith(OPERATOR):
+            continue  # no operator, or called by one
+        label = innermost(event, PART) or OUTSIDE
         calls[label] += 1
         microseconds[label] += event.cpu_time_total
     operators = [e for e in profiler.key_averages() if e.key.startswith(OPERATOR)]
@@ -90,26 +72,6 @@ def profile_steps(subject: Ours, token: torch.Tensor, steps: int) -> dict:
             for entry in operators[:TOP_OPERATORS]
         ],
     }
-
-
-def _has_outer_operator(event) -> bool:
-    """Whether another operator called this one."""
-    parent = event.cpu_parent
-    while parent is not None:
-        if parent.name.startswith(OPERATOR):
-            return True
-        parent = parent.cpu_parent
-    return False
-
-
-def _part_of(event) -> str:
-    """The innermost labelled part that an operator was called in."""
-    parent = event.cpu_parent
-    while parent is not None:
-        if parent.name.startswith(PART):
-            return parent.name.removeprefix(PART)
-        parent = parent.cpu_parent
-    return OUTSIDE
 
 
 def render_profile(header: dict, context: int, profiled: dict) -> str:

@@ -1,6 +1,7 @@
 """Tables of the generation benchmark, from the runs in results.json."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from scripts.benchmarks.common.peers import VARIANTS
@@ -29,11 +30,6 @@ class Case(NamedTuple):
     batch: int
 
 
-def case_of(run: dict) -> Case:
-    """The case that a recorded run is of."""
-    return Case(run["variant"], run["context"], run["batch"])
-
-
 class Results(Repeats[Case]):
     """The recorded runs by case and repeat.
 
@@ -42,9 +38,8 @@ class Results(Repeats[Case]):
     """
 
     def __init__(self, runs: Sequence[dict]):
-        super().__init__(runs, case_of)
+        super().__init__(runs, lambda run: Case(*(run[name] for name in Case._fields)))
         self.contexts = sorted({case.context for case in self.cases})
-        self.batches = sorted({case.batch for case in self.cases} - {1})
         self.variants = [name for name in VARIANTS if name in {case.variant for case in self.cases}]
 
     def ratios(self, above: Case, below: Case) -> list[float]:
@@ -77,9 +72,9 @@ def time_section(results: Results) -> list[str]:
     def cell(variant: str, context: int) -> str:
         case = Case(variant, context, 1)
         mark = " *" if results.has_random_states(case) else ""
-        return spread(list(results.per_repeat(case, milliseconds).values())) + mark
+        return results.spread(case, milliseconds) + mark
 
-    rows = [(VARIANTS[v], lambda context, v=v: cell(v, context)) for v in results.variants]
+    rows = [(VARIANTS[variant], partial(cell, variant)) for variant in results.variants]
     return [
         "## Milliseconds per generated token, batch 1",
         "",
@@ -93,22 +88,23 @@ def time_section(results: Results) -> list[str]:
 
 def ratio_section(results: Results) -> list[str]:
     """Ratios of milliseconds per token, in pairs of the same repeat."""
-    pairs = [("stock", "band"), ("gpt2", "band"), ("stock", "chunk"), ("gpt2", "chunk")]
+    first = results.contexts[0]
+
+    def between(above: str, below: str, context: int) -> str:
+        return spread(results.ratios(Case(above, context, 1), Case(below, context, 1)))
+
+    def growth(variant: str, context: int) -> str:
+        return spread(results.ratios(Case(variant, context, 1), Case(variant, first, 1)))
+
+    pairs = [(peer, ours) for ours in ("band", "chunk") for peer in ("stock", "gpt2")]
     rows = [
-        (
-            f"{VARIANTS[above]} / {VARIANTS[below]}",
-            lambda c, a=above, b=below: spread(results.ratios(Case(a, c, 1), Case(b, c, 1))),
-        )
+        (f"{VARIANTS[above]} / {VARIANTS[below]}", partial(between, above, below))
         for above, below in pairs
         if {above, below} <= set(results.variants)
     ]
-    first = results.contexts[0]
     rows += [
-        (
-            f"{VARIANTS[v]} / itself at {short(first)}",
-            lambda c, v=v: spread(results.ratios(Case(v, c, 1), Case(v, first, 1))),
-        )
-        for v in results.variants
+        (f"{VARIANTS[variant]} / itself at {short(first)}", partial(growth, variant))
+        for variant in results.variants
     ]
     return [
         "## Ratios of milliseconds per token",
@@ -122,20 +118,14 @@ def ratio_section(results: Results) -> list[str]:
 def batch_section(results: Results) -> list[str]:
     """Generated tokens per second of batches, and as multiples of batch 1."""
     rows = []
-    for case in sorted(case for case in results.finished if case.batch in results.batches):
-        alone = Case(case.variant, case.context, 1)
+    for case in sorted(case for case in results.finished if case.batch > 1):
+        alone = case._replace(batch=1)
         # One step serves `batch` rows.
         gains = [case.batch / ratio for ratio in results.ratios(case, alone)]
-        rates = [
-            spread(list(results.per_repeat(each, tokens_per_second).values()), ",.0f")
-            for each in (alone, case)
-        ]
-        names = [VARIANTS[case.variant], short(case.context), str(case.batch)]
-        rows.append([*names, *rates, spread(gains)])
-    if not rows:
-        return []
+        rates = [results.spread(each, tokens_per_second, ",.0f") for each in (alone, case)]
+        rows.append([*cells_of(case), *rates, spread(gains)])
     header = ["", "context", "batch", "tokens/s at batch 1", "tokens/s of the batch", "ratio"]
-    return ["## Batches", "", *table(header, rows)]
+    return ["## Batches", "", *table(header, rows)] if rows else []
 
 
 def prefill_section(results: Results) -> list[str]:
@@ -145,9 +135,9 @@ def prefill_section(results: Results) -> list[str]:
         case = Case(variant, context, 1)
         if results.has_random_states(case):
             return "-"
-        return spread(list(results.per_repeat(case, prefill_rate).values()), ",.0f")
+        return results.spread(case, prefill_rate, ",.0f")
 
-    rows = [(VARIANTS[v], lambda context, v=v: cell(v, context)) for v in results.variants]
+    rows = [(VARIANTS[variant], partial(cell, variant)) for variant in results.variants]
     return [
         "## Prefill, tokens per second",
         "",
@@ -163,8 +153,7 @@ def bytes_section(results: Results) -> list[str]:
     for variant in results.variants:
         sizes: dict[int, tuple[int, int]] = {}
         for context in results.contexts:
-            runs = results.finished.get(Case(variant, context, 1), {})
-            for run in runs.values():
+            for run in results.finished.get(Case(variant, context, 1), {}).values():
                 sizes[context] = (run["cache_used_bytes"], run["cache_allocated_bytes"])
         if not sizes:
             continue
@@ -178,39 +167,26 @@ def bytes_section(results: Results) -> list[str]:
             for c in results.contexts
         ]
         rows.append([VARIANTS[variant], rate, fixed, *totals])
-    header = ["", "bytes per token", "fixed bytes"]
     return [
         "## Cache bytes, batch 1",
         "",
         "Bytes per token and fixed bytes: the straight line through the used bytes at a variant's "
         "shortest and longest context. Columns of contexts: MB used of MB allocated.",
         "",
-        *table(header + [short(c) for c in results.contexts], rows),
+        *table(["", "bytes per token", "fixed bytes", *map(short, results.contexts)], rows),
     ]
 
 
-def failure_section(results: Results) -> list[str]:
-    """Runs that did not finish."""
-    if not results.failed:
-        return []
-    rows = [
-        [VARIANTS[run["variant"]], short(run["context"]), str(run["batch"]), run["error"]]
-        for run in results.failed
-    ]
-    return ["## Runs that failed", "", *table(["", "context", "batch", "error"], rows)]
+def cells_of(case: Case) -> list[str]:
+    """A case in a table."""
+    return [VARIANTS[case.variant], short(case.context), str(case.batch)]
 
 
 def render(header: dict, runs: Sequence[dict]) -> str:
     """All tables as Markdown."""
     results = Results(runs)
     lines = [describe_machine(header), ""]
-    for section in (
-        time_section,
-        ratio_section,
-        batch_section,
-        prefill_section,
-        bytes_section,
-        failure_section,
-    ):
+    for section in (time_section, ratio_section, batch_section, prefill_section, bytes_section):
         lines += section(results)
+    lines += results.failure_section(["", "context", "batch"], cells_of)
     return "\n".join(lines).rstrip() + "\n"

@@ -1,12 +1,6 @@
-"""One run of the generation benchmark, in a process of its own.
+"""One run of the generation benchmark."""
 
-Reads a `Run` and a `ModelShape` as JSON from the standard input and writes the result as the last
-line of the standard output. `__main__.py` starts it.
-"""
-
-import json
 import statistics
-import sys
 import time
 from dataclasses import dataclass
 
@@ -31,7 +25,6 @@ class Run:
         variant: of `peers.VARIANTS`.
         context: tokens per row in the cache before the first step.
         batch: rows.
-        repeat: which repetition this is; nothing else depends on it.
         random_states: fill the cache with random states instead of a prefill.
         steps: timed steps of one token per row.
         warmup: steps before them.
@@ -43,7 +36,6 @@ class Run:
     variant: str
     context: int
     batch: int
-    repeat: int
     random_states: bool
     steps: int
     warmup: int
@@ -141,14 +133,7 @@ def measure(run: Run, shape: ModelShape) -> dict:
     }
 
 
-def main() -> int:
-    """Do the run given on the standard input."""
-    request = json.load(sys.stdin)
+def answer(request: dict) -> dict:
+    """Do the run of a request, or profile it; see `child.py`."""
     work = profile if request["profile"] else measure
-    result = work(Run(**request["run"]), ModelShape(**request["shape"]))
-    print(json.dumps(result), flush=True)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return work(Run(**request["run"]), ModelShape(**request["shape"]))

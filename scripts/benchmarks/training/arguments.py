@@ -3,9 +3,10 @@
 import os
 import platform
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from scripts.benchmarks.common.cores import usable_cores
+from scripts.benchmarks.common.arguments import BenchmarkArguments, option, turned
+from scripts.benchmarks.common.memory import RETURN_LARGE
 from scripts.benchmarks.common.peers import OURS, ModelShape
 from scripts.benchmarks.training.peers import (
     TRAINING_VARIANTS,
@@ -19,99 +20,57 @@ DTYPES = ("float32", "bfloat16")
 ALLOCATORS = {
     "default": {},
     "keep_pages": {
-        "MALLOC_MMAP_THRESHOLD_": "8589934592",
-        "MALLOC_TRIM_THRESHOLD_": "17179869184",
+        "MALLOC_MMAP_THRESHOLD_": str(2**33),
+        "MALLOC_TRIM_THRESHOLD_": str(2**34),
     },
-    "return_large": {
-        "MALLOC_MMAP_THRESHOLD_": "1048576",
-        "MALLOC_TRIM_THRESHOLD_": "268435456",
-    },
+    "return_large": RETURN_LARGE,
 }
 """What the environment of each run tells glibc about giving memory back to the system."""
 
 
-def limit(variant: str, tokens: int, rest: str) -> int:
-    """A field for the longest length of a variant."""
-    return field(default=tokens, metadata={"help": f"Longest length of `{variant}`{rest}"})
-
-
 @dataclass
-class TrainingBenchmarkArguments:
+class TrainingBenchmarkArguments(BenchmarkArguments):
     """What is measured, and how long."""
 
-    output_dir: str = field(
-        default="outputs/benchmark_training", metadata={"help": "Output folder."}
+    output_dir: str = option("outputs/benchmark_training", "Output folder.")
+    variants: list[str] = option(
+        list(TRAINING_VARIANTS), f"What to measure: {', '.join(TRAINING_VARIANTS)}."
     )
-    variants: list[str] = field(
-        default_factory=lambda: list(TRAINING_VARIANTS),
-        metadata={"help": f"What to measure: {', '.join(TRAINING_VARIANTS)}."},
+    lengths: list[int] = option([2**9, 2**10, 2**11, 2**12, 2**14, 2**16], "Tokens of a row.")
+    tokens_per_batch: int = option(2**12, "Tokens of all rows; longer rows come one at a time.")
+    dtypes: list[str] = option(list(DTYPES), "float32, and bfloat16 for autocast.")
+    modes: list[str] = option(
+        [FORWARD, TRAINING], "forward (without gradients), and training (forward and backward)."
     )
-    lengths: list[int] = field(
-        default_factory=lambda: [2**9, 2**10, 2**11, 2**12, 2**14, 2**16],
-        metadata={"help": "Tokens of a row."},
+    max_length_stock: int = option(2**16, "Longest length of `stock`.")
+    max_length_lucid: int = option(2**14, "Longest length of `lucid`.")
+    max_length_gpt2: int = option(2**14, "Longest length of `gpt2`.")
+    first_max_length_lucid: int = option(
+        2**16, "Longest length of `lucid` in the first repeat, for its memory (float32, training)."
     )
-    tokens_per_batch: int = field(
-        default=2**12, metadata={"help": "Tokens of all rows; longer rows come one at a time."}
+    first_max_length_gpt2: int = option(
+        2**14, "Longest length of `gpt2` in the first repeat, likewise."
     )
-    dtypes: list[str] = field(
-        default_factory=lambda: list(DTYPES),
-        metadata={"help": "float32, and bfloat16 for autocast."},
+    depths: list[int] = option(
+        [4, 8, 12, 24], "Numbers of layers of `band`, whose memory is compared."
     )
-    modes: list[str] = field(
-        default_factory=lambda: [FORWARD, TRAINING],
-        metadata={"help": "forward (without gradients), and training (forward and backward)."},
+    depth_length: int = option(2**14, "Tokens of a row there.")
+    profile_length: int = option(
+        2**14, "Tokens of a row in the profile by stage of `band` and `chunk`."
     )
-    max_length_stock: int = limit("stock", 2**16, ".")
-    max_length_lucid: int = limit("lucid", 2**14, ".")
-    max_length_gpt2: int = limit("gpt2", 2**14, ".")
-    first_max_length_lucid: int = limit(
-        "lucid", 2**16, " in the first repeat, for its memory (float32, training)."
+    max_seconds_per_run: float = option(
+        30.0,
+        "After this many seconds no step is begun; one of the warm-up and one that is timed are "
+        "always done.",
     )
-    first_max_length_gpt2: int = limit("gpt2", 2**14, " in the first repeat, likewise.")
-    depths: list[int] = field(
-        default_factory=lambda: [4, 8, 12, 24],
-        metadata={"help": "Numbers of layers of `band`, whose memory is compared."},
+    allocator: str = option(
+        "default",
+        "default: as users have it, without any MALLOC_ settings of this shell. keep_pages: glibc "
+        "keeps freed memory instead of giving it back and faulting it in again. return_large: it "
+        "gives large tensors' memory back at once. Linux with glibc only; for all variants.",
+        choices=list(ALLOCATORS),
     )
-    depth_length: int = field(default=2**14, metadata={"help": "Tokens of a row there."})
-    profile_length: int = field(
-        default=2**14,
-        metadata={"help": "Tokens of a row in the profile by stage of `band` and `chunk`."},
-    )
-    repeats: int = field(default=3, metadata={"help": "Runs of each case."})
-    steps: int = field(default=10, metadata={"help": "Timed steps of a run."})
-    warmup: int = field(default=2, metadata={"help": "Steps before them."})
-    max_seconds_per_run: float = field(
-        default=30.0,
-        metadata={
-            "help": "After this many seconds no step is begun; one of the warm-up and one that is "
-            "timed are always done."
-        },
-    )
-    allocator: str = field(
-        default="default",
-        metadata={
-            "help": "default: as users have it, without any MALLOC_ settings of this shell. "
-            "keep_pages: glibc keeps freed memory instead of giving it back and faulting it in "
-            "again (Linux with glibc only). For all variants.",
-            "choices": list(ALLOCATORS),
-        },
-    )
-    max_waiting: float = field(
-        default=0.05,
-        metadata={
-            "help": "Seconds per second that threads may wait for a core in a run; beyond that "
-            "other processes disturbed it, and it does not count."
-        },
-    )
-    attempts: int = field(
-        default=3, metadata={"help": "Times that a disturbed run is done in one call."}
-    )
-    timeout: float = field(
-        default=3600.0, metadata={"help": "Seconds after which a run is given up as failed."}
-    )
-    num_threads: int = field(
-        default_factory=usable_cores, metadata={"help": "Threads of torch; all cores by default."}
-    )
+    timeout: float = option(3600.0, "Seconds after which a run is given up as failed.")
 
     def leave_out_missing(self) -> str | None:
         """Leave `lucid` out where its package is missing; returns a message then."""
@@ -122,15 +81,9 @@ class TrainingBenchmarkArguments:
 
     def problem(self, shape: ModelShape) -> str | None:
         """What is wrong with the arguments, or None."""
-        known = {"variants": TRAINING_VARIANTS, "dtypes": DTYPES, "modes": (FORWARD, TRAINING)}
-        for name, choices in known.items():
-            if unknown := set(getattr(self, name)) - set(choices):
-                return f"unknown {name} {sorted(unknown)}: choose from {list(choices)}"
-            if not getattr(self, name):
-                return f"{name}: give at least one"
-        for name in ("repeats", "attempts", "steps", "warmup", "num_threads", "tokens_per_batch"):
-            if getattr(self, name) < 1:
-                return f"{name}={getattr(self, name)} must be at least 1"
+        choices = {"variants": TRAINING_VARIANTS, "dtypes": DTYPES, "modes": (FORWARD, TRAINING)}
+        if problem := self.first_problem(choices, ("warmup", "tokens_per_batch")):
+            return problem
         if not self.lengths or min(self.lengths) < 2:
             return f"lengths={self.lengths}: give at least one, and each at least 2"
         if self.allocator != "default" and platform.libc_ver()[0] != "glibc":
@@ -154,29 +107,23 @@ class TrainingBenchmarkArguments:
 
     def cases(self, repeat: int, shape: ModelShape) -> list[TrainingCase]:
         """The cases of a repeat in order, memory by depth and profiles behind the others."""
-        cases = list(self.compared_cases(repeat, shape.num_hidden_layers))
+        layers = shape.num_hidden_layers
+        cases = [
+            case
+            for length in self.lengths
+            for dtype in self.dtypes
+            for mode in self.modes
+            for variant in turned(self.variants, repeat)
+            if self.allows(case := TrainingCase(variant, length, dtype, mode, layers), repeat)
+        ]
         if repeat == 0:  # the others need no repeats
-            cases += [*self.depth_cases(), *self.profile_cases(shape.num_hidden_layers)]
+            cases += self.further_cases(layers)
         return list(dict.fromkeys(cases))
 
-    def compared_cases(self, repeat: int, layers: int) -> Iterator[TrainingCase]:
-        """All variants at each length, dtype and mode, in turns that rotate with the repeats."""
-        turn = repeat % len(self.variants)
-        for length in self.lengths:
-            for dtype in self.dtypes:
-                for mode in self.modes:
-                    for variant in self.variants[turn:] + self.variants[:turn]:
-                        case = TrainingCase(variant, length, dtype, mode, layers)
-                        if self.allows(case, repeat):
-                            yield case
-
-    def depth_cases(self) -> Iterator[TrainingCase]:
-        """Memory by depth."""
+    def further_cases(self, layers: int) -> Iterator[TrainingCase]:
+        """Memory by depth, and our own time by stage."""
         for depth in self.depths if "band" in self.variants else ():
             yield TrainingCase("band", self.depth_length, "float32", TRAINING, depth)
-
-    def profile_cases(self, layers: int) -> Iterator[TrainingCase]:
-        """Our own time by stage."""
         for variant in OURS:
             for dtype in self.dtypes if variant in self.variants else ():
                 yield TrainingCase(variant, self.profile_length, dtype, PROFILE, layers)

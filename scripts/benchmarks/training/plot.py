@@ -15,13 +15,13 @@ from scripts.benchmarks.training.report import (
 )
 
 
-def plot_all(runs: Sequence[dict], layers: int, tokens_per_batch: int, folder: Path) -> None:
+def plot_all(layers: int, tokens_per_batch: int, runs: Sequence[dict], folder: Path) -> None:
     """Write all plots for which there are runs.
 
     Args:
-        runs: as in results.json.
         layers: of the models that are compared.
         tokens_per_batch: tokens of all rows, where rows are shorter.
+        runs: as in results.json.
         folder: for time_per_token.png, seconds_per_batch.png, memory_by_length.png and
             memory_by_depth.png.
     """
@@ -87,9 +87,8 @@ def plot_panels(
         axes = figure.add_subplot(rows, columns, index + 1)
         for variant in results.variants:
             if variant not in leave_out:
-                points = {
-                    n: results.values(variant, n, dtype, mode, value) for n in results.lengths
-                }
+                cases = [results.case(variant, n, dtype, mode) for n in results.lengths]
+                points = {c.length: list(results.per_repeat(c, value).values()) for c in cases}
                 draw_spreads(axes, points, variant, TRAINING_VARIANTS[variant], is_open)
         if axes.lines:
             title = f"{MODE_NAMES[mode]}, {dtype}"

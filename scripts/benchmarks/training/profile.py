@@ -7,14 +7,16 @@ labelled function is `other`. A gradient belongs to the stage in which autograd 
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import wraps
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from typing import Any
+from unittest.mock import patch
 
 from torch import Tensor
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
+
+from scripts.benchmarks.common.profiling import innermost, labelled, outer_names
 
 STAGE, PHASE = "stage: ", "phase: "
 NODE = "autograd::engine::evaluate_function: "
@@ -55,7 +57,7 @@ STAGES = (*dict.fromkeys(stage for stage, _, _ in LABELLED), OTHER)
 
 
 @contextmanager
-def labelled(functions: Sequence[tuple[str, str, str]] = LABELLED) -> Iterator[list[str]]:
+def labelled_stages(functions: Sequence[tuple[str, str, str]] = LABELLED) -> Iterator[list[str]]:
     """Label functions in a profile.
 
     Args:
@@ -64,36 +66,19 @@ def labelled(functions: Sequence[tuple[str, str, str]] = LABELLED) -> Iterator[l
     Yields:
         Those that are not there, because the package has changed.
     """
-    replaced: list[tuple[Any, str, Callable | None]] = []
     missing: list[str] = []
-    for stage, module_name, path in functions:
-        owner = import_module(module_name)
-        *outer, name = path.split(".")
-        for part in outer:
-            owner = getattr(owner, part, None)
-        function = getattr(owner, name, None)
-        if function is None:
-            missing.append(f"{module_name}.{path}")
-            continue
-        replaced.append((owner, name, vars(owner).get(name)))  # None if it is inherited
-        setattr(owner, name, _label(function, STAGE + stage))
-    try:
-        yield missing
-    finally:
-        for owner, name, function in replaced:
+    with ExitStack() as labels:
+        for stage, module_name, path in functions:
+            owner: Any = import_module(module_name)
+            *outer, name = path.split(".")
+            for part in outer:
+                owner = getattr(owner, part, None)
+            function = getattr(owner, name, None)
             if function is None:
-                delattr(owner, name)
+                missing.append(f"{module_name}.{path}")
             else:
-                setattr(owner, name, function)
-
-
-def _label(function: Callable, label: str) -> Callable:
-    @wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        with record_function(label):
-            return function(*args, **kwargs)
-
-    return call
+                labels.enter_context(patch.object(owner, name, labelled(function, STAGE + stage)))
+        yield missing
 
 
 def profile_stages(
@@ -131,7 +116,7 @@ def profile_stages(
     start = time.perf_counter()
     step()
     plain = time.perf_counter() - start
-    with labelled() as missing, profile(activities=[ProfilerActivity.CPU]) as profiler:
+    with labelled_stages() as missing, profile(activities=[ProfilerActivity.CPU]) as profiler:
         for _ in range(steps):
             step()
     spent = share_out(profiler.events() or [])
@@ -148,35 +133,25 @@ def profile_stages(
 
 def share_out(events: Sequence[FunctionEvent]) -> Counter[tuple[str, str]]:
     """Microseconds by stage and phase, of all events inside a labelled phase."""
-    events = sorted(events, key=lambda event: event.time_range.start)
     recorded: dict[int, str] = {}
     spent: Counter[tuple[str, str]] = Counter()
-    for event in events:
-        outer = list(_upwards(event))
-        phase = next((e.name.removeprefix(PHASE) for e in outer if e.name.startswith(PHASE)), None)
+    for event in sorted(events, key=lambda event: event.time_range.start):
+        phase, stage = innermost(event, PHASE), innermost(event, STAGE)
         if phase is None:
             continue
-        stage = next((e.name.removeprefix(STAGE) for e in outer if e.name.startswith(STAGE)), None)
         if phase == "forward":
             # An operator that autograd records is the last to have the number of its gradient.
             recorded[event.sequence_nr] = stage or OTHER
-        elif any(e.name == STAGE + "reversal" for e in outer):
+        elif STAGE + "reversal" in outer_names(event):
             phase = "replay"
-        if stage is None:
-            node = next((e for e in outer if e.name.startswith(NODE)), None)
-            stage = OTHER if node is None else _stage_of_gradient(node, recorded)
-        spent[stage, phase] += event.self_cpu_time_total
+        spent[stage or _stage_of_gradient(event, recorded), phase] += event.self_cpu_time_total
     return spent
 
 
-def _upwards(event: FunctionEvent | None) -> Iterator[FunctionEvent]:
-    """An event and those around it, from the inside."""
-    while event is not None:
-        yield event
+def _stage_of_gradient(event: FunctionEvent | None, recorded: dict[int, str]) -> str:
+    """The stage that recorded the gradient which an event computes."""
+    while event is not None and not event.name.startswith(NODE):
         event = event.cpu_parent
-
-
-def _stage_of_gradient(node: FunctionEvent, recorded: dict[int, str]) -> str:
-    if node.name.removeprefix(NODE) == ACCUMULATION:
+    if event is None or event.name == NODE + ACCUMULATION:
         return OTHER
-    return recorded.get(node.sequence_nr, OTHER)
+    return recorded.get(event.sequence_nr, OTHER)

@@ -39,11 +39,6 @@ class TrainingCase(NamedTuple):
     layers: int
 
 
-def case_of(run: dict) -> TrainingCase:
-    """The case that a recorded run is of."""
-    return TrainingCase(*(run[name] for name in TrainingCase._fields))
-
-
 class TrainingResults(Repeats[TrainingCase]):
     """The recorded runs by case and repeat.
 
@@ -53,7 +48,7 @@ class TrainingResults(Repeats[TrainingCase]):
     """
 
     def __init__(self, runs: Sequence[dict], layers: int):
-        super().__init__(runs, case_of)
+        super().__init__(runs, lambda run: TrainingCase(*(run[n] for n in TrainingCase._fields)))
         self.layers = layers
         compared = [c for c in self.cases if c.layers == layers and c.mode in MODE_NAMES]
         self.lengths = sorted({case.length for case in compared})
@@ -65,12 +60,6 @@ class TrainingResults(Repeats[TrainingCase]):
     def case(self, variant: str, length: int, dtype: str, mode: str) -> TrainingCase:
         """A case of the models that are compared."""
         return TrainingCase(variant, length, dtype, mode, self.layers)
-
-    def values(
-        self, variant: str, length: int, dtype: str, mode: str, value: Callable[[dict], float]
-    ) -> list[float]:
-        """A value in each repeat of such a case."""
-        return list(self.per_repeat(self.case(variant, length, dtype, mode), value).values())
 
     def ratios(
         self,
@@ -151,7 +140,8 @@ def speed_section(results: TrainingResults) -> list[str]:
     """Tokens per second."""
 
     def cell(length: int, dtype: str, mode: str, variant: str) -> str:
-        return spread(results.values(variant, length, dtype, mode, tokens_per_second), ",.0f")
+        case = results.case(variant, length, dtype, mode)
+        return results.spread(case, tokens_per_second, ",.0f")
 
     rows = [(TRAINING_VARIANTS[v], partial(cell, variant=v)) for v in results.variants]
     waiting = disturbance(results, "waiting", "steps")
@@ -259,24 +249,9 @@ def profile_section(results: TrainingResults) -> list[str]:
     return lines
 
 
-def failure_section(results: TrainingResults) -> list[str]:
-    """Runs that did not finish."""
-    if not results.failed:
-        return []
-    rows = [[*map(str, case_of(run)), run["error"]] for run in results.failed]
-    return ["## Runs that failed", "", *table([*TrainingCase._fields, "error"], rows)]
-
-
 def render_tables(header: dict, results: TrainingResults) -> list[str]:
     """All tables as lines of Markdown."""
-    lines = []
-    for section in (
-        speed_section,
-        ratio_section,
-        memory_section,
-        depth_section,
-        profile_section,
-        failure_section,
-    ):
-        lines += section(results)
+    sections = (speed_section, ratio_section, memory_section, depth_section, profile_section)
+    lines = [line for section in sections for line in section(results)]
+    lines += results.failure_section(TrainingCase._fields, lambda case: [*map(str, case)])
     return [describe_machine(header), "", *lines]

@@ -1,15 +1,8 @@
-"""One run of the training benchmark, in a process of its own.
+"""One run of the training benchmark."""
 
-Reads a `TrainingRun` and a `ModelShape` as JSON from the standard input and writes the result as
-the last line of the standard output. `__main__.py` starts it.
-"""
-
-import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -54,11 +47,9 @@ class TrainingRun:
     max_seconds: float
     num_threads: int
 
-    def autocast(self) -> AbstractContextManager:
+    def autocast(self) -> torch.autocast:
         """What a forward pass runs in."""
-        if self.dtype == "float32":
-            return nullcontext()
-        return torch.autocast("cpu", getattr(torch, self.dtype))
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == "bfloat16")
 
 
 class Passes(NamedTuple):
@@ -164,13 +155,6 @@ def measure(run: TrainingRun, shape: ModelShape) -> dict:
     }
 
 
-def main() -> int:
-    """Do the run given on the standard input."""
-    request = json.load(sys.stdin)
-    result = measure(TrainingRun(**request["run"]), ModelShape(**request["shape"]))
-    print(json.dumps(result), flush=True)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def answer(request: dict) -> dict:
+    """Do the run of a request; see `child.py`."""
+    return measure(TrainingRun(**request["run"]), ModelShape(**request["shape"]))

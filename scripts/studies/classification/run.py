@@ -1,12 +1,6 @@
-"""One run of the comparison of classifiers, in a process of its own.
+"""One run of the comparison of classifiers."""
 
-Reads a `ClassificationRun` and the packages' folder as JSON from the standard input and writes the
-result as the last line of the standard output. `__main__.py` starts it.
-"""
-
-import json
-import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +12,8 @@ from tqdm import tqdm
 from transformers import BertConfig, BertModel, get_scheduler, set_seed
 
 from reformer_hf import ReformerHFConfig, ReformerHFForSequenceClassification
-from reformer_hf.training.causal_lm import axial_shape
-from scripts.benchmarks.common.memory import PeakMemory, resident_bytes
+from scripts.benchmarks.common.memory import PeakMemory
+from scripts.benchmarks.common.peers import axial_shape
 from scripts.studies.classification.data import LANGUAGES, Messages, Rows, draw_rows, load_messages
 
 REFORMER, FULL, BERT = "Reformer", "full attention", "BERT"
@@ -111,7 +105,7 @@ def build_model(run: ClassificationRun) -> nn.Module:
             feed_forward_size=4 * run.hidden_size,
             is_decoder=False,
             num_hashes=run.num_hashes,
-            axial_norm_std=0.02,  # at 1, the default, positions drown the words for long
+            axial_norm_std=0.02,
             axial_pos_shape=list(axial_shape(run.length)),
             axial_pos_embds_dim=[quarter, run.hidden_size - quarter],
             lsh_attention_probs_dropout_prob=0.0,
@@ -130,7 +124,7 @@ def train(run: ClassificationRun, messages: Messages) -> dict[str, Any]:
     warmup = max(1, run.max_steps // 10)
     scheduler = get_scheduler("cosine", optimizer, warmup, run.max_steps)
     random = np.random.default_rng(run.seed)
-    losses, before, memory = [], resident_bytes(), PeakMemory()
+    losses, memory = [], PeakMemory()
     with memory.phase("training"):
         for _ in tqdm(range(run.max_steps), f"{run.variant}, seed {run.seed}", leave=False):
             rows = draw_rows(messages.train, run.batch_size, run.length, random)
@@ -146,8 +140,7 @@ def train(run: ClassificationRun, messages: Messages) -> dict[str, Any]:
         "curve": losses,
         "accuracy": accuracy(model, messages.held_out, run.batch_size),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "peak_bytes": memory.peaks.get("training", memory.whole),
-        "before_bytes": before,
+        **memory.entries("training"),
     }
 
 
@@ -168,14 +161,7 @@ def _tensors(rows: Rows) -> tuple[Tensor, Tensor]:
     return ids, torch.from_numpy(rows.labels)
 
 
-def main() -> int:
-    """Do the run given on the standard input."""
-    request = json.load(sys.stdin)
+def answer(request: dict) -> dict:
+    """Do the run of a request; see `child.py`."""
     run = ClassificationRun(**request["run"])
-    messages = load_messages(run.length, run.held_out_rows, Path(request["cache_dir"]))
-    print(json.dumps({"run": asdict(run), **train(run, messages)}), flush=True)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return train(run, load_messages(run.length, run.held_out_rows, Path(request["cache_dir"])))

@@ -6,62 +6,54 @@
 Trains, for each seed, a reversible encoder-decoder, the same one with all activations stored
 (`config.reversible=False`), and a Transformer with one residual stream (transformers' mBART of the
 same widths), each in a process of its own on the same pairs. Then measures the peak memory of a
-step against the number of layers. Writes results.json, results.md and results.png to the output
-folder after every run, and goes on where it was interrupted.
+step against the number of layers. Writes results.json and results.md to the output folder after
+every run and results.png at the end, and goes on where it was interrupted.
 """
 
 import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean
-from typing import Any
-
-from transformers import HfArgumentParser
 
 from reformer_hf.training.machine import machine_record
-from reformer_hf.training.storage import write_json
+from scripts.benchmarks.common.arguments import make_parser, option
+from scripts.benchmarks.common.memory import RETURN_LARGE
 from scripts.benchmarks.common.plot import new_figure
-from scripts.benchmarks.common.processes import run_process
+from scripts.benchmarks.common.processes import exit_when_terminated, run_process
+from scripts.benchmarks.common.runs import Planned, Record
+from scripts.benchmarks.common.tables import describe_machine, table
 from scripts.studies.reversible.run import ONE_STREAM, PLAIN, REVERSIBLE, ReversibleRun
 
-CHILD = "scripts.studies.reversible.run"
 STYLES = {REVERSIBLE: "C0-", PLAIN: "C1--", ONE_STREAM: "C2:"}
-RETURN_LARGE = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "16777216"}
-"""Settings of glibc that give large blocks back, so that the peak is what was needed."""
+RETURN_MORE = RETURN_LARGE | {"MALLOC_TRIM_THRESHOLD_": str(2**24)}  # the models are small
+NOT_DECISIVE = ("output_dir", "pairs_dir", "seeds", "memory_layers", "max_minutes")
+"""Arguments that a run's result does not depend on."""
 
 
 @dataclass
 class CompareArguments:
     """What is compared, and how long each run trains."""
 
-    output_dir: str = field(
-        default="outputs/compare_reversible", metadata={"help": "Output folder."}
+    output_dir: str = option("outputs/compare_reversible", "Output folder.")
+    pairs_dir: str = option("outputs/translation_pairs", "What make_translation_pairs.py wrote.")
+    seeds: int = option(3, "Seeds of each variant.")
+    max_steps: int = option(300, "Optimiser steps of a run.")
+    per_device_train_batch_size: int = option(16, "Pairs in a step.")
+    max_length: int = option(64, "Tokens of a source or target.")
+    num_hidden_layers: int = option(4, "Of encoder, and of decoder.")
+    hidden_size: int = option(128, "Width of a stream.")
+    vocab_size: int = option(2000, "Pieces of the vocabulary.")
+    learning_rate: float = option(2e-3, "Highest learning rate.")
+    dropout: float = option(0.1, "Of hidden states and attention.")
+    memory_layers: list[int] = option(
+        [2, 4, 8, 16], "Layers of each side at which a step's peak memory is measured."
     )
-    pairs_dir: str = field(
-        default="outputs/translation_pairs",
-        metadata={"help": "What make_translation_pairs.py wrote."},
-    )
-    seeds: int = field(default=3, metadata={"help": "Seeds of each variant."})
-    max_steps: int = field(default=300, metadata={"help": "Optimiser steps of a run."})
-    per_device_train_batch_size: int = field(default=16, metadata={"help": "Pairs in a step."})
-    max_length: int = field(default=64, metadata={"help": "Tokens of a source or target."})
-    num_hidden_layers: int = field(default=4, metadata={"help": "Of encoder, and of decoder."})
-    hidden_size: int = field(default=128, metadata={"help": "Width of a stream."})
-    vocab_size: int = field(default=2000, metadata={"help": "Pieces of the vocabulary."})
-    learning_rate: float = field(default=2e-3, metadata={"help": "Highest learning rate."})
-    dropout: float = field(default=0.1, metadata={"help": "Of hidden states and attention."})
-    memory_layers: list[int] = field(
-        default_factory=lambda: [2, 4, 8, 16],
-        metadata={"help": "Layers of each side at which a step's peak memory is measured."},
-    )
-    memory_tokens: int = field(
-        default=4096,
-        metadata={"help": "Tokens on each side in those steps, in rows of max_length."},
-    )
-    max_minutes: float = field(default=30.0, metadata={"help": "Limit of one run."})
+    memory_tokens: int = option(4096, "Tokens on each side in those steps, in rows of max_length.")
+    max_minutes: float = option(30.0, "Limit of one run.")
 
 
 def plan(arguments: CompareArguments) -> list[ReversibleRun]:
@@ -96,11 +88,13 @@ def plan(arguments: CompareArguments) -> list[ReversibleRun]:
 
 
 def of(runs: Sequence[dict], variant: str, trained: bool) -> list[dict]:
-    """The runs of a variant: those that were trained, or those that measured memory."""
+    """The finished runs of a variant: those that were trained, or those that measured memory."""
     return [
         run
         for run in runs
-        if run["run"]["variant"] == variant and (run["run"]["seed"] is not None) == trained
+        if "error" not in run
+        and run["run"]["variant"] == variant
+        and (run["run"]["seed"] is not None) == trained
     ]
 
 
@@ -125,57 +119,61 @@ def spread_of_seeds(runs: Sequence[dict]) -> float:
     return max(max(losses) - min(losses) for losses in by_step.values())
 
 
-def tables(header: dict, runs: Sequence[dict]) -> str:
+def render(header: dict, runs: Sequence[dict]) -> str:
     """The results as Markdown."""
-    machine = header["machine"]
-    lines = [
-        f"{machine['date'][:10]}, {machine['processor']}, {machine['torch_threads']} thread(s), "
-        f"torch {machine['versions']['torch']}. {header['summary']}",
-        "",
-        "| variant | parameters | held-out loss, by seed | mean "
-        "| largest gap to reversible, same seed | peak memory, MB |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = [describe_machine(header), "", *training_table(runs)]
+    if of(runs, REVERSIBLE, True):
+        lines += [
+            "For scale: two reversible curves of different seeds are up to "
+            f"{spread_of_seeds(runs):.4f} apart at a step.",
+            "",
+        ]
+    layers = sorted({run["run"]["layers"] for run in runs if run["run"]["seed"] is None})
+    if layers:
+        rows = []
+        for variant in STYLES:
+            cells = {run["run"]["layers"]: _megabytes(run) for run in of(runs, variant, False)}
+            rows.append([variant, *(cells.get(n, "") for n in layers)])
+        lines += [
+            "Peak memory of forward and backward, MB, and (in brackets) above what the process "
+            f"held before; layers of each side, {header['settings']['memory_tokens']:,} tokens on "
+            "each side:",
+            "",
+            *table(["variant", *map(str, layers)], rows),
+        ]
+    return "\n".join(lines)
+
+
+def training_table(runs: Sequence[dict]) -> list[str]:
+    """What the trained models came to."""
+    rows = []
     for variant in STYLES:
         mine = of(runs, variant, True)
         if not mine:
             continue
         losses = [run["held_out_loss"] for run in mine]
         gap = largest_gap(runs, variant) if variant != REVERSIBLE else None
-        peaks = ", ".join(f"{run['peak_bytes'] / 1e6:.0f}" for run in mine)
-        lines.append(
-            f"| {variant} | {mine[0]['parameters']:,} "
-            f"| {', '.join(f'{loss:.4f}' for loss in losses)} | {mean(losses):.4f} "
-            f"| {'' if gap is None else f'{gap:.4f}'} | {peaks} |"
+        rows.append(
+            [
+                variant,
+                f"{mine[0]['parameters']:,}",
+                ", ".join(f"{loss:.4f}" for loss in losses),
+                f"{mean(losses):.4f}",
+                "" if gap is None else f"{gap:.4f}",
+                ", ".join(f"{run['peak_bytes'] / 1e6:.0f}" for run in mine),
+            ]
         )
-    if of(runs, REVERSIBLE, True):
-        lines += [
-            "",
-            "For scale: two reversible curves of different seeds are up to "
-            f"{spread_of_seeds(runs):.4f} apart at a step.",
-        ]
-    layers = sorted({run["run"]["layers"] for run in runs if run["run"]["seed"] is None})
-    if layers:
-        lines += [
-            "",
-            "Peak memory of forward and backward, MB, and (in brackets) above what the process "
-            f"held before; layers of each side, {header['settings']['memory_tokens']:,} tokens on "
-            "each side:",
-            "",
-            f"| variant | {' | '.join(str(layer) for layer in layers)} |",
-            "|---|" + "---|" * len(layers),
-        ]
-        for variant in STYLES:
-            cells = {run["run"]["layers"]: _megabytes(run) for run in of(runs, variant, False)}
-            lines.append(f"| {variant} | {' | '.join(cells.get(n, '') for n in layers)} |")
-    return "\n".join(lines) + "\n"
+    columns = ["variant", "parameters", "held-out loss, by seed", "mean"]
+    columns += ["largest gap to reversible, same seed", "peak memory, MB"]
+    return table(columns, rows)
 
 
 def _megabytes(run: dict) -> str:
-    return f"{run['peak_bytes'] / 1e6:.0f} ({(run['peak_bytes'] - run['before_bytes']) / 1e6:.0f})"
+    peak, before = run["peak_bytes"], run["before_bytes"] or 0
+    return f"{peak / 1e6:.0f} ({(peak - before) / 1e6:.0f})"
 
 
-def plot(runs: Sequence[dict], path: Path) -> None:
+def plot(runs: Sequence[dict], folder: Path) -> None:
     """Draw loss curves, a line per seed, and peak memory against layers."""
     figure = new_figure(11, 4.5)
     curves, memory = figure.subplots(1, 2)
@@ -195,47 +193,18 @@ def plot(runs: Sequence[dict], path: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
-    figure.savefig(path, dpi=120)
+    figure.savefig(folder / "results.png", dpi=120)
 
 
-def do_missing(arguments: CompareArguments, header: dict, runs: list[dict]) -> int:
-    """Do the runs that are missing, each in a process; returns how many failed."""
-    folder = Path(arguments.output_dir)
-    done = [run["run"] for run in runs]
-    failed = 0
-    for one in plan(arguments):
-        if one.record() in done:
-            continue
-        environment = os.environ | RETURN_LARGE
-        result: dict[str, Any] = run_process(
-            CHILD, asdict(one), 60 * arguments.max_minutes, environment
-        )
-        name = f"{one.variant}, " + (f"{one.layers} layers" if one.seed is None else f"{one.seed}")
-        if "error" in result:
-            print(f"{name}: {result['error']}", file=sys.stderr)
-            failed += 1
-            continue
-        runs.append(result)
-        print(f"{name}: {result.get('held_out_loss', '')} {result['peak_bytes'] / 1e6:.0f} MB")
-        write_json(folder / "results.json", {**header, "runs": runs})
-        (folder / "results.md").write_text(tables(header, runs), encoding="utf-8")
-        plot(runs, folder / "results.png")
-    return failed
-
-
-def main(options: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run what is missing."""
-    parser = HfArgumentParser(CompareArguments, description=__doc__)  # type: ignore[arg-type]
-    (arguments,) = parser.parse_args_into_dataclasses(options)
+    parser = make_parser([CompareArguments], "studies.reversible", __doc__)
+    (arguments,) = parser.parse_args_into_dataclasses(argv)
     sources = Path(arguments.pairs_dir) / "sources.json"
     if not sources.exists():
         parser.error(f"pairs_dir={arguments.pairs_dir}: run make_translation_pairs.py first")
     data = json.loads(sources.read_text())
-    settings = {
-        name: value
-        for name, value in asdict(arguments).items()
-        if name not in ("output_dir", "pairs_dir", "seeds", "memory_layers", "max_minutes")
-    } | {"pairs": data["pairs"]}
+    settings = {k: v for k, v in asdict(arguments).items() if k not in NOT_DECISIVE}
     header = {
         "machine": machine_record(),
         "summary": (
@@ -244,23 +213,24 @@ def main(options: list[str] | None = None) -> int:
             f"{arguments.num_hidden_layers} + {arguments.num_hidden_layers} layers, hidden "
             f"{arguments.hidden_size}, full attention, dropout {arguments.dropout}, float32."
         ),
-        "settings": settings,
+        "settings": settings | {"pairs": data["pairs"]},
         "data": data,
     }
-    folder = Path(arguments.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    runs: list[dict] = []
-    if (folder / "results.json").exists():
-        earlier = json.loads((folder / "results.json").read_text())
-        if earlier["settings"] != settings:
-            parser.error(f"{folder} has runs with other settings: choose another output_dir")
-        runs = earlier["runs"]
-        print(f"Going on after {len(runs)} finished runs")
-    failed = do_missing(arguments, header, runs)
-    if runs:
-        print(tables(header, runs))
-    return int(failed > 0)
+    try:
+        record = Record(Path(arguments.output_dir), header, render, plot)
+    except ValueError as error:
+        parser.error(str(error))
+    timeout, environment = 60 * arguments.max_minutes, os.environ | RETURN_MORE
+    module = "scripts.studies.reversible.run"
+    planned = []
+    for run in plan(arguments):
+        attempt = partial(run_process, module, asdict(run), timeout, environment)
+        label = f"{run.variant}, {run.layers} layers, seed {run.seed}"
+        planned.append(Planned({"run": run.record()}, label, attempt))
+    record.do_missing(planned)
+    return record.conclude()
 
 
 if __name__ == "__main__":
+    exit_when_terminated()
     sys.exit(main())

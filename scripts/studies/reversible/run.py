@@ -1,11 +1,5 @@
-"""One run of the comparison of reversible and plain encoder-decoders, in a process of its own.
+"""One run of the comparison of reversible and plain encoder-decoders."""
 
-Reads a `ReversibleRun` as JSON from the standard input and writes the result as the last line of
-the standard output. `__main__.py` starts it.
-"""
-
-import json
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,15 +18,12 @@ from transformers import (
 
 from reformer_hf import ReformerHFForConditionalGeneration
 from reformer_hf.training.callbacks import StopOnDivergence
-from reformer_hf.training.checkpoints import SealCheckpoints, last_whole_checkpoint, set_aside
-from reformer_hf.training.translation import (
-    load_pairs,
-    open_tokenizer,
-    tokenize_pairs,
-)
+from reformer_hf.training.checkpoints import SealCheckpoints
+from reformer_hf.training.trainer_steps import checkpoint_to_resume, train_or_load
+from reformer_hf.training.translation import load_pairs, open_tokenizer, tokenize_pairs
 from reformer_hf.training.translation_arguments import Seq2SeqModelArguments, TranslationArguments
 from reformer_hf.training.translation_model import build_config, special_tokens
-from scripts.benchmarks.common.memory import PeakMemory, resident_bytes
+from scripts.benchmarks.common.memory import PeakMemory
 
 REVERSIBLE, PLAIN, ONE_STREAM = "reversible", "plain", "one stream"
 SOURCE, TARGET = "en", "de"
@@ -139,14 +130,11 @@ def train(run: ReversibleRun) -> dict[str, Any]:
     seed = run.seed or 0
     set_seed(seed)
     model = build_model(run, tokenizer)
-    checkpoints = Path(run.folder) / "checkpoints" / f"{run.variant} {run.seed}"
-    checkpoint, broken = last_whole_checkpoint(checkpoints)
-    set_aside(broken)
-    before = resident_bytes()
     trainer = Seq2SeqTrainer(
         model,
         Seq2SeqTrainingArguments(
-            output_dir=str(checkpoints),
+            output_dir=str(Path(run.folder) / "checkpoints" / f"{run.variant} {run.seed}"),
+            resume_from_checkpoint="last",
             max_steps=run.max_steps,
             per_device_train_batch_size=run.batch_size,
             per_device_eval_batch_size=run.batch_size,
@@ -166,16 +154,15 @@ def train(run: ReversibleRun) -> dict[str, Any]:
         eval_dataset=tokens["validation"],
         callbacks=[StopOnDivergence(), SealCheckpoints()],
     )
-    memory = PeakMemory()
+    checkpoint, memory = checkpoint_to_resume(trainer.args), PeakMemory()
     with memory.phase("training"):
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        train_or_load(trainer, checkpoint)
     log = trainer.state.log_history
     return {
         "curve": [[entry["step"], entry["loss"]] for entry in log if "loss" in entry],
         "held_out_loss": trainer.evaluate()["eval_loss"],
         "parameters": model.num_parameters(),
-        "peak_bytes": memory.peaks.get("training", memory.whole),
-        "before_bytes": before,
+        **memory.entries("training"),
         "resumed": checkpoint is not None,
     }
 
@@ -186,26 +173,15 @@ def measure_memory(run: ReversibleRun) -> dict[str, Any]:
     set_seed(0)
     model = build_model(run, tokenizer).train()
     ids = torch.randint(3, len(tokenizer), (2, run.batch_size, run.max_length))
-    before = resident_bytes()
     memory = PeakMemory()
     with memory.phase("steps"):
         for _ in range(2):
             model(input_ids=ids[0], labels=ids[1]).loss.backward()
             model.zero_grad()
-    return {
-        "parameters": model.num_parameters(),
-        "peak_bytes": memory.peaks.get("steps", memory.whole),
-        "before_bytes": before,
-    }
+    return {"parameters": model.num_parameters(), **memory.entries("steps")}
 
 
-def main() -> int:
-    """Do the run given on the standard input."""
-    run = ReversibleRun(**json.load(sys.stdin))
-    result = measure_memory(run) if run.seed is None else train(run)
-    print(json.dumps({"run": run.record(), **result}), flush=True)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def answer(request: dict) -> dict:
+    """Do the run of a request; see `child.py`."""
+    run = ReversibleRun(**request)
+    return measure_memory(run) if run.seed is None else train(run)

@@ -1,12 +1,14 @@
 """Tiny sizes for the tests of the benchmarks, their arguments and results."""
 
 import json
+from pathlib import Path
 
 import torch
 
 from scripts.benchmarks.common.peers import ModelShape
 from scripts.benchmarks.generation.run import Run
 
+RESULTS = Path(__file__).parents[3] / "scripts" / "results"
 TINY = {
     "num_hidden_layers": 2,
     "hidden_size": 16,
@@ -26,7 +28,6 @@ def tiny_run(**changes):
         "variant": "band",
         "context": 64,
         "batch": 1,
-        "repeat": 0,
         "random_states": False,
         "steps": 2,
         "warmup": 1,
@@ -47,3 +48,10 @@ def words_of(values):
 
 def results_of(folder):
     return json.loads((folder / "results.json").read_text())
+
+
+def rendered_and_written(render, name):
+    """What a report makes of recorded results, and what it made of them when they were new."""
+    results = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    written = (RESULTS / f"{name}.md").read_text(encoding="utf-8")
+    return render(results, results["runs"]), written

@@ -7,7 +7,7 @@ import pytest
 
 from scripts.studies.classification import __main__ as study
 from scripts.studies.classification import data
-from scripts.studies.classification.__main__ import STYLES, CompareArguments, plan
+from scripts.studies.classification.__main__ import STYLES, CompareArguments, plan, render
 from scripts.studies.classification.data import (
     LANGUAGES,
     Rows,
@@ -16,6 +16,7 @@ from scripts.studies.classification.data import (
     load_messages,
 )
 from scripts.studies.classification.run import ClassificationRun, train
+from tests.scripts.benchmarks.tiny import rendered_and_written
 
 TINY = {
     "length": 64,
@@ -86,6 +87,11 @@ def test_each_variant_trains_and_a_seed_repeats_it(variant, tmp_path):
     assert train(tiny_run(variant), messages)["curve"] == result["curve"]
 
 
+def test_recorded_results_give_the_same_report():
+    rendered, written = rendered_and_written(render, "classification/results")
+    assert rendered == written
+
+
 def test_results_are_written_and_kept(tmp_path, monkeypatch, capsys):
     asked = []
 
@@ -94,7 +100,7 @@ def test_results_are_written_and_kept(tmp_path, monkeypatch, capsys):
         if len(asked) == 2:
             return {"error": "out of memory"}
         messages = load_messages(64, 1, tmp_path)
-        return {"run": request["run"], **train(ClassificationRun(**request["run"]), messages)}
+        return train(ClassificationRun(**request["run"]), messages)
 
     monkeypatch.setattr(study, "run_process", run_process)
     options = ["--output_dir", str(tmp_path), "--seeds", "1"]

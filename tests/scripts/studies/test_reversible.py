@@ -11,10 +11,11 @@ from scripts.studies.reversible.__main__ import (
     CompareArguments,
     largest_gap,
     plan,
+    render,
     spread_of_seeds,
-    tables,
 )
 from scripts.studies.reversible.run import ReversibleRun, measure_memory, train
+from tests.scripts.benchmarks.tiny import rendered_and_written
 
 
 def trained(variant, seed, curve, loss=2.0):
@@ -42,6 +43,11 @@ RUNS = [
 ]
 
 
+def test_recorded_results_give_the_same_report():
+    rendered, written = rendered_and_written(render, "reversible/results")
+    assert rendered == written
+
+
 def test_curves_are_compared_seed_by_seed():
     assert largest_gap(RUNS, "plain") == 0.25
     assert largest_gap(RUNS, "one stream") is None
@@ -65,12 +71,12 @@ def test_the_tables_say_what_was_measured():
             "date": "2026-01-02T03:04:05",
             "processor": "abacus",
             "torch_threads": 1,
-            "versions": {"torch": "2"},
+            "versions": {"torch": "2", "transformers": "5"},
         },
         "summary": "Tiny.",
         "settings": {"memory_tokens": 4096},
     }
-    text = tables(header, RUNS)
+    text = render(header, RUNS)
     assert "| plain | 1,234 | 2.0000, 2.0000 | 2.0000 | 0.2500 | 500, 500 |" in text
     assert "up to 0.5000 apart" in text
     assert "| plain | 900 (450) |" in text
@@ -130,7 +136,7 @@ def test_only_what_is_missing_is_done(pairs, tmp_path, capsys, monkeypatch):
         if len(done) == 3:
             return {"error": "killed by signal 9"}
         kind = request["variant"], request["seed"], [[10, 3.0]]
-        return trained(*kind) | {"run": ReversibleRun(**request).record()}
+        return {name: value for name, value in trained(*kind).items() if name != "run"}
 
     monkeypatch.setattr(study, "run_process", run_process)
     options = ["--pairs_dir", str(pairs), "--output_dir", str(tmp_path / "out")]
@@ -144,4 +150,4 @@ def test_only_what_is_missing_is_done(pairs, tmp_path, capsys, monkeypatch):
     assert names >= {"results.json", "results.md", "results.png"}
     with pytest.raises(SystemExit):
         study.main([*options, "--max_steps", "3"])
-    assert "other settings" in capsys.readouterr().err
+    assert "runs with other ['max_steps']" in capsys.readouterr().err

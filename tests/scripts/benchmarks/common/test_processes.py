@@ -1,8 +1,8 @@
-"""Runs in processes of their own: how they end, and when they are done again."""
+"""Runs in processes of their own, and how they end."""
 
 import pytest
 
-from scripts.benchmarks.common.processes import least_disturbed, run_process
+from scripts.benchmarks.common.processes import run_process
 
 
 @pytest.mark.parametrize(
@@ -16,36 +16,15 @@ from scripts.benchmarks.common.processes import least_disturbed, run_process
 )
 def test_how_a_process_ended(tmp_path, monkeypatch, body, timeout, message):
     monkeypatch.chdir(tmp_path)  # where `python -m` looks
-    (tmp_path / "child.py").write_text(body)
-    assert run_process("child", {}, timeout) == {"error": message}
+    (tmp_path / "one_run.py").write_text(f"def answer(request):\n    {body}")
+    assert run_process("one_run", {}, timeout) == {"error": message}
 
 
 def test_request_environment_and_result(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where `python -m` looks
-    (tmp_path / "child.py").write_text(
-        "import json, os, sys\nprint('first')\n"
-        "print(json.dumps({'asked': json.load(sys.stdin), 'seen': os.environ.get('COLOUR')}))"
+    (tmp_path / "one_run.py").write_text(
+        "import os\nprint('first')\n"
+        "def answer(request):\n    return {'asked': request, 'seen': os.environ.get('COLOUR')}"
     )
     environment = {"COLOUR": "red"}
-    assert run_process("child", {"a": 1}, 60, environment) == {"asked": {"a": 1}, "seen": "red"}
-
-
-@pytest.mark.parametrize(
-    ("waiting", "attempts", "kept", "disturbed"),
-    [
-        ([0.9, 0.5, 0.7, 0.1], 3, 1, True),
-        ([0.9, 0.2, 0.1], 3, 1, False),
-        ([0.2, 0.1], 3, 0, False),
-        ([0.9, 0.2], 1, 0, True),
-        ([None, 0.1], 3, 0, False),
-    ],
-)
-def test_a_disturbed_run_is_done_again(waiting, attempts, kept, disturbed):
-    results = iter([{"waiting": w, "attempt": i} for i, w in enumerate(waiting)])
-    result = least_disturbed(lambda: next(results), attempts, max_waiting=0.3)
-    assert (result["attempt"], result["disturbed"]) == (kept, disturbed)
-
-
-def test_a_failed_run_is_not_done_again():
-    results = iter([{"waiting": 0.9}, {"error": "no luck"}, {"waiting": 0.0}])
-    assert least_disturbed(lambda: next(results), 3, max_waiting=0.3) == {"error": "no luck"}
+    assert run_process("one_run", {"a": 1}, 60, environment) == {"asked": {"a": 1}, "seen": "red"}

@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from scripts.benchmarks.common import processes
+from scripts.benchmarks.common import runs
 from scripts.benchmarks.common.peers import VARIANTS
 from scripts.benchmarks.generation import __main__ as benchmark
 from scripts.benchmarks.generation import run as one_run
-from scripts.benchmarks.generation.__main__ import main, planned_runs
-from scripts.benchmarks.generation.arguments import BenchmarkArguments
+from scripts.benchmarks.generation.__main__ import main
+from scripts.benchmarks.generation.arguments import GenerationArguments
 from scripts.benchmarks.generation.report import Case
 from scripts.benchmarks.generation.run import measure
 from tests.scripts.benchmarks.tiny import TINY, results_of, words_of
@@ -100,7 +100,7 @@ class TestRuns:
         (tmp_path / "package" / "ops").mkdir(parents=True)
         (tmp_path / "package" / "ops" / "new.py").write_text("x = 1")
         package = tmp_path / "package" / "__init__.py"
-        monkeypatch.setattr(processes.reformer_hf, "__file__", str(package))
+        monkeypatch.setattr(runs.reformer_hf, "__file__", str(package))
         with pytest.raises(SystemExit):
             main(tiny_arguments(tmp_path, **arguments))
         assert "other ['source']" in capsys.readouterr().err
@@ -172,10 +172,12 @@ class TestRuns:
 
 
 def test_runs_take_turns_within_a_repeat():
-    arguments = BenchmarkArguments(
+    arguments = GenerationArguments(
         contexts=[64, 128], repeats=2, batch_contexts=[64], batch_size=3, max_context_gpt2=64
     )
-    order = [(r.repeat, r.context, r.variant, r.batch) for r in planned_runs(arguments)]
+    order = [
+        (repeat, case.context, case.variant, case.batch) for case, repeat, _ in arguments.runs()
+    ]
     assert order == [
         *[(0, 64, variant, 1) for variant in ("band", "chunk", "stock", "gpt2")],
         (0, 64, "band", 3),

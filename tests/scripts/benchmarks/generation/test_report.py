@@ -2,6 +2,7 @@
 
 from scripts.benchmarks.common.peers import VARIANTS
 from scripts.benchmarks.generation.report import Case, Results, render
+from tests.scripts.benchmarks.tiny import rendered_and_written
 
 
 def recorded(variant, context, repeat, milliseconds, batch=1, **changes):
@@ -76,3 +77,8 @@ class TestReport:
         text = "\n".join(lines)
         assert "each second of decoding: 0.50 (0.50 to 0.50). 1 runs are left out" in text
         assert "each second of prefill: 0.25 (0.25 to 0.25)." in text
+
+
+def test_recorded_results_give_the_same_report():
+    rendered, written = rendered_and_written(render, "generation/results")
+    assert rendered == written

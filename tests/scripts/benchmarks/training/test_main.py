@@ -11,7 +11,7 @@ from scripts.benchmarks.training import __main__ as benchmark
 from scripts.benchmarks.training import arguments as its_arguments
 from scripts.benchmarks.training.__main__ import main
 from scripts.benchmarks.training.arguments import TrainingBenchmarkArguments
-from scripts.benchmarks.training.report import TrainingCase, case_of
+from scripts.benchmarks.training.report import TrainingCase, TrainingResults
 from scripts.benchmarks.training.run import measure
 from tests.scripts.benchmarks.tiny import SHAPE, TINY, results_of, words_of
 
@@ -64,7 +64,7 @@ class TestRuns:
         }
         expected.add(TrainingCase("band", 128, "float32", "training", 4))
         expected.add(TrainingCase("band", 64, "float32", "profile", 2))
-        assert {case_of(run) for run in results["runs"]} == expected
+        assert TrainingResults(results["runs"], 2).cases == expected
         assert len(started) == len(results["runs"]) == len(expected)
         assert [shape.num_hidden_layers for _, shape in started].count(4) == 1
         text = (tmp_path / "results.md").read_text()

@@ -1,8 +1,11 @@
 """Summary and tables of the training benchmark, from runs with known numbers."""
 
+import pytest
+
 from scripts.benchmarks.training.peers import TRAINING_VARIANTS
 from scripts.benchmarks.training.report import TrainingResults, peak_bytes
 from scripts.benchmarks.training.targets import Target, render, targets
+from tests.scripts.benchmarks.tiny import rendered_and_written
 from tests.scripts.benchmarks.training.tiny_runs import HEADER, recorded
 
 
@@ -121,3 +124,9 @@ def test_the_tables():
         assert line in lines
     assert "1 runs are left out" in "\n".join(lines)
     assert "## The same for information: `chunk`" not in lines
+
+
+@pytest.mark.parametrize("name", ["results", "return_large"])
+def test_recorded_results_give_the_same_report(name):
+    rendered, written = rendered_and_written(render, f"training/{name}")
+    assert rendered == written
