@@ -1,6 +1,7 @@
 """The model card of a run, for every task, made from the record of that run."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,8 +34,8 @@ class Task(NamedTuple):
 
 
 TASKS = {
-    "CausalLM": Task("text-generation", "AutoModelForCausalLM", "writes on"),
-    "MaskedLM": Task("fill-mask", "AutoModelForMaskedLM", "fills in masked places"),
+    "CausalLM": Task("text-generation", "AutoModelForCausalLM", "continues texts"),
+    "MaskedLM": Task("fill-mask", "AutoModelForMaskedLM", "fills in masked tokens"),
     "SequenceClassification": Task(
         "text-classification", "AutoModelForSequenceClassification", "classifies texts"
     ),
@@ -61,10 +62,10 @@ class _Missing(StrictUndefined):
 
 
 def render(template: Path, metadata: ModelCardData, /, **values: Any) -> ModelCard:
-    """Fill in a template."""
+    """Fill in a template; the blank lines that conditions leave are removed."""
     environment = Environment(loader=FileSystemLoader(template.parent), undefined=_Missing)
     text = environment.get_template(template.name).render(card_data=metadata.to_yaml(), **values)
-    return ModelCard(text.rstrip() + "\n")
+    return ModelCard(re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n")
 
 
 def task_of(architecture: str) -> Task:
@@ -94,7 +95,8 @@ def build_run_card(
 
     Args:
         name: of the model.
-        record: what `RunRecord` of `reformer_hf.training` wrote.
+        record: what `RunRecord` of `reformer_hf.training` wrote. It may also have `references`:
+            names, such as that of a compressor, to bits per byte of the same text.
         license: of the weights, as the Hub abbreviates it; None if nobody has decided.
         has_code: whether the repository carries this package's code (`auto_map`).
         curve: address of the picture of the loss curve, seen from the card.
