@@ -61,13 +61,6 @@ class _Missing(StrictUndefined):
     __format__ = StrictUndefined._fail_with_undefined_error
 
 
-def render(template: Path, metadata: ModelCardData, /, **values: Any) -> ModelCard:
-    """Fill in a template; the blank lines that conditions leave are removed."""
-    environment = Environment(loader=FileSystemLoader(template.parent), undefined=_Missing)
-    text = environment.get_template(template.name).render(card_data=metadata.to_yaml(), **values)
-    return ModelCard(re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n")
-
-
 def task_of(architecture: str) -> Task:
     """Tell the task of a model class.
 
@@ -131,7 +124,11 @@ def build_run_card(
         eval_results=results or None,
     )
     facts = {"task": task, "license": license, "has_code": has_code, "curve": curve}
-    return render(TEMPLATE, metadata, name=name, **facts, **record)
+    environment = Environment(loader=FileSystemLoader(TEMPLATE.parent), undefined=_Missing)
+    template = environment.get_template(TEMPLATE.name)
+    text = template.render(card_data=metadata.to_yaml(), name=name, **facts, **record)
+    # Conditions leave blank lines.
+    return ModelCard(re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n")
 
 
 def write_run_card(folder: str | Path, name: str | None = None, license: str | None = None) -> Path:
