@@ -12,7 +12,7 @@ from pathlib import Path
 from transformers import HfArgumentParser, PreTrainedModel, TrainerState, set_seed
 from transformers.utils.logging import disable_progress_bar
 
-from reformer_hf.hub.model_card import TEMPLATE, build_model_card
+from reformer_hf.hub.card import RUN_RECORD, write_run_card
 from reformer_hf.models.modeling_reformer_hf import ReformerHFForCausalLM
 from reformer_hf.models.tokenization_reformer_hf import ReformerHFByteTokenizer
 from reformer_hf.training.arguments import (
@@ -40,7 +40,8 @@ from reformer_hf.training.finish import (
 )
 from reformer_hf.training.resumption import resume_point, run_script
 from reformer_hf.training.run_directory import RunDirectory
-from reformer_hf.training.storage import new_directory, readable_disk_errors
+from reformer_hf.training.run_record import make_record
+from reformer_hf.training.storage import new_directory, readable_disk_errors, write_json
 
 NAME = "Byte-level Reformer (quickstart)"
 PROMPT_BYTES = 400
@@ -132,6 +133,20 @@ def save(
     """Write the model folder, all of it or nothing."""
     tokens_per_step = job.optimization.per_device_train_batch_size * job.model_arguments.block_size
     metrics = collect_metrics(model, state, score, job.record, job.settings, tokens_per_step)
+    windows = f"{job.record.split}, in windows of {score.context:,} that do not overlap"
+    record = make_record(
+        model,
+        {"data": job.record.description, "dataset": None, "evaluated_on": windows},
+        {
+            "steps": state.global_step,
+            "epochs": state.epoch or 0.0,
+            "seconds": metrics["training"]["seconds"],
+            "timed_from_step": 0,
+            "last_loss": None,
+        },
+        job.settings["model"] | job.settings["optimization"],
+        {"bits_per_byte": round(score.bits_per_byte, 4)},
+    )
     probe = job.held_out[0]["input_ids"][None]
     kept = "The checkpoints are whole, and training need not be repeated."
     with (
@@ -140,7 +155,8 @@ def save(
     ):
         save_and_reload(folder, model, tokenizer, probe)
         write_reports(folder, state, metrics, score.references(), NAME)
-        build_model_card(TEMPLATE, NAME, metrics).save(folder / "README.md")
+        write_json(folder / RUN_RECORD, record | {"references": score.references()})
+        write_run_card(folder, NAME)
 
 
 def report(score: HeldOutScore, directory: RunDirectory) -> None:

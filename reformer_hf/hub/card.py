@@ -1,6 +1,7 @@
 """The model card of a run, for every task, made from the record of that run."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,8 +34,8 @@ class Task(NamedTuple):
 
 
 TASKS = {
-    "CausalLM": Task("text-generation", "AutoModelForCausalLM", "writes on"),
-    "MaskedLM": Task("fill-mask", "AutoModelForMaskedLM", "fills in masked places"),
+    "CausalLM": Task("text-generation", "AutoModelForCausalLM", "continues texts"),
+    "MaskedLM": Task("fill-mask", "AutoModelForMaskedLM", "fills in masked tokens"),
     "SequenceClassification": Task(
         "text-classification", "AutoModelForSequenceClassification", "classifies texts"
     ),
@@ -58,13 +59,6 @@ class _Missing(StrictUndefined):
 
     __slots__ = ()
     __format__ = StrictUndefined._fail_with_undefined_error
-
-
-def render(template: Path, metadata: ModelCardData, /, **values: Any) -> ModelCard:
-    """Fill in a template."""
-    environment = Environment(loader=FileSystemLoader(template.parent), undefined=_Missing)
-    text = environment.get_template(template.name).render(card_data=metadata.to_yaml(), **values)
-    return ModelCard(text.rstrip() + "\n")
 
 
 def task_of(architecture: str) -> Task:
@@ -94,7 +88,8 @@ def build_run_card(
 
     Args:
         name: of the model.
-        record: what `RunRecord` of `reformer_hf.training` wrote.
+        record: what `RunRecord` of `reformer_hf.training` wrote. It may also have `references`:
+            names, such as that of a compressor, to bits per byte of the same text.
         license: of the weights, as the Hub abbreviates it; None if nobody has decided.
         has_code: whether the repository carries this package's code (`auto_map`).
         curve: address of the picture of the loss curve, seen from the card.
@@ -129,7 +124,11 @@ def build_run_card(
         eval_results=results or None,
     )
     facts = {"task": task, "license": license, "has_code": has_code, "curve": curve}
-    return render(TEMPLATE, metadata, name=name, **facts, **record)
+    environment = Environment(loader=FileSystemLoader(TEMPLATE.parent), undefined=_Missing)
+    template = environment.get_template(TEMPLATE.name)
+    text = template.render(card_data=metadata.to_yaml(), name=name, **facts, **record)
+    # Conditions leave blank lines.
+    return ModelCard(re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n")
 
 
 def write_run_card(folder: str | Path, name: str | None = None, license: str | None = None) -> Path:

@@ -68,17 +68,16 @@ def add_remote_code(folder: Path) -> list[Path]:
             "package and save it, or convert it with scripts/convert_checkpoint.py"
         )
     _check_tokenizer(folder)
-    written = []
-    for name, text in remote_code_files().items():
+    files = remote_code_files()
+    for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
-        written.append(folder / name)
     # The map last: it must not name files that are not there.
     config["auto_map"] = {
         name: f"{flat_name(cls.__module__)}.{cls.__name__}"
         for name, cls in auto_classes(bool(config.get("is_encoder_decoder"))).items()
     }
     config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    return written
+    return [folder / name for name in files]
 
 
 def auto_classes(is_encoder_decoder: bool | None = None) -> dict[str, type]:
@@ -123,12 +122,12 @@ def flat_files(entries: set[str]) -> dict[str, str]:
         ValueError: if a module imports another in a way that flat files cannot, or two modules
             would become the same file.
     """
-    sources = _sources(entries)
     files: dict[str, str] = {}
     shapes: set[str] = set()
     taken = {f"{ANNOTATIONS}.py": JAXTYPING}
-    for module, source in sources.items():
-        name = f"{flat_name(module)}.py"
+    modules = sorted(entries)
+    for module in modules:  # which grows on the way
+        source, name = read_source(module), f"{flat_name(module)}.py"
         if name in taken:
             raise ValueError(
                 f"{module} and {taken[name]} would both become {name} in flat files: rename one"
@@ -136,7 +135,10 @@ def flat_files(entries: set[str]) -> dict[str, str]:
         taken[name] = module
         files[name] = flatten(source, module)
         for node in rewritten_imports(source, module):
-            shapes |= {alias.name for alias in node.names if node.module == JAXTYPING}
+            if node.module == JAXTYPING:
+                shapes |= {alias.name for alias in node.names}
+            elif node.module not in modules:
+                modules.append(str(node.module))
     if shapes:
         files[f"{ANNOTATIONS}.py"] = STAND_IN.format(names=" = ".join(sorted(shapes)))
     return files
@@ -196,22 +198,6 @@ def read_source(module: str) -> str:
     if spec is None or spec.origin is None or spec.submodule_search_locations is not None:
         raise ValueError(f"{module} is not a module with a source file: import from modules only")
     return Path(spec.origin).read_text(encoding="utf-8")
-
-
-def _sources(entries: set[str]) -> dict[str, str]:
-    """Name to text of some modules and of those of this package that they need."""
-    sources: dict[str, str] = {}
-    todo = entries
-    while todo:
-        new = {module: read_source(module) for module in sorted(todo)}
-        sources |= new
-        needed = {
-            str(node.module)
-            for module, source in new.items()
-            for node in rewritten_imports(source, module)
-        }
-        todo = needed - sources.keys() - {JAXTYPING}
-    return sources
 
 
 def _check_tokenizer(folder: Path) -> None:

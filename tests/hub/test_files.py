@@ -55,6 +55,20 @@ def test_checkpoints_of_all_kinds_stay(folder, state):
     assert f"{state}/model.safetensors" in names(folder, include_checkpoints=True)
 
 
+@pytest.mark.parametrize("folder_inside", ["", "adapter/"])
+def test_state_of_all_kinds_stays(folder, folder_inside):
+    state = ["seal.json", "scaler.pt", "random_states_0.pkl", "custom_checkpoint_0.pkl"]
+    state += ["optimizer.bin", "scheduler.bin", "rng_state_1.pth", "global_step2/x.pt"]
+    state += ["pytorch_model_fsdp_0/x.distcp", "training_args.bin", "trainer_state.json"]
+    for name in state:
+        file = folder / folder_inside / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    assert names(folder) == PUBLISHED
+    inside = {f"{folder_inside}{name}" for name in state}
+    assert inside <= names(folder, include_checkpoints=True)
+
+
 def test_sizes_and_their_sum(folder):
     (folder / "loss_curve.csv").write_bytes(b"x" * 12_345_678)
     files = select_files(folder)

@@ -173,6 +173,9 @@ def test_a_token_in_a_file_stays_here(hub, folder, everything_said):
     with pytest.raises(ValueError, match="^metrics.json: holds a token of the Hub"):
         push_folder(folder, NAME)
     assert hub.requests == [] and TOKEN not in everything_said()
+    (folder / "metrics.json").write_text('{"token": "odd-token"}')
+    with pytest.raises(ValueError, match="^metrics.json: holds a token of the Hub"):
+        push_folder(folder, NAME, token="odd-token")
 
 
 class TestFaults:
