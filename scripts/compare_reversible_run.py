@@ -27,13 +27,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from reformer_hf import ReformerHFForConditionalGeneration
 from reformer_hf.training.callbacks import StopOnDivergence
 from reformer_hf.training.checkpoints import SealCheckpoints, last_whole_checkpoint, set_aside
-from reformer_hf.training.translation import (
-    load_pairs,
+from reformer_hf.training.data.pairs import TranslationArguments, load_pairs, tokenize_pairs
+from reformer_hf.training.tasks.translation import (
+    Seq2SeqModelArguments,
+    build_config,
     open_tokenizer,
-    tokenize_pairs,
+    special_tokens,
 )
-from reformer_hf.training.translation_arguments import Seq2SeqModelArguments, TranslationArguments
-from reformer_hf.training.translation_model import build_config, special_tokens
 from scripts.benchmark_memory import PeakMemory, resident_bytes
 
 REVERSIBLE, PLAIN, ONE_STREAM = "reversible", "plain", "one stream"
