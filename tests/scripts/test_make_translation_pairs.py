@@ -10,8 +10,7 @@ import zipfile
 import datasets
 import pytest
 
-from reformer_hf.training.translation import load_pairs
-from reformer_hf.training.translation_arguments import TranslationArguments
+from reformer_hf.training.data.pairs import TranslationArguments, load_pairs
 from scripts import make_translation_pairs
 from scripts.make_translation_pairs import (
     collect_pairs,

@@ -1,7 +1,6 @@
 """The whole way from a folder of digits to samples, and going on after an interruption."""
 
 import json
-import re
 
 import datasets
 import numpy as np
@@ -15,7 +14,9 @@ from scripts import train_images
 SAVED = {
     "model.safetensors",
     "config.json",
-    "metrics.json",
+    "README.md",
+    "run_record.json",
+    "loss_curve.csv",
     "loss_curve.png",
     "samples.png",
     "completions.png",
@@ -37,10 +38,8 @@ def arguments(digits, output, **changes):
         "image_size": 8,
         "image_mode": "L",
         "output_dir": output,
-        "hidden_size": 24,
-        "num_hidden_layers": 2,
-        "feed_forward_size": 32,
-        "attn_chunk_length": 8,
+        "config_overrides": "hidden_size=24,attn_layers=[local,lsh],feed_forward_size=32,"
+        "local_attn_chunk_length=8,lsh_attn_chunk_length=8",
         "max_steps": 30,
         "per_device_train_batch_size": 16,
         "learning_rate": 1e-2,
@@ -56,15 +55,16 @@ def arguments(digits, output, **changes):
 
 def test_a_run_ends_with_bits_per_dim_samples_and_completions(digits, tmp_path, capsys):
     assert train_images.main(arguments(digits, tmp_path / "run")) == 0
-    printed = capsys.readouterr().out
-    folder = tmp_path / "run" / "model"
+    folder = tmp_path / "run"
     assert {path.name for path in folder.iterdir()} >= SAVED
-    metrics = json.loads((folder / "metrics.json").read_text())
-    score = metrics["held_out"]
-    assert re.search(rf"this model +{score['bits_per_dim']:.3f}\n", printed)
-    assert 1 < score["bits_per_dim"] < 5 < score["uniform_bits_per_dim"]
-    assert (score["images"], score["dims"]) == (8, 64)
-    assert metrics["training"]["tokens"] == 30 * 16 * 64
+    results = json.loads((folder / "all_results.json").read_text())
+    assert "eval_bits_per_dim" in capsys.readouterr().out
+    assert 1 < results["eval_bits_per_dim"] < 5 < results["eval_uniform_bits_per_dim"]
+    assert (results["eval_images"], results["eval_dims"]) == (8, 64)
+    assert results["train_tokens"] == 30 * 16 * 64 and not results["train_stopped_by_the_clock"]
+    record = json.loads((folder / "run_record.json").read_text())
+    assert record["data"]["description"] == "the images in digits"
+    assert record["evaluation"]["bits_per_dim"] == results["eval_bits_per_dim"]
     with Image.open(folder / "samples.png") as samples:
         assert (samples.size, samples.mode) == ((24, 8), "L")
     with Image.open(folder / "completions.png") as picture:
@@ -72,12 +72,11 @@ def test_a_run_ends_with_bits_per_dim_samples_and_completions(digits, tmp_path, 
     assert (given[:4] == originals[:4]).all() and (given[4:] == 0).all()
     assert (completed[:4] == originals[:4]).all() and (completed[4:] != originals[4:]).any()
 
-    capsys.readouterr()
-    assert train_images.main(arguments(digits, tmp_path / "run")) == 0
-    assert "This run is finished" in capsys.readouterr().out
+    assert train_images.main(arguments(digits, folder)) == 1
+    assert "holds checkpoint-30 of another run" in capsys.readouterr().err
 
 
-def test_an_interrupted_run_ends_like_another(digits, tmp_path, capsys, monkeypatch):
+def test_an_interrupted_run_ends_like_another(digits, tmp_path, monkeypatch):
     step = Trainer.training_step
 
     def interrupted(trainer, *args, **kwargs):
@@ -90,13 +89,24 @@ def test_an_interrupted_run_ends_like_another(digits, tmp_path, capsys, monkeypa
         assert train_images.main(arguments(digits, tmp_path / "run", max_steps=20)) == 130
     (digits / "0.png").unlink()  # what was read at the start stays
     for name in ("run", "straight"):
-        assert train_images.main(arguments(digits, tmp_path / name, max_steps=20)) == 0
+        changes = {"max_steps": 20, "resume_from_checkpoint": "last"}
+        assert train_images.main(arguments(digits, tmp_path / name, **changes)) == 0
         if name == "run":
-            assert "Resuming from checkpoint-10" in capsys.readouterr().out
             Image.fromarray((load_digits().images[0] * 15).astype(np.uint8)).save(digits / "0.png")
-    ours, other = (tmp_path / name / "model" for name in ("run", "straight"))
+    ours, other = (tmp_path / name for name in ("run", "straight"))
     for name in ("model.safetensors", "samples.png", "completions.png"):
         assert (ours / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_a_run_whose_time_is_up_takes_no_further_step(digits, tmp_path, monkeypatch):
+    options = arguments(digits, tmp_path / "run", max_minutes=1e-6, resume_from_checkpoint="last")
+    assert train_images.main(options) == 0
+    results = json.loads((tmp_path / "run" / "all_results.json").read_text())
+    assert results["train_tokens"] == 16 * 64 and results["train_stopped_by_the_clock"]
+    trained = (tmp_path / "run" / "model.safetensors").read_bytes()
+    monkeypatch.setattr(Trainer, "training_step", None)
+    assert train_images.main(options) == 0
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == trained
 
 
 @pytest.mark.parametrize(

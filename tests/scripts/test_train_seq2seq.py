@@ -6,6 +6,7 @@ import datasets
 import pytest
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, Seq2SeqTrainer
 
+from reformer_hf.training import checkpoints
 from scripts import train_seq2seq
 
 WORDS = {"file": "Datei", "folder": "Ordner", "page": "Seite", "user": "Nutzer", "key": "Taste"}
@@ -66,16 +67,26 @@ def arguments(pairs, output, flags=("do_train", "do_eval", "do_predict"), **chan
     return options + [f"--{flag}" for flag in (*flags, "predict_with_generate")]
 
 
+def results(folder, split="all"):
+    return json.loads((folder / f"{split}_results.json").read_text())
+
+
 def test_a_run_ends_with_bleu_translations_and_a_model_that_loads(pairs, tmp_path, capsys):
-    assert train_seq2seq.main(arguments(pairs, tmp_path / "run")) == 0
-    folder = tmp_path / "run" / "model"
-    record = json.loads((folder / "metrics.json").read_text())
-    assert {"eval_loss", "eval_bleu", "predict_bleu"} <= record["metrics"].keys()
-    assert record["metrics"]["predict_bleu_signature"].startswith("nrefs:1|")
-    assert record["pairs"] == {"train": 48, "validation": 6, "test": 6}
+    folder = tmp_path / "run"
+    assert train_seq2seq.main(arguments(pairs, folder)) == 0
+    found = results(folder)
+    assert {"train_loss", "eval_loss", "eval_bleu", "predict_bleu"} <= found.keys()
+    assert results(folder, "predict")["predict_bleu_signature"].startswith("nrefs:1|")
+    sizes = [found[f"{split}_samples"] for split in ("train", "eval", "predict")]
+    assert sizes == [48, 6, 6]
     assert len((folder / "generated_predictions.txt").read_text().splitlines()) == 6
-    losses = [entry["loss"] for entry in record["log"] if "loss" in entry]
+    log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    losses = [entry["loss"] for entry in log if "loss" in entry]
     assert len(losses) == 6 and losses[-1] < losses[0]
+    assert sorted(path.name for path in folder.glob("checkpoint-*")) == [
+        "checkpoint-4",
+        "checkpoint-6",
+    ]
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSeq2SeqLM.from_pretrained(folder)
@@ -83,8 +94,8 @@ def test_a_run_ends_with_bleu_translations_and_a_model_that_loads(pairs, tmp_pat
     assert model.generate(ids, max_new_tokens=4).shape[0] == 1
 
     capsys.readouterr()
-    assert train_seq2seq.main(arguments(pairs, tmp_path / "run")) == 0
-    assert "This run is finished" in capsys.readouterr().out
+    assert train_seq2seq.main(arguments(pairs, folder)) == 1
+    assert "holds checkpoint-6 of another run" in capsys.readouterr().err
 
     # The model that was saved is evaluated, without training.
     again = arguments(
@@ -93,9 +104,9 @@ def test_a_run_ends_with_bleu_translations_and_a_model_that_loads(pairs, tmp_pat
     assert train_seq2seq.main(again) == 1  # a file that is missing
     again = arguments(pairs, tmp_path / "again", ["do_predict"], model_name_or_path=folder)
     assert train_seq2seq.main(again) == 0
-    metrics = json.loads((tmp_path / "again" / "model" / "metrics.json").read_text())["metrics"]
-    assert metrics["predict_bleu"] == record["metrics"]["predict_bleu"]
-    assert metrics["predict_loss"] == pytest.approx(record["metrics"]["predict_loss"])
+    metrics = results(tmp_path / "again")
+    assert metrics["predict_bleu"] == found["predict_bleu"]
+    assert metrics["predict_loss"] == pytest.approx(found["predict_loss"])
 
 
 def test_an_interrupted_run_ends_like_another(pairs, tmp_path, capsys, monkeypatch):
@@ -106,36 +117,54 @@ def test_an_interrupted_run_ends_like_another(pairs, tmp_path, capsys, monkeypat
             raise KeyboardInterrupt
         return step(trainer, *args, **kwargs)
 
+    # A vocabulary that lies there from a run that got no further is not that of this one.
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "spiece.model").write_bytes(b"old")
     with monkeypatch.context() as patch:
         patch.setattr(Seq2SeqTrainer, "training_step", interrupted)
         assert train_seq2seq.main(arguments(pairs, tmp_path / "run", ["do_train"])) == 130
-    changed = arguments(pairs, tmp_path / "run", ["do_train"], learning_rate=1e-3)
-    assert train_seq2seq.main(changed) == 1
-    assert "training.learning_rate was 0.01, now 0.001" in capsys.readouterr().err
     for name in ("run", "straight"):
-        assert train_seq2seq.main(arguments(pairs, tmp_path / name, ["do_train"])) == 0
-        if name == "run":
-            assert "Resuming from checkpoint-2" in capsys.readouterr().out
-    ours, other = (tmp_path / name / "model" for name in ("run", "straight"))
-    assert (ours / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+        changes = {"resume_from_checkpoint": "last"}
+        assert train_seq2seq.main(arguments(pairs, tmp_path / name, ["do_train"], **changes)) == 0
+    for name in ("model.safetensors", "spiece.model"):
+        ours, other = (tmp_path / run / name for run in ("run", "straight"))
+        assert ours.read_bytes() == other.read_bytes()
 
 
 def test_a_run_that_ended_before_it_was_saved_takes_no_further_step(pairs, tmp_path, monkeypatch):
     # Not at the end of an epoch, where there would be no further batch anyway.
-    options = arguments(pairs, tmp_path / "run", ["do_train"], max_steps=4)
+    changes = {"max_steps": 4, "resume_from_checkpoint": "last"}
+    options = arguments(pairs, tmp_path / "run", ["do_train"], **changes)
     with monkeypatch.context() as patch:
-        patch.setattr(train_seq2seq, "save", lambda *args: (_ for _ in ()).throw(OSError("full")))
+        patch.setattr(Seq2SeqTrainer, "save_state", lambda *args: (_ for _ in ()).throw(OSError))
         assert train_seq2seq.main(options) == 1
+    trained = (tmp_path / "run" / "model.safetensors").read_bytes()
+    (tmp_path / "run" / "model.safetensors").unlink()
     monkeypatch.setattr(Seq2SeqTrainer, "training_step", None)
     assert train_seq2seq.main(options) == 0
-    record = json.loads((tmp_path / "run" / "model" / "metrics.json").read_text())
-    assert record["log"][-1]["step"] == 4
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == trained
+    state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
+    assert state["log_history"][-1]["step"] == 4
+
+
+def test_no_checkpoint_goes_before_the_next_is_whole(pairs, tmp_path, monkeypatch):
+    seal = checkpoints.seal
+
+    def break_at_four(path):
+        if path.name == "checkpoint-4":
+            raise OSError("full")
+        seal(path)
+
+    monkeypatch.setattr("reformer_hf.training.trainer.seal", break_at_four)
+    options = arguments(pairs, tmp_path / "run", ["do_train"], save_total_limit=1)
+    assert train_seq2seq.main(options) == 1
+    assert checkpoints.is_whole(tmp_path / "run" / "checkpoint-2")
 
 
 @pytest.mark.parametrize(
     ("flags", "changes", "message"),
     [
-        ((), {}, "nothing to do: give at least one of do_train"),
+        ((), {}, "nothing to do: give --do_train"),
         (("do_eval",), {}, "model_name_or_path=None without do_train"),
         (("do_train",), {"target_lang": "fr"}, "target_lang='fr': the train data has"),
         (("do_train",), {"layer_type": "lstm"}, "layer_type='lstm'"),
@@ -145,7 +174,7 @@ def test_a_run_that_ended_before_it_was_saved_takes_no_further_step(pairs, tmp_p
             {"model_name_or_path": "a", "hidden_size": 64},
             "hidden_size=64 is for a new model, and model_name_or_path=a has its own",
         ),
-        (("do_train",), {"train_file": "none.jsonl"}, "no such file"),
+        (("do_train",), {"train_file": "none.jsonl"}, "none.jsonl: there is no such file"),
     ],
 )
 def test_bad_input_is_one_readable_line(pairs, tmp_path, capsys, flags, changes, message):

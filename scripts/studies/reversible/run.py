@@ -19,10 +19,14 @@ from transformers import (
 from reformer_hf import ReformerHFForConditionalGeneration
 from reformer_hf.training.callbacks import StopOnDivergence
 from reformer_hf.training.checkpoints import SealCheckpoints
+from reformer_hf.training.data.pairs import TranslationArguments, load_pairs, tokenize_pairs
+from reformer_hf.training.tasks.translation import (
+    Seq2SeqModelArguments,
+    build_config,
+    open_tokenizer,
+    special_tokens,
+)
 from reformer_hf.training.trainer_steps import checkpoint_to_resume, train_or_load
-from reformer_hf.training.translation import load_pairs, open_tokenizer, tokenize_pairs
-from reformer_hf.training.translation_arguments import Seq2SeqModelArguments, TranslationArguments
-from reformer_hf.training.translation_model import build_config, special_tokens
 from scripts.benchmarks.common.memory import PeakMemory
 
 REVERSIBLE, PLAIN, ONE_STREAM = "reversible", "plain", "one stream"

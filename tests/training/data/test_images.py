@@ -9,8 +9,13 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from reformer_hf.training.arguments import ImageArguments
-from reformer_hf.training.images import START, load_images, png_size, save_png
+from reformer_hf.training.data.images import (
+    START,
+    ImageArguments,
+    load_images,
+    png_size,
+    save_png,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -128,7 +133,7 @@ def test_a_folder_without_images_and_an_empty_part_are_refused(folder, tmp_path)
     with pytest.raises(ValueError, match="none of its 40 images is in the held_out part"):
         load_images(arguments(folder, train_val_split=1e-9), tmp_path / "bytes")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(OSError, match="no images could be loaded"):
+    with pytest.raises(OSError, match="the images could not be loaded from the images in empty"):
         load_images(arguments(tmp_path / "empty"), tmp_path / "bytes")
 
 
@@ -176,3 +181,27 @@ def test_a_dataset_without_a_training_part_is_refused(hub, tmp_path):
     hub.splits[0] = "test"
     with pytest.raises(ValueError, match="has no split 'train', only 'test', 'validation'"):
         load_images(ImageArguments(**hub.options, image_column_name="img"), tmp_path / "bytes")
+
+
+def test_images_are_chosen_from_all_over(folder, tmp_path):
+    _, train, _ = load_images(arguments(folder), tmp_path / "bytes")
+    chosen = train.spread(3)
+    assert list(chosen.indices) == [0, len(train) // 3, 2 * len(train) // 3]
+    assert len(train.spread(1000)) == len(train)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "dataset_name=None and train_dir=None: give one"),
+        ({"dataset_name": "a", "train_dir": "b"}, "dataset_name='a' and train_dir"),
+        ({"dataset_name": "a", "validation_dir": "b"}, "validation_dir='b'"),
+        ({"train_dir": "a", "image_mode": "CMYK"}, "image_mode='CMYK'.*RGB"),
+        ({"train_dir": "a", "image_size": 0}, "image_size=0"),
+        ({"train_dir": "a", "train_val_split": 1.0}, "train_val_split=1.0"),
+        ({"train_dir": "a", "max_train_samples": 0}, "max_train_samples=0"),
+    ],
+)
+def test_impossible_values_are_named(values, message):
+    with pytest.raises(ValueError, match=message):
+        ImageArguments(**values)

@@ -16,20 +16,61 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 from tqdm.auto import tqdm
 
-from reformer_hf.training.arguments import CHANNELS, ImageArguments
+from reformer_hf.training.data.sources import load, require_positive
+from reformer_hf.training.data_arguments import argument
 from reformer_hf.training.storage import new_directory, write_json
+
+CHANNELS = {"RGB": 3, "L": 1}
+"""Bytes of a pixel, by the mode of an image."""
 
 START = 256
 """Token before an image's first byte."""
 
 _PARTS: tuple[str, str] = ("train", "held_out")
+
+
+@dataclass
+class ImageArguments:
+    """Where images come from, and what shape they get."""
+
+    _argument_group_name = "data"
+
+    dataset_name: str | None = argument(None, "A dataset of images on the Hub.")
+    dataset_config_name: str | None = argument(None, "Configuration of the Hub dataset.")
+    image_column_name: str = argument("image", "Column of the dataset that holds the images.")
+    train_dir: str | None = argument(None, "A folder of images, instead of a dataset.")
+    validation_dir: str | None = argument(None, "A folder of held-out images.")
+    train_val_split: float = argument(
+        0.05, "Share of the images that is held out, if there is no validation split or folder."
+    )
+    image_size: int = argument(64, "Images are cut to a square and scaled to this many pixels.")
+    image_mode: str = argument("RGB", "RGB: three bytes a pixel; L: one, shades of grey.")
+    max_train_samples: int | None = argument(None, "Stop reading at so many training images.")
+
+    def __post_init__(self):
+        require_positive(self, "train_val_split", "image_size", "max_train_samples")
+        if (self.dataset_name is None) == (self.train_dir is None):
+            raise ValueError(
+                f"dataset_name={self.dataset_name!r} and train_dir={self.train_dir!r}: "
+                "give one of them, to say which images to train on"
+            )
+        if self.validation_dir is not None and self.train_dir is None:
+            raise ValueError(
+                f"validation_dir={self.validation_dir!r} without train_dir: a dataset brings its "
+                "own validation split, or train_val_split makes one"
+            )
+        if self.image_mode not in CHANNELS:
+            raise ValueError(f"image_mode={self.image_mode!r}: choose one of {list(CHANNELS)}")
+        if self.train_val_split >= 1:
+            raise ValueError(f"train_val_split={self.train_val_split}: choose a share below 1")
 
 
 @dataclass(frozen=True)
@@ -63,6 +104,11 @@ class ImageBytes(Dataset):
         ids = after_start(content[None, :-1])[0]
         # Trainer asks for labels; the model reads the shifted ones, which have the last byte too.
         return {"input_ids": ids, "labels": ids, "shift_labels": content}
+
+    def spread(self, count: int) -> Subset:
+        """Choose at most so many images, evenly spread over all of them."""
+        size, count = len(self), min(count, len(self))
+        return Subset(self, [index * size // count for index in range(count)])
 
 
 def after_start(content: Tensor) -> Tensor:
@@ -165,8 +211,6 @@ def _is_held_out(pixels: np.ndarray, share: float) -> bool:
 
 def _open_splits(arguments: ImageArguments) -> tuple[str, dict[str, Iterator[dict]]]:
     """Describe the source and open its parts: the `bytes` or the `path` of each image."""
-    import datasets
-
     if arguments.train_dir is None:
         source, name = f"the Hub dataset {arguments.dataset_name}", arguments.dataset_name
         options: dict[str, Any] = {"name": arguments.dataset_config_name}
@@ -180,15 +224,7 @@ def _open_splits(arguments: ImageArguments) -> tuple[str, dict[str, Iterator[dic
         source, name = f"the images in {folders['train'].name}", "imagefolder"
         files = {split: str(folder.resolve() / "**") for split, folder in folders.items()}
         options = {"data_files": files, "drop_labels": True}
-    try:
-        found: Any = datasets.load_dataset(str(name), **options)
-    except Exception as error:  # offline, unknown, no images: datasets has a class for each
-        raise OSError(
-            errno.ENOENT,
-            f"no images could be loaded ({type(error).__name__}: {error}). Check the spelling "
-            "and, for a dataset of the Hub, the connection",
-            source,
-        ) from error
+    found = load(str(name), "images", source, **options)
     if "train" not in found:
         raise ValueError(f"{source} has no split 'train', only {', '.join(map(repr, found))}")
     column = "image" if name == "imagefolder" else arguments.image_column_name
@@ -201,8 +237,6 @@ def _open_splits(arguments: ImageArguments) -> tuple[str, dict[str, Iterator[dic
 
 
 def _undecoded(rows: Any, column: str, source: str) -> Iterator[dict]:
-    import datasets
-
     if not isinstance(rows.features.get(column), datasets.Image):
         raise ValueError(
             f"image_column_name={column!r}: {source} has the columns "

@@ -8,25 +8,27 @@ import torch
 from transformers import set_seed
 
 from reformer_hf import ReformerHFForCausalLM
-from reformer_hf.training.arguments import (
-    LayerArguments,
-    OptimizationArguments,
-    RunArguments,
+from reformer_hf.training.data.images import START, ImageBytes
+from reformer_hf.training.tasks.images import (
+    ImageModelArguments,
+    ImageTrainingArguments,
+    build_config,
+    sample_images,
+    score_images,
 )
-from reformer_hf.training.causal_lm import train
-from reformer_hf.training.image_model import build_config, sample_images, score_images
-from reformer_hf.training.images import START, ImageBytes
+from reformer_hf.training.trainer import SealedCheckpoints
 
 SHAPE = [4, 3, 3]
-LAYERS = LayerArguments(
-    hidden_size=16, num_hidden_layers=2, feed_forward_size=16, attn_chunk_length=8
+TINY = (
+    "hidden_size=16,attn_layers=[local,lsh],feed_forward_size=16,local_attn_chunk_length=8,"
+    "lsh_attn_chunk_length=8"
 )
 
 
 @pytest.fixture
 def model():
     set_seed(0)
-    model = ReformerHFForCausalLM(build_config(LAYERS, SHAPE))
+    model = ReformerHFForCausalLM(build_config(TINY, SHAPE))
     torch.nn.init.normal_(model.lm_head.bias)
     return model
 
@@ -39,12 +41,12 @@ def images(tmp_path):
 
 
 def test_positions_have_an_axis_each_for_rows_columns_and_channels():
-    config = build_config(LAYERS, [64, 64, 3])
+    config = build_config(TINY, [64, 64, 3])
     assert config.axial_pos_shape == [64, 64, 3] and config.position_limit == 12_288
     assert config.axial_pos_embds_dim == [5, 5, 6]
     assert (config.vocab_size, config.bos_token_id, config.eos_token_id) == (257, START, None)
     with pytest.raises(ValueError, match="hidden_size=2: three axes"):
-        build_config(LayerArguments(hidden_size=2, num_attention_heads=1), SHAPE)
+        build_config("hidden_size=2,num_attention_heads=1", SHAPE)
 
 
 def test_the_score_counts_every_byte_of_every_image_once(model, images):
@@ -65,11 +67,13 @@ def test_the_score_counts_every_byte_of_every_image_once(model, images):
 
 
 def test_trainer_counts_the_last_byte_too(model, images, tmp_path):
-    optimization = OptimizationArguments(max_steps=2, warmup_steps=1)
-    run = RunArguments(logging_steps=1, eval_steps=2, save_steps=2)
+    steps = {"max_steps": 2, "warmup_steps": 1, "logging_steps": 1, "eval_steps": 2}
+    arguments = ImageTrainingArguments(str(tmp_path), **steps, use_cpu=True, save_strategy="no")
     losses = []
     model.register_forward_hook(lambda module, args, output: losses.append(output.loss.item()))
-    model, state = train(model, None, images, images, optimization, run, tmp_path, None)
+    trainer = SealedCheckpoints(model, arguments, train_dataset=images, eval_dataset=images)
+    trainer.train()
+    state = trainer.state
     (evaluated,) = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
     score = score_images(model, images)
     assert evaluated / math.log(2) == pytest.approx(score.bits_per_dim, rel=1e-4)
@@ -104,3 +108,16 @@ def test_a_low_temperature_takes_the_likeliest_byte(model):
     with torch.no_grad():
         model.lm_head.bias[77] = 9.0
     assert (sample_images(model.eval(), temperature=0.01) == 77).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (ImageModelArguments, {"temperature": 0.0}, "temperature=0.0: must be above 0"),
+        (ImageModelArguments, {"num_samples": 0}, "num_samples=0"),
+        (ImageTrainingArguments, {"max_minutes": -2.0}, "max_minutes=-2.0"),
+    ],
+)
+def test_impossible_values_are_named(kind, values, message):
+    with pytest.raises(ValueError, match=message):
+        kind(**values)

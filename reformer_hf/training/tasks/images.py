@@ -1,0 +1,320 @@
+"""A causal Reformer over the bytes of images: configuration, run, bits per dim, samples."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+from transformers import AutoModelForCausalLM, PreTrainedModel, TrainerState, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
+
+from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
+from reformer_hf.models.modeling_reformer_hf import ReformerHFForCausalLM
+from reformer_hf.training.callbacks import Clock, StopOnDivergence, recorded_seconds
+from reformer_hf.training.causal_model import parse_overrides
+from reformer_hf.training.data.images import (
+    START,
+    ImageArguments,
+    ImageBytes,
+    after_start,
+    load_images,
+    png_size,
+    save_png,
+)
+from reformer_hf.training.data.sources import require_positive
+from reformer_hf.training.data_arguments import argument
+from reformer_hf.training.evaluation import compressor_scores
+from reformer_hf.training.parsing import ReformerTrainingArguments
+from reformer_hf.training.plots import plot_loss_curve, write_loss_curve_csv
+from reformer_hf.training.run_record import RunRecord
+from reformer_hf.training.trainer import SealedCheckpoints
+from reformer_hf.training.trainer_steps import (
+    checkpoint_to_resume,
+    keep_metrics,
+    train_or_load,
+    upload_or_describe,
+)
+
+PIXELS = "_images"
+"""Folder of the pixels in the output folder; the Trainer uploads nothing whose name begins so."""
+
+
+@dataclass
+class ImageModelArguments:
+    """What the model is, and what is asked of it at the end."""
+
+    _argument_group_name = "model"
+
+    config_overrides: str | None = argument(
+        None,
+        "Fields of the model's configuration, for example "
+        "'hidden_size=256,attn_layers=[local,lsh],num_hashes=4'.",
+    )
+    max_eval_samples: int = argument(64, "Held-out images in the evaluation at the end.")
+    num_samples: int = argument(4, "Images that are sampled, and completed, at the end.")
+    temperature: float = argument(1.0, "Of the samples; 1 samples what the model has learnt.")
+
+    def __post_init__(self):
+        require_positive(self, "max_eval_samples", "num_samples", "temperature")
+
+
+@dataclass
+class ImageTrainingArguments(ReformerTrainingArguments):
+    """transformers' `TrainingArguments` with the defaults of this task."""
+
+    output_dir: str | None = argument("outputs/images", "Folder for all that the run writes.")
+    max_minutes: float = argument(
+        60.0, "Stop training after so many minutes, resumed ones included, even before max_steps."
+    )
+    max_steps: int = argument(250, "Optimiser steps.")
+    per_device_train_batch_size: int = argument(1, "Images in a step.")
+    per_device_eval_batch_size: int = argument(1, "Images in a forward pass of an evaluation.")
+    learning_rate: float = argument(1e-3, "Highest learning rate of AdamW.")
+    lr_scheduler_type: str = argument("cosine", "How the learning rate falls.")
+    warmup_steps: float = argument(20, "Steps in which the learning rate rises.")
+    weight_decay: float = argument(0.01, "Weight decay of AdamW.")
+    seed: int = argument(0, "Seed of the weights, the order of the images and the hashing.")
+    logging_steps: float = argument(5, "Log the training loss every so many steps.")
+    eval_strategy: str = argument("steps", "When to evaluate on a few held-out images.")
+    eval_steps: float | None = argument(25, "Evaluate every so many steps.")
+    save_steps: float = argument(25, "Save a checkpoint every so many steps.")
+    save_total_limit: int | None = argument(2, "Checkpoints that are kept.")
+    dataloader_pin_memory: bool = argument(False, "Pin the memory of batches.")
+
+    def __post_init__(self):
+        require_positive(self, "max_minutes")
+        self.do_train = True
+        self.prediction_loss_only = True
+        self.remove_unused_columns = False  # `shift_labels` is no parameter of a forward
+        super().__post_init__()
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """Bits per dim (byte) on held-out images, each scored whole, and what they were measured on."""
+
+    bits_per_dim: float
+    png_bits_per_dim: float  # a file for each image, headers included
+    gzip_9_bits_per_dim: float  # all bytes as one stream
+    bz2_9_bits_per_dim: float
+    uniform_bits_per_dim: float
+    images: int
+    dims: int  # bytes of an image
+
+    def references(self) -> dict[str, float]:
+        """What the model is compared with, by name."""
+        return {
+            "uniform": self.uniform_bits_per_dim,
+            "PNG": self.png_bits_per_dim,
+            "gzip -9": self.gzip_9_bits_per_dim,
+            "bz2 -9": self.bz2_9_bits_per_dim,
+        }
+
+
+def train_images(
+    image_arguments: ImageArguments,
+    model_arguments: ImageModelArguments,
+    training_arguments: ImageTrainingArguments,
+) -> dict[str, Any]:
+    """Train, measure bits per dim, save and sample.
+
+    The output folder gets the model, `train_results.json`, `eval_results.json`, `all_results.json`,
+    `trainer_state.json`, `run_record.json`, the loss curve, a model card, `samples.png` and
+    `completions.png`, which shows originals, what was given of them, and what became of it. The
+    pixels stay there, too: a run that goes on has the images that it began with.
+
+    Returns:
+        The content of `all_results.json`.
+
+    Raises:
+        FloatingPointError: if training diverges.
+        OSError: if images cannot be found or read, or the disk is full.
+        ValueError: if arguments do not fit together.
+    """
+    doing, folder = training_arguments, Path(str(training_arguments.output_dir))
+    if doing.world_size > 1:
+        raise ValueError(f"{doing.world_size} processes: start this script in one, with python")
+    checkpoint = checkpoint_to_resume(doing)
+    record, train_rows, held_out = load_images(image_arguments, folder / PIXELS)
+    set_seed(doing.seed)
+    model = ReformerHFForCausalLM(build_config(model_arguments.config_overrides, record.shape))
+    clock = Clock(doing.max_minutes)
+    if checkpoint is not None:
+        state = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME)))
+        if clock.is_up(state):
+            doing.max_steps = state.global_step  # nothing is left to train
+    trainer = SealedCheckpoints(
+        model,
+        doing,
+        train_dataset=train_rows,
+        eval_dataset=held_out.spread(model_arguments.max_eval_samples // 8 or 1),
+        callbacks=[
+            clock,
+            StopOnDivergence(),
+            RunRecord(record.description, image_arguments.dataset_name, "held-out images"),
+        ],
+    )
+    metrics = train_or_load(trainer, checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+    results = keep_metrics(trainer, "train", metrics | _count(trainer, math.prod(record.shape)))
+    score = score_images(model, held_out.spread(model_arguments.max_eval_samples))
+    evaluation = {f"eval_{name}": value for name, value in asdict(score).items()}
+    trainer.callback_handler.on_evaluate(doing, trainer.state, trainer.control, evaluation)
+    results |= keep_metrics(trainer, "eval", evaluation)
+    log = trainer.state.log_history
+    write_loss_curve_csv(log, folder / "loss_curve.csv")
+    plot_loss_curve(log, folder / "loss_curve.png", score.references(), "Bytes of images")
+    set_seed(doing.seed)
+    write_samples(folder, held_out, model_arguments.num_samples, model_arguments.temperature)
+    upload_or_describe(trainer)
+    return results
+
+
+def _count(trainer: SealedCheckpoints, dims: int) -> dict[str, Any]:
+    """What was trained on, and how long it took, resumed runs included."""
+    state, batch = trainer.state, trainer.args.train_batch_size
+    tokens = state.global_step * batch * trainer.args.gradient_accumulation_steps * dims
+    seconds = {f"train_{name}": value for name, value in recorded_seconds(state).items()}
+    stopped = state.global_step < state.max_steps
+    return {"train_tokens": tokens, "train_stopped_by_the_clock": stopped, **seconds}
+
+
+def build_config(overrides: str | None, shape: Sequence[int]) -> ReformerHFConfig:
+    """Configure a causal Reformer with one axis of positions each for rows, columns and channels.
+
+    Args:
+        overrides: fields, as `name=value,name=value`.
+        shape: height, width and channels of the images.
+    """
+    fields: dict[str, Any] = {
+        "attn_layers": ["local", "lsh"] * 2,
+        "hidden_size": 128,
+        "num_attention_heads": 2,
+        "feed_forward_size": 512,
+        "num_hashes": 2,
+        "hidden_dropout_prob": 0.0,
+        "local_attention_probs_dropout_prob": 0.0,
+        "chunk_size_lm_head": 1024,
+    } | (parse_overrides(overrides) if overrides else {})
+    width = fields["hidden_size"]
+    third = width // 3
+    if not third:
+        raise ValueError(f"hidden_size={width}: three axes need at least 3")
+    positions = {
+        "attention_head_size": width // fields["num_attention_heads"],
+        "axial_pos_shape": list(shape),
+        "axial_pos_embds_dim": [third, third, width - 2 * third],
+        "axial_norm_std": 0.02,
+    }
+    return ReformerHFConfig(
+        **positions | fields,
+        is_decoder=True,
+        vocab_size=START + 1,
+        bos_token_id=START,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
+
+
+@torch.no_grad()
+def score_images(model: PreTrainedModel, images: Dataset, batch_size: int = 1) -> ImageScore:
+    """Measure bits per dim, in eval mode.
+
+    Args:
+        model: over bytes and the start token.
+        images: items of `ImageBytes`.
+        batch_size: images in a forward pass.
+    """
+    was_training = model.training
+    model.eval()
+    nats, png, content = 0.0, 0, bytearray()
+    shape = model.config.axial_pos_shape
+    for batch in tqdm(DataLoader(images, batch_size), desc="held-out images"):
+        targets = batch["shift_labels"]
+        loss = model(**{name: ids.to(model.device) for name, ids in batch.items()}).loss
+        nats += float(loss) * targets.numel()
+        for pixels in as_pixels(targets, shape):
+            png += png_size(pixels)
+            content += pixels.tobytes()
+    model.train(was_training)
+    dims = math.prod(shape)
+    return ImageScore(
+        nats / math.log(2) / len(content),
+        8 * png / len(content),
+        *compressor_scores(bytes(content)),
+        images=len(content) // dims,
+        dims=dims,
+    )
+
+
+def sample_images(
+    model: PreTrainedModel,
+    begun: Tensor | None = None,
+    count: int = 1,
+    temperature: float = 1.0,
+) -> np.ndarray:
+    """Sample images, or the rest of images that are begun; draws from the default generator.
+
+    Args:
+        model: over bytes and the start token.
+        begun: first bytes of each image, (count, bytes); None to sample all.
+        count: images, if none is begun.
+        temperature: 1 samples from what the model has learnt, less is bolder.
+
+    Returns:
+        Pixels, (count, height, width, channels).
+
+    Raises:
+        ValueError: if nothing is left to sample.
+    """
+    shape = model.config.axial_pos_shape
+    if begun is None:
+        begun = torch.empty(count, 0, dtype=torch.long)
+    missing = math.prod(shape) - begun.shape[1]
+    if missing < 1:
+        raise ValueError(
+            f"begun has {begun.shape[1]} bytes, all {math.prod(shape)} of an image of shape "
+            f"{tuple(shape)}: give fewer"
+        )
+    ids = after_start(begun).to(model.device)
+    sampled = model.generate(  # type: ignore[operator]
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=missing,
+        do_sample=True,
+        temperature=temperature,
+        top_k=0,  # transformers' default would leave out all but the 50 likeliest bytes
+        suppress_tokens=[START],
+    )
+    return as_pixels(sampled[:, 1:], shape)
+
+
+def as_pixels(content: Tensor, shape: Sequence[int]) -> np.ndarray:
+    """Bytes, (count, bytes), as pixels, (count, height, width, channels)."""
+    return content.cpu().numpy().astype(np.uint8).reshape(-1, *shape)
+
+
+def write_samples(folder: Path, held_out: ImageBytes, count: int, temperature: float) -> None:
+    """Load a saved model; write images that it samples and held-out ones that it completes."""
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    save_png(side_by_side(sample_images(model, None, count, temperature)), folder / "samples.png")
+    originals = np.array(held_out.pixels[:count])
+    half = originals.shape[1] // 2
+    begun = torch.from_numpy(originals[:, :half].reshape(len(originals), -1))
+    completed = sample_images(model, begun, temperature=temperature)
+    given = originals.copy()
+    given[:, half:] = 0
+    rows = [side_by_side(images) for images in (originals, given, completed)]
+    save_png(np.concatenate(rows), folder / "completions.png")
+
+
+def side_by_side(images: np.ndarray) -> np.ndarray:
+    """One image of several, (count, height, width, channels)."""
+    return np.concatenate(list(images), axis=1)

@@ -1,0 +1,337 @@
+"""An encoder-decoder that translates: its vocabulary, its configuration, its run."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    DataCollatorForSeq2Seq,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    Trainer,
+    set_seed,
+)
+
+from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
+from reformer_hf.models.modeling_encoder_decoder import ReformerHFForConditionalGeneration
+from reformer_hf.models.tokenization_reformer_hf import (
+    ReformerHFByteTokenizer,
+    ReformerHFTokenizer,
+)
+from reformer_hf.training.callbacks import StopOnDivergence
+from reformer_hf.training.data.pairs import (
+    TranslationArguments,
+    load_pairs,
+    tokenize_pairs,
+    train_sentencepiece,
+)
+from reformer_hf.training.data_arguments import argument
+from reformer_hf.training.parsing import ReformerTrainingArguments
+from reformer_hf.training.run_record import RunRecord, describe_data
+from reformer_hf.training.trainer import SealedCheckpoints
+from reformer_hf.training.trainer_steps import (
+    checkpoint_to_resume,
+    keep_metrics,
+    train_or_load,
+    upload_or_describe,
+)
+
+BYTES = "bytes"
+"""`tokenizer_name` of the byte tokenizer."""
+
+VOCABULARY = "spiece.model"
+
+
+@dataclass
+class Seq2SeqModelArguments:
+    """A model to go on with, or the sizes of a new one."""
+
+    _argument_group_name = "model"
+
+    model_name_or_path: str | None = argument(
+        None, "A model to go on with; without it a new one is made of the fields below."
+    )
+    tokenizer_name: str | None = argument(
+        None,
+        f"Folder or name of a tokenizer, or '{BYTES}'. Without it, that of the model; a new model "
+        "gets a SentencePiece vocabulary trained on the data.",
+    )
+    vocab_size: int = argument(8000, "Pieces of a new SentencePiece vocabulary.")
+    hidden_size: int = argument(256, "Width of each of the two reversible streams.")
+    num_hidden_layers: int = argument(4, "Layers of the encoder, and of the decoder.")
+    num_attention_heads: int = argument(4, "Heads; they divide hidden_size.")
+    feed_forward_size: int = argument(1024, "Width inside the feed-forward layers.")
+    layer_type: str = argument("full", "Self-attention: full, local, lsh, or local_lsh in turn.")
+    hidden_dropout_prob: float = argument(0.1, "Dropout of hidden states.")
+    attention_probs_dropout_prob: float = argument(0.1, "Dropout of attention.")
+    decoder_form: str = argument("cross_attention", "Decoder: cross_attention or packed.")
+    reversible: bool = argument(True, "Rebuild activations in backward instead of storing them.")
+
+    def __post_init__(self):
+        if self.layer_type not in ("full", "local", "lsh", "local_lsh"):
+            raise ValueError(
+                f"layer_type={self.layer_type!r}: choose full, local, lsh or local_lsh"
+            )
+        for each in fields(self)[2:] if self.model_name_or_path else ():
+            if getattr(self, each.name) != each.default:
+                raise ValueError(
+                    f"{each.name}={getattr(self, each.name)} is for a new model, and "
+                    f"model_name_or_path={self.model_name_or_path} has its own: leave one out"
+                )
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} is not a multiple of "
+                f"num_attention_heads={self.num_attention_heads}: change one of them"
+            )
+
+
+@dataclass
+class TranslationTrainingArguments(ReformerTrainingArguments, Seq2SeqTrainingArguments):
+    """transformers' `Seq2SeqTrainingArguments`, in a group of their own in the help."""
+
+    save_total_limit: int | None = argument(2, "Checkpoints that are kept.")
+
+
+def train_translation(
+    model_arguments: Seq2SeqModelArguments,
+    data_arguments: TranslationArguments,
+    training_arguments: Seq2SeqTrainingArguments,
+    prepare: Callable[[Trainer], None] = lambda trainer: None,
+) -> dict[str, Any]:
+    """Train, evaluate, predict and save, as far as the arguments say.
+
+    The output folder gets the model, `train_results.json`, `eval_results.json`,
+    `predict_results.json`, `all_results.json`, `trainer_state.json`, `run_record.json`, a model
+    card and, with `predict_with_generate`, `generated_predictions.txt`.
+
+    Args:
+        model_arguments: which model.
+        data_arguments: which pairs.
+        training_arguments: how.
+        prepare: is called with the Trainer before it runs; `use_run_card` of `reformer_hf.hub`
+            makes the card ours.
+
+    Returns:
+        The content of `all_results.json`.
+
+    Raises:
+        FloatingPointError: if training diverges.
+        OSError: if something cannot be found or the disk is full.
+        ValueError: if arguments, data and model do not fit together.
+    """
+    doing, folder = training_arguments, Path(str(training_arguments.output_dir))
+    wanted = {"train": doing.do_train, "validation": doing.do_eval, "test": doing.do_predict}
+    _check(doing, model_arguments, wanted)
+    checkpoint = checkpoint_to_resume(doing)
+    pairs = load_pairs(data_arguments)
+    for split in wanted:
+        if wanted[split] and not len(pairs.get(split, ())):
+            raise ValueError(f"there are no {split} pairs; name a {split}_file")
+    set_seed(doing.seed)
+    named = model_arguments.tokenizer_name or model_arguments.model_name_or_path
+    if checkpoint is None and named is None:
+        (folder / VOCABULARY).unlink(missing_ok=True)  # that of another run
+    tokenizer = open_tokenizer(model_arguments, pairs.get("train"), folder)
+    model = build_model(model_arguments, data_arguments, tokenizer)
+    tokens: dict[str, Any] = {
+        split: tokenize_pairs(rows, tokenizer, data_arguments, held_out=split != "train")
+        for split, rows in pairs.items()
+        if wanted[split]
+    }
+    trainer = _make_trainer(model, tokenizer, data_arguments, doing, tokens)
+    prepare(trainer)
+    results: dict[str, Any] = {}
+    sizes = {split: len(rows) for split, rows in tokens.items()}
+    if doing.do_train:
+        metrics = train_or_load(trainer, checkpoint)
+        trainer.save_model()
+        trainer.save_state()
+        results |= keep_metrics(trainer, "train", metrics | {"train_samples": sizes["train"]})
+    if doing.do_eval:
+        metrics = trainer.evaluate() | {"eval_samples": sizes["validation"]}
+        results |= keep_metrics(trainer, "eval", metrics)
+    if doing.do_predict:
+        output: Any = trainer.predict(tokens["test"], metric_key_prefix="predict")
+        metrics = output.metrics | {"predict_samples": sizes["test"]}
+        results |= keep_metrics(trainer, "predict", metrics)
+        if doing.predict_with_generate:
+            lines = [f"{text}\n" for text in decode(tokenizer, output.predictions)]
+            (folder / "generated_predictions.txt").write_text("".join(lines), encoding="utf-8")
+    if doing.do_train:
+        upload_or_describe(trainer)
+    return results
+
+
+def _check(
+    training: Seq2SeqTrainingArguments, model: Seq2SeqModelArguments, wanted: dict[str, bool]
+) -> None:
+    if training.world_size > 1:
+        raise ValueError(
+            f"{training.world_size} processes: this script prepares data and writes results in "
+            "one; start it with python, or use Seq2SeqTrainer in a script of your own"
+        )
+    if not any(wanted.values()):
+        raise ValueError("there is nothing to do: give --do_train, --do_eval or --do_predict")
+    if not training.do_train and model.model_name_or_path is None:
+        raise ValueError("model_name_or_path=None without do_train: name the model to evaluate")
+
+
+class TranslationTrainer(SealedCheckpoints, Seq2SeqTrainer):
+    """transformers' `Seq2SeqTrainer` with sealed checkpoints."""
+
+
+def _make_trainer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: TranslationArguments,
+    training: Seq2SeqTrainingArguments,
+    tokens: dict[str, Any],
+) -> TranslationTrainer:
+    """Have the Trainer generate as the data's arguments say."""
+    training.generation_max_length = training.generation_max_length or data.val_max_target_length
+    training.generation_num_beams = data.num_beams or training.generation_num_beams or 1
+    model.generation_config.length_penalty = data.length_penalty  # type: ignore[union-attr]
+    return TranslationTrainer(
+        model,
+        training,
+        data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
+        train_dataset=tokens.get("train"),
+        eval_dataset=tokens.get("validation"),
+        processing_class=tokenizer,
+        compute_metrics=bleu_metrics(tokenizer) if training.predict_with_generate else None,
+        callbacks=[StopOnDivergence(), RunRecord(**describe_data(data))],
+    )
+
+
+def build_model(
+    arguments: Seq2SeqModelArguments, data: TranslationArguments, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedModel:
+    """Load the named model, or make one with random weights.
+
+    Raises:
+        ValueError: if sources or targets may be longer than the named model's positions.
+    """
+    if arguments.model_name_or_path is None:
+        return ReformerHFForConditionalGeneration(build_config(arguments, tokenizer, data.longest))
+    # Weights of another dtype would be too coarse to be trained.
+    model = AutoModelForSeq2SeqLM.from_pretrained(arguments.model_name_or_path, dtype="float32")
+    limit = getattr(model.config, "position_limit", None)
+    if limit is not None and data.longest > limit:
+        raise ValueError(
+            f"max_source_length={data.max_source_length} and max_target_length="
+            f"{data.max_target_length}: the model has {limit} positions; choose smaller ones"
+        )
+    return model
+
+
+def build_config(
+    arguments: Seq2SeqModelArguments, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> ReformerHFConfig:
+    """Configure an encoder-decoder.
+
+    Args:
+        arguments: its sizes.
+        tokenizer: its vocabulary.
+        max_length: the longest source or target.
+    """
+    kinds = arguments.layer_type.split("_")
+    layers = [kinds[layer % len(kinds)] for layer in range(arguments.num_hidden_layers)]
+    positions = max_length * (2 if arguments.decoder_form == "packed" else 1)
+    rows = 2 ** round(math.log2(positions) / 2)
+    half = arguments.hidden_size // 2
+    return ReformerHFConfig(
+        is_encoder_decoder=True,
+        encoder_attn_layers=layers,
+        decoder_attn_layers=layers,
+        decoder_form=arguments.decoder_form,
+        reversible=arguments.reversible,
+        vocab_size=len(tokenizer),
+        **special_tokens(tokenizer),
+        hidden_size=arguments.hidden_size,
+        num_attention_heads=arguments.num_attention_heads,
+        attention_head_size=arguments.hidden_size // arguments.num_attention_heads,
+        feed_forward_size=arguments.feed_forward_size,
+        axial_pos_shape=[rows, math.ceil(positions / rows)],
+        axial_pos_embds_dim=[half, arguments.hidden_size - half],
+        axial_norm_std=0.02,
+        max_position_embeddings=positions,
+        hidden_dropout_prob=arguments.hidden_dropout_prob,
+        local_attention_probs_dropout_prob=arguments.attention_probs_dropout_prob,
+        lsh_attention_probs_dropout_prob=arguments.attention_probs_dropout_prob,
+    )
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Fields of a configuration that name special tokens: the pad token starts a target."""
+    return {
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "decoder_start_token_id": tokenizer.pad_token_id,
+    }
+
+
+def open_tokenizer(
+    arguments: Seq2SeqModelArguments, train: datasets.Dataset | None, folder: Path
+) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that is named, or train one on the data, once.
+
+    Args:
+        arguments: which.
+        train: pairs of `load_pairs`.
+        folder: for a trained vocabulary.
+    """
+    name = arguments.tokenizer_name or arguments.model_name_or_path
+    path = folder / VOCABULARY
+    if name == BYTES:
+        tokenizer: Any = ReformerHFByteTokenizer()
+    elif name is not None:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    elif path.exists():
+        tokenizer = ReformerHFTokenizer(vocab_file=path)
+    elif train is None:
+        raise ValueError("tokenizer_name=None: without training data, name a tokenizer or a model")
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        texts = (text for pair in train for text in (pair["source"], pair["target"]))  # type: ignore[index]
+        tokenizer = train_sentencepiece(texts, arguments.vocab_size, path)
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"tokenizer_name={name!r}: has no eos_token, which ends a target")
+    tokenizer.padding_side = "right"  # so that the start token begins each target
+    return tokenizer
+
+
+def bleu_metrics(tokenizer: PreTrainedTokenizerBase) -> Callable[[Any], dict[str, Any]]:
+    """A `compute_metrics` of Trainer: sacreBLEU of generated ids against labels.
+
+    Raises:
+        ImportError: without the extra `translate`.
+    """
+    try:
+        from sacrebleu.metrics.bleu import BLEU
+    except ImportError as error:
+        raise ImportError(
+            "predict_with_generate needs sacreBLEU: pip install 'reformer_hf[translate]'"
+        ) from error
+
+    def compute(evaluated: Any) -> dict[str, Any]:
+        predictions, labels = (decode(tokenizer, ids) for ids in (evaluated[0], evaluated[1]))
+        metric = BLEU()
+        score = metric.corpus_score(predictions, [labels])
+        return {"bleu": score.score, "bleu_signature": str(metric.get_signature())}
+
+    return compute
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray) -> list[str]:
+    """Texts of rows of token ids, in which -100 is padding."""
+    ids = np.where(ids == -100, tokenizer.pad_token_id, ids)  # type: ignore[arg-type]
+    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return [" ".join(text.split()) for text in texts]
