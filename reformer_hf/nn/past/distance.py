@@ -40,6 +40,9 @@ class DistancePast(Past):
         self_mask: the own place counts only when there is no other key.
     """
 
+    side_by_side = True
+    """Whether all that a query sees stands together, up to its own place."""
+
     def __init__(self, window: Window | None = None, *, self_mask: bool = False):
         super().__init__()
         self.window, self.self_mask = window, self_mask
@@ -168,7 +171,7 @@ class DistancePast(Past):
         stop = self.tokens.length - behind
         start = 0
         visible: Tensor | None = None
-        if query.shape[2] == 1 and not self.padded:
+        if query.shape[2] == 1 and not self.padded and self.side_by_side:
             start, stop = self._seen(stop)
         else:
             if self.reach is not None:
@@ -207,11 +210,25 @@ class DistancePast(Past):
         keys, query = places.unsqueeze(2), places[:, :, -queries:].unsqueeze(3)
         own = torch.ones(queries, stop - start, dtype=torch.bool, device=places.device)
         own = own.triu(stop - start - queries).tril(stop - start - queries)
-        first = self._first_visible(query)
+        visible = (keys >= 0) & (keys <= query) & self.sees(keys, query)
         if self.self_mask:
-            visible = (keys >= 0) & (keys >= first) & (keys < query)
+            visible = visible & ~own
             return visible | (own & ~visible.any(dim=-1, keepdim=True))
-        return ((keys >= 0) & (keys >= first) & (keys <= query)) | own
+        return visible | own
+
+    def sees(
+        self, keys: Int[Tensor, "*#shape"], queries: Int[Tensor, "*#shape"]
+    ) -> Bool[Tensor, "*#shape"]:
+        """Whether a query sees a key at an earlier place.
+
+        Args:
+            keys: their places among the real tokens of the row.
+            queries: the same of the queries.
+
+        Returns:
+            True where it does; later places and padding are hidden besides.
+        """
+        return keys >= self._first_visible(queries)
 
     def _first_visible(self, place):
         """The first place that a query may see."""
