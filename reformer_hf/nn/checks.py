@@ -9,9 +9,9 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from reformer_hf.ops.attention import Implementation
+from reformer_hf.ops.attend import Implementation
 from reformer_hf.ops.hashing import bucket_factors
-from reformer_hf.ops.masking import Scope, check_look_ahead
+from reformer_hf.ops.window import Window
 
 
 def require_ints(least: int, **arguments: Any) -> None:
@@ -43,9 +43,8 @@ def check_local_attention(
     """Check the arguments of `LocalSelfAttention`; `sizes` are those that are at least 1."""
     require_ints(1, chunk_length=chunk_length, **sizes)
     require_ints(0, num_chunks_before=num_chunks_before, num_chunks_after=num_chunks_after)
-    _require_choice("scope", scope, Scope)
     require_bools(causal=causal)
-    check_look_ahead(num_chunks_after, causal)
+    Window(chunk_length, num_chunks_before, num_chunks_after, scope, causal)
     if not isinstance(dropout, int | float) or isinstance(dropout, bool):
         raise TypeError(f"dropout={dropout!r}: give a float of at least 0 and below 1")
     if not 0 <= dropout < 1:

@@ -20,10 +20,12 @@ from reformer_hf.nn.checks import (
 )
 from reformer_hf.nn.past.base import NewTokens, Past
 from reformer_hf.nn.reversible_sequence import recalled_decision
-from reformer_hf.ops.attention import Implementation
+from reformer_hf.nn.self_attention import DEFAULT_HASHING, Hashing
+from reformer_hf.ops.attend import Implementation
 from reformer_hf.ops.dropout import draw_seed
 from reformer_hf.ops.hashing import NumBuckets, default_num_buckets
-from reformer_hf.ops.masking import Scope, number_documents
+from reformer_hf.ops.sorting import number_documents
+from reformer_hf.ops.window import Scope
 
 
 class AttentionCache:
@@ -62,6 +64,7 @@ class _AttentionLayer(nn.Module):
     """Self-attention with input and output projections."""
 
     attention: LSHSelfAttention | LocalSelfAttention
+    hash_seed = 0
 
     def __init__(self, dim: int, width: int, causal: bool, bias: bool, implementation: Any):
         super().__init__()
@@ -103,7 +106,7 @@ class _AttentionLayer(nn.Module):
         if seq_idx is not None:
             check_documents(seq_idx, x, name="seq_idx")
             seq_idx = seq_idx.long()
-            if cache is not None or self.attention.scope == "chunk":
+            if cache is not None or self.attention.window.scope == "chunk":
                 reason = "scope='chunk', which mixes documents" if cache is None else "a cache"
                 raise ValueError(f"seq_idx with {reason}: give each document a row of its own")
         if cache is None:
@@ -111,7 +114,7 @@ class _AttentionLayer(nn.Module):
                 x,
                 number_documents(real, seq_idx),
                 implementation=self.implementation,
-                **self._hashing(),
+                hashing=self._hashing(),
             )
         else:
             heads = self._attend_cached(x, real, cache)
@@ -138,17 +141,16 @@ class _AttentionLayer(nn.Module):
             raise TypeError(f"cache is a {type(cache).__name__}: give a new_cache() of this layer")
         cache.check(self, x.shape[0])
         if cache.past is None:
-            cache.past = self._new_past(x.device)
+            cache.past = self.attention.new_past(Hashing(seed=self.hash_seed), x.device)
         real = torch.ones_like(x[:, :, 0], dtype=torch.bool) if real is None else real
-        options: Any = {"past": cache.past, "implementation": self.implementation}
-        return self.attention(x, new=cache.place(real), **options)[0]
+        heads, _ = self.attention.attend_cached(
+            x, cache.past, cache.place(real), implementation=self.implementation
+        )
+        return heads
 
-    def _new_past(self, device: torch.device) -> Past:
-        return self.attention.new_past()  # type: ignore[call-arg]
-
-    def _hashing(self) -> dict[str, Any]:
-        """Further arguments of the attention module in a pass without a cache."""
-        return {}
+    def _hashing(self) -> Hashing:
+        """What a pass without a cache hashes with."""
+        return DEFAULT_HASHING
 
 
 class LSHAttention(_AttentionLayer):
@@ -208,7 +210,7 @@ class LSHAttention(_AttentionLayer):
         hash_seed: int = 0,
         layer_index: int = 0,
         redraw_rotations: bool = True,
-        implementation: Implementation = "sdpa",
+        implementation: Implementation = "blockwise",
     ):
         require_ints(0, hash_seed=hash_seed, num_chunks_before=num_chunks_before)
         require_ints(1, hash_length=hash_length, chunk_length=chunk_length)
@@ -235,14 +237,11 @@ class LSHAttention(_AttentionLayer):
         self.hash_seed, self.redraw_rotations = hash_seed, redraw_rotations
         self.attention = LSHSelfAttention(**options)
 
-    def _new_past(self, device: torch.device) -> Past:
-        return self.attention.new_past(self.hash_seed, device=device)
-
-    def _hashing(self) -> dict[str, Any]:
+    def _hashing(self) -> Hashing:
         # A replay draws as well, so that what is drawn after it stays the same.
         drawn = draw_seed() if self.training and self.redraw_rotations else None
         seed = self.hash_seed if drawn is None else drawn
-        return {"hash_seed": seed, "decision": recalled_decision()}
+        return Hashing(seed=seed, decision=recalled_decision())
 
 
 class LocalAttention(_AttentionLayer):
@@ -281,7 +280,7 @@ class LocalAttention(_AttentionLayer):
         scope: Scope = "band",
         dropout: float = 0.0,
         bias: bool = False,
-        implementation: Implementation = "sdpa",
+        implementation: Implementation = "blockwise",
     ):
         options: dict[str, Any] = {
             **_sizes(dim, heads, head_dim),
