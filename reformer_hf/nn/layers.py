@@ -54,8 +54,11 @@ class AttentionCache:
     def place(self, real: Bool[Tensor, "batch seq"]) -> NewTokens:
         """Number the real tokens of a pass, following those of earlier passes."""
         places = (self._real + real.cumsum(dim=1) - 1).masked_fill(~real, -1)
-        self._real = self._real + real.sum(dim=1, keepdim=True)
         return NewTokens(places, padded=not real.all())
+
+    def count(self, real: Bool[Tensor, "batch seq"]) -> None:
+        """Count the real tokens of a pass that is done."""
+        self._real = self._real + real.sum(dim=1, keepdim=True)
 
 
 class _AttentionLayer(nn.Module):
@@ -128,8 +131,7 @@ class _AttentionLayer(nn.Module):
             ValueError: if the layer is not causal.
         """
         if not self.causal:
-            raise ValueError("causal=False: earlier tokens would see later ones; only causal "
-                             "layers have a cache")  # fmt: skip
+            raise ValueError("causal=False: a layer that sees later tokens has no cache")
         return AttentionCache(self)
 
     def _attend_cached(self, x: Tensor, real: Tensor | None, cache: AttentionCache) -> Tensor:
@@ -140,8 +142,11 @@ class _AttentionLayer(nn.Module):
         if cache.past is None:
             cache.past = self._new_past(x.device)
         real = torch.ones_like(x[:, :, 0], dtype=torch.bool) if real is None else real
-        options: Any = {"past": cache.past, "implementation": self.implementation}
-        return self.attention(x, new=cache.place(real), **options)[0]
+        heads, _ = self.attention(
+            x, past=cache.past, new=cache.place(real), implementation=self.implementation
+        )
+        cache.count(real)
+        return heads
 
     def _new_past(self, device: torch.device) -> Past:
         return self.attention.new_past()  # type: ignore[call-arg]
