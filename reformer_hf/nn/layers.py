@@ -56,8 +56,11 @@ class AttentionCache:
     def place(self, real: Bool[Tensor, "batch seq"]) -> NewTokens:
         """Number the real tokens of a pass, following those of earlier passes."""
         places = (self._real + real.cumsum(dim=1) - 1).masked_fill(~real, -1)
-        self._real = self._real + real.sum(dim=1, keepdim=True)
         return NewTokens(places, padded=not real.all())
+
+    def count(self, real: Bool[Tensor, "batch seq"]) -> None:
+        """Count the real tokens of a pass that is done."""
+        self._real = self._real + real.sum(dim=1, keepdim=True)
 
 
 class _AttentionLayer(nn.Module):
@@ -131,8 +134,7 @@ class _AttentionLayer(nn.Module):
             ValueError: if the layer is not causal.
         """
         if not self.causal:
-            raise ValueError("causal=False: earlier tokens would see later ones; only causal "
-                             "layers have a cache")  # fmt: skip
+            raise ValueError("causal=False: a layer that sees later tokens has no cache")
         return AttentionCache(self)
 
     def _attend_cached(self, x: Tensor, real: Tensor | None, cache: AttentionCache) -> Tensor:
@@ -146,6 +148,7 @@ class _AttentionLayer(nn.Module):
         heads, _ = self.attention.attend_cached(
             x, cache.past, cache.place(real), implementation=self.implementation
         )
+        cache.count(real)
         return heads
 
     def _hashing(self) -> Hashing:

@@ -177,7 +177,7 @@ def test_packed_rows_are_refused_where_documents_would_mix(kind):
 
 @pytest.mark.parametrize("kind", LAYERS)
 def test_caches_are_refused_where_they_would_be_wrong(kind):
-    with fails(ValueError, "causal=False", "only causal"):
+    with fails(ValueError, "causal=False", "has no cache"):
         kind(8, 2, causal=False).new_cache()
     layer, other = kind(8, 2), kind(8, 2)
     cache = layer.new_cache()

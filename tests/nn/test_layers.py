@@ -35,7 +35,7 @@ def oracle(layer, row: Tensor, documents: list[int]) -> Tensor:
         heads, _ = lsh_oracle(layer.attention, row, documents, ROUNDS)
     else:
         counts = reference.band_counts([[0] * seq], documents, 3, after)
-        if layer.attention.scope == "chunk":
+        if layer.attention.window.scope == "chunk":
             counts = reference.local_chunk_counts(seq, 3, 1, after // 3, layer.causal)
         heads, _ = qkv_oracle(layer.attention, row, counts)
     return heads @ layer.output.weight.T + layer.output.bias
@@ -122,7 +122,7 @@ def test_a_cache_gives_what_one_pass_over_all_gives(kind, blocks, padding, seed)
 @kinds
 def test_in_the_chunk_scope_a_cached_step_gives_what_the_last_token_sees(kind):
     layer = build(kind, scope="chunk")
-    x, cache = torch.randn(2, 17, DIM).double(), None
+    x = torch.randn(2, 17, DIM).double()
     cache = layer.new_cache()
     layer(x[:, :5], cache=cache)
     for end in range(6, 18):
@@ -255,3 +255,34 @@ def test_the_bucket_count_follows_the_hash_length():
     buckets = [LSHAttention(8, 2, hash_length=n).attention.num_buckets for n in (256, 8192, 65536)]
     assert buckets == [4, 128, [32, 32]]
     assert LSHAttention(8, 2, num_buckets=6, hash_length=256).attention.num_buckets == 6
+
+
+def recall_batch(rows: int) -> tuple[Tensor, Tensor]:
+    """16 keys in random order, each with one of 4 values; filler; the keys once more, as questions.
+
+    A question stands at least 224 tokens behind its answer.
+    """
+    keys, values = torch.rand(rows, 16).argsort(dim=1), torch.randint(4, (rows, 16))
+    asked = torch.rand(rows, 16).argsort(dim=1)
+    answers = torch.empty_like(values).scatter(1, keys, values).gather(1, asked)
+    filler = torch.randint(80, 82, (rows, 224))
+    return torch.cat([4 * keys + values, filler, 64 + asked], dim=1), answers
+
+
+@pytest.mark.parametrize(("kind", "learns"), [(LSHAttention, True), (LocalAttention, False)])
+def test_one_layer_learns_to_recall_what_stands_far_away(kind, learns):
+    """By chance a quarter is right. Local attention does not reach so far."""
+    options = {"hash_length": 256} if kind is LSHAttention else {}
+    layer = kind(32, 2, chunk_length=32, **options)
+    model = nn.Sequential(nn.Embedding(82, 32), layer, nn.Linear(32, 4))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.015)
+    for _ in range(120 if learns else 20):
+        tokens, answers = recall_batch(8)
+        loss = nn.functional.cross_entropy(model(tokens)[:, -16:].flatten(0, 1), answers.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    tokens, answers = recall_batch(32)
+    with torch.no_grad():
+        right = (model.eval()(tokens)[:, -16:].argmax(dim=-1) == answers).double().mean()
+    assert right > 0.5 if learns else right < 0.35
