@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from reformer_hf.nn.checks import check_local_attention, check_lsh_attention, check_pass
 from reformer_hf.nn.distance_attention import DistanceSelfAttention
 from reformer_hf.nn.heads import merge_heads, project_heads
 from reformer_hf.nn.past.base import LSHPast, NewTokens, Past
@@ -75,6 +76,21 @@ class LSHSelfAttention(SelfAttention):
         share_rotations: bool = False,
         chunk_lengths: tuple[int, ...] = (),
     ):
+        check_lsh_attention(
+            hidden_size=hidden_size,
+            num_heads=num_heads,
+            head_dim=head_dim,
+            num_buckets=num_buckets,
+            num_hashes=num_hashes,
+            chunk_length=chunk_length,
+            num_chunks_before=num_chunks_before,
+            num_chunks_after=num_chunks_after,
+            causal=causal,
+            scope=scope,
+            deduplicate_rounds=deduplicate_rounds,
+            dropout=dropout,
+            layer_index=layer_index,
+        )
         super().__init__(num_heads=num_heads, dropout=dropout)
         self.window = Window(chunk_length, num_chunks_before, num_chunks_after, scope, causal)
         self.head_dim, self.num_buckets, self.num_hashes = head_dim, num_buckets, num_hashes
@@ -95,6 +111,7 @@ class LSHSelfAttention(SelfAttention):
         heads: slice | None = None,
     ) -> Attention:
         """Attend within rows; see the base class."""
+        check_pass(hidden_states, documents, self.value)
         query, value = self._project(hidden_states, heads)
         if self.window.scope == "chunk" and self._fits_one_chunk(hidden_states.shape[1]):
             buckets = None
@@ -236,6 +253,17 @@ class LocalSelfAttention(DistanceSelfAttention):
         scope: Scope = "band",
         dropout: float = 0.0,
     ):
+        check_local_attention(
+            hidden_size=hidden_size,
+            num_heads=num_heads,
+            head_dim=head_dim,
+            chunk_length=chunk_length,
+            num_chunks_before=num_chunks_before,
+            num_chunks_after=num_chunks_after,
+            causal=causal,
+            scope=scope,
+            dropout=dropout,
+        )
         super().__init__(num_heads=num_heads, dropout=dropout)
         self.window = Window(chunk_length, num_chunks_before, num_chunks_after, scope, causal)
         self.query = nn.Linear(hidden_size, num_heads * head_dim, bias=False)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from reformer_hf.ops.attend import Implementation
 from reformer_hf.ops.hashing import bucket_factors
-from reformer_hf.ops.window import Window
+from reformer_hf.ops.window import Scope, Window
 
 
 def require_ints(least: int, **arguments: Any) -> None:
@@ -43,8 +43,9 @@ def check_local_attention(
     """Check the arguments of `LocalSelfAttention`; `sizes` are those that are at least 1."""
     require_ints(1, chunk_length=chunk_length, **sizes)
     require_ints(0, num_chunks_before=num_chunks_before, num_chunks_after=num_chunks_after)
+    _require_choice("scope", scope, Scope)
     require_bools(causal=causal)
-    Window(chunk_length, num_chunks_before, num_chunks_after, scope, causal)
+    Window(chunk_length, num_chunks_before, num_chunks_after, scope, causal)  # checks the rest
     if not isinstance(dropout, int | float) or isinstance(dropout, bool):
         raise TypeError(f"dropout={dropout!r}: give a float of at least 0 and below 1")
     if not 0 <= dropout < 1:
@@ -116,6 +117,13 @@ def check_hidden_states(hidden_states: Any, width: int, weight: Any = None, name
             f"{name} has dtype {dtype}, the layer {weight.dtype}: convert one with to(), or run "
             "float32 weights under torch.autocast"
         )
+
+
+def check_pass(hidden_states: Any, documents: Any, projection: Any) -> None:
+    """Check what an attention module's projections and documents are given."""
+    check_hidden_states(hidden_states, projection.in_features, getattr(projection, "weight", None))
+    if documents is not None:
+        check_documents(documents, hidden_states)
 
 
 def check_attention_mask(mask: Any, hidden_states: Tensor) -> None:

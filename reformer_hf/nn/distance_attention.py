@@ -3,8 +3,9 @@
 from abc import abstractmethod
 
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from reformer_hf.nn.checks import check_pass
 from reformer_hf.nn.heads import merge_heads
 from reformer_hf.nn.past.base import NewTokens, Past
 from reformer_hf.nn.past.distance import DistancePast
@@ -21,6 +22,8 @@ class DistanceSelfAttention(SelfAttention):
         dropout: of the attention probabilities, in training.
     """
 
+    value: nn.Module  # each kind makes it
+
     def forward(
         self,
         hidden_states: Float[Tensor, "batch seq dim"],
@@ -32,6 +35,7 @@ class DistanceSelfAttention(SelfAttention):
         heads: slice | None = None,
     ) -> Attention:
         """Attend within rows; see the base class."""
+        check_pass(hidden_states, documents, self.value)
         query, key, value = self.project(hidden_states, heads)
         output, attention_map = self.attend(
             query, key, value, documents, output_map, implementation

@@ -13,8 +13,6 @@ from reformer_hf.nn.checks import (
     check_documents,
     check_hidden_states,
     check_implementation,
-    check_local_attention,
-    check_lsh_attention,
     require_bools,
     require_ints,
 )
@@ -66,14 +64,20 @@ class AttentionCache:
 class _AttentionLayer(nn.Module):
     """Self-attention with input and output projections."""
 
-    attention: LSHSelfAttention | LocalSelfAttention
-    hash_seed = 0
-
-    def __init__(self, dim: int, width: int, causal: bool, bias: bool, implementation: Any):
+    def __init__(
+        self,
+        dim: int,
+        attention: LSHSelfAttention | LocalSelfAttention,
+        causal: bool,
+        bias: bool,
+        implementation: Implementation,
+    ):
         super().__init__()
         require_bools(bias=bias)
-        self.dim, self.causal, self.implementation = dim, causal, implementation
-        self.output = nn.Linear(width, dim, bias=bias)
+        self.dim, self.causal = dim, causal
+        self.implementation: Implementation = implementation
+        self.attention = attention
+        self.output = nn.Linear(attention.value.out_features, dim, bias=bias)  # type: ignore[arg-type]
 
     def forward(
         self,
@@ -116,8 +120,8 @@ class _AttentionLayer(nn.Module):
             heads, _ = self.attention(
                 x,
                 number_documents(real, seq_idx),
+                hashing=self._hashing(draw=self.training),
                 implementation=self.implementation,
-                hashing=self._hashing(),
             )
         else:
             heads = self._attend_cached(x, real, cache)
@@ -143,7 +147,7 @@ class _AttentionLayer(nn.Module):
             raise TypeError(f"cache is a {type(cache).__name__}: give a new_cache() of this layer")
         cache.check(self, x.shape[0])
         if cache.past is None:
-            cache.past = self.attention.new_past(Hashing(seed=self.hash_seed), x.device)
+            cache.past = self.attention.new_past(self._hashing(draw=False), x.device)
         real = torch.ones_like(x[:, :, 0], dtype=torch.bool) if real is None else real
         heads, _ = self.attention.attend_cached(
             x, cache.past, cache.place(real), implementation=self.implementation
@@ -151,8 +155,8 @@ class _AttentionLayer(nn.Module):
         cache.count(real)
         return heads
 
-    def _hashing(self) -> Hashing:
-        """What a pass without a cache hashes with."""
+    def _hashing(self, draw: bool) -> Hashing:
+        """How to hash: with new rotations, if the layer draws any, or with those of evaluation."""
         return DEFAULT_HASHING
 
 
@@ -234,17 +238,16 @@ class LSHAttention(_AttentionLayer):
             "dropout": dropout,
             "layer_index": layer_index,
         }
-        check_lsh_attention(**options)
+        attention = LSHSelfAttention(**options)
         check_implementation(implementation, dropout, ring=scope == "chunk")
-        super().__init__(dim, heads * options["head_dim"], causal, bias, implementation)
+        super().__init__(dim, attention, causal, bias, implementation)
         self.hash_seed, self.redraw_rotations = hash_seed, redraw_rotations
-        self.attention = LSHSelfAttention(**options)
 
-    def _hashing(self) -> Hashing:
+    def _hashing(self, draw: bool) -> Hashing:
         # A replay draws as well, so that what is drawn after it stays the same.
-        drawn = draw_seed() if self.training and self.redraw_rotations else None
+        drawn = draw_seed() if draw and self.redraw_rotations else None
         seed = self.hash_seed if drawn is None else drawn
-        return Hashing(seed=seed, decision=recalled_decision())
+        return Hashing(seed, decision=recalled_decision())
 
 
 class LocalAttention(_AttentionLayer):
@@ -294,10 +297,9 @@ class LocalAttention(_AttentionLayer):
             "scope": scope,
             "dropout": dropout,
         }
-        check_local_attention(**options)
+        attention = LocalSelfAttention(**options)
         check_implementation(implementation, dropout, ring=False)
-        super().__init__(dim, heads * options["head_dim"], causal, bias, implementation)
-        self.attention = LocalSelfAttention(**options)
+        super().__init__(dim, attention, causal, bias, implementation)
 
 
 def _sizes(dim: Any, heads: Any, head_dim: Any) -> dict[str, int]:

@@ -9,6 +9,9 @@ import torch
 from tests.nn.plain_import import import_plainly
 
 plain = import_plainly("reformer_hf.nn.layers")
+attention = import_plainly("reformer_hf.nn.attention")
+plain.LSHSelfAttention = attention.LSHSelfAttention  # type: ignore[attr-defined]
+plain.LocalSelfAttention = attention.LocalSelfAttention  # type: ignore[attr-defined]
 sequences = import_plainly("reformer_hf.nn.reversible_sequence")
 LAYERS = [plain.LSHAttention, plain.LocalAttention]
 TOKENS = torch.zeros(2, 5, 8)
@@ -163,6 +166,14 @@ FORWARDS: list[tuple[Any, dict[str, Any], type, tuple[str, ...]]] = [
 def test_forwards_refuse(kind, x, options, error, parts):
     with fails(error, *parts):
         kind(8, 2)(x, **options)
+
+
+def test_the_module_inside_refuses():
+    inside = plain.LSHAttention(8, 2).attention
+    with fails(ValueError, "hidden_states has shape (5, 8)", "give (batch, seq, 8)"):
+        inside(TOKENS[0])
+    with fails(TypeError, "documents has dtype torch.bool", "each token's document"):
+        inside(TOKENS, torch.ones(2, 5).bool())
 
 
 @pytest.mark.parametrize("kind", LAYERS)
