@@ -187,7 +187,7 @@ class TestRefusals:
     def test_an_interrupted_pass(self, model, monkeypatch):
         cache = cached(model)
         with monkeypatch.context() as patch:
-            patch.setattr(cache.layers[-1], "attend", None)
+            patch.setattr(cache.layers[-1], "fetch", None)
             with pytest.raises(TypeError):
                 model(random_ids(2, 1), past_key_values=cache)
         with pytest.raises(ValueError, match="a pass that was interrupted"):
