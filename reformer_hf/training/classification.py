@@ -18,8 +18,8 @@ from transformers import (
 
 from reformer_hf.models.modeling_classification import ReformerHFForSequenceClassification
 from reformer_hf.models.modeling_heads import ReformerHFForTokenClassification
+from reformer_hf.training.build import build_model, load_tokenizer
 from reformer_hf.training.callbacks import StopOnDivergence
-from reformer_hf.training.causal_model import build_model, load_tokenizer
 from reformer_hf.training.checkpoints import SealCheckpoints
 from reformer_hf.training.classification_arguments import ClassificationDataArguments
 from reformer_hf.training.classification_data import choose_columns, load_rows, tokenize_rows
