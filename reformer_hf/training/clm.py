@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from reformer_hf.models.modeling_reformer_hf import ReformerHFForCausalLM
-from reformer_hf.training.causal_model import build_model, load_tokenizer
+from reformer_hf.training.build import build_model, load_tokenizer
 from reformer_hf.training.collator import ReformerDataCollator
 from reformer_hf.training.data_arguments import DataTrainingArguments
 from reformer_hf.training.language_model_data import load_language_model_data

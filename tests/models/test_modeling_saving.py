@@ -32,7 +32,8 @@ torch.save((model(ids).logits, AutoModel.from_pretrained(folder)(ids)[0]), sys.a
 
 
 def test_a_fresh_process_loads_by_the_auto_classes(tmp_path):
-    model = tiny_lm(attn_layers=["local", "lsh", "full"], num_buckets=[4, 6], note="kept")
+    model = tiny_lm(attn_layers=["local", "lsh", "full"], num_buckets=[4, 6])
+    model.config.note = "kept"
     model.save_pretrained(tmp_path)
     assert {"config.json", "model.safetensors"} <= {file.name for file in tmp_path.iterdir()}
     arguments = [str(tmp_path), str(IDS.tolist()), str(tmp_path / "output.pt")]

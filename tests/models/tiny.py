@@ -32,6 +32,7 @@ def tiny_config(**fields: Any) -> ReformerHFConfig:
         "hidden_dropout_prob": 0.0,
         "local_attention_probs_dropout_prob": 0.0,
         "initializer_range": 0.3,
+        "axial_norm_std": 1.0,
         "activation_budget": 0,  # or nothing so small would ever be replayed
     }
     if fields.get("is_encoder_decoder"):

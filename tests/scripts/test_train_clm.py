@@ -8,7 +8,7 @@ import yaml
 
 from reformer_hf import ReformerHFForCausalLM
 from reformer_hf.models.tokenization_reformer_hf import ReformerHFByteTokenizer
-from reformer_hf.training.causal_model import build_model
+from reformer_hf.training.build import build_model
 from reformer_hf.training.data_arguments import DataTrainingArguments
 from reformer_hf.training.model_arguments import PretrainedModelArguments
 from reformer_hf.training.parsing import ReformerTrainingArguments, parse_arguments

@@ -20,8 +20,8 @@ from transformers import (
 
 from reformer_hf.models.modeling_classification import ReformerHFForSequenceClassification
 from reformer_hf.models.modeling_heads import ReformerHFForTokenClassification
+from reformer_hf.training.build import build_model, load_tokenizer
 from reformer_hf.training.callbacks import StopOnDivergence
-from reformer_hf.training.causal_model import build_model, load_tokenizer
 from reformer_hf.training.collator import IGNORE_INDEX
 from reformer_hf.training.data.labelled import (
     ClassificationDataArguments,

@@ -3,7 +3,7 @@ import torch
 
 from reformer_hf import ReformerHFForCausalLM
 from reformer_hf.models.tokenization_reformer_hf import ReformerHFByteTokenizer, ReformerHFTokenizer
-from reformer_hf.training.causal_model import build_model, load_tokenizer, parse_overrides
+from reformer_hf.training.build import build_model, load_tokenizer, parse_overrides
 from reformer_hf.training.model_arguments import PretrainedModelArguments
 from tests.models.tiny import tiny_lm
 from tests.training.runs import tiny_overrides
@@ -19,7 +19,13 @@ def build(block_size=None, tokenizer=TOKENIZER, **fields):
 def test_overrides_are_read_as_yaml():
     found = parse_overrides("attn_layers=[local, lsh],num_hashes=4, reversible=false")
     assert found == {"attn_layers": ["local", "lsh"], "num_hashes": 4, "reversible": False}
-    with pytest.raises(ValueError, match="has no field 'num_hash'"):
+    assert parse_overrides("d_model=512,num_layers=4") == {
+        "hidden_size": 512,
+        "num_hidden_layers": 4,
+    }
+    with pytest.raises(ValueError, match="d_model=512 and hidden_size=256 are two names of one"):
+        parse_overrides("d_model=512,hidden_size=256")
+    with pytest.raises(ValueError, match=r"has no field 'num_hash': did you mean num_hashes\?"):
         parse_overrides("num_hash=4")
     with pytest.raises(ValueError, match="'num_hashes' is not of the form name=value"):
         parse_overrides("num_hashes")
@@ -28,15 +34,27 @@ def test_overrides_are_read_as_yaml():
 def test_a_new_model_fits_the_tokenizer_and_the_rows():
     config = build(1000, config_overrides=tiny_overrides()).config
     assert (config.vocab_size, config.pad_token_id, config.eos_token_id) == (258, 0, 1)
-    assert 1000 <= config.position_limit < 1100
+    assert config.position_limit == 1000
     assert config.axial_pos_embds_dim == [8, 8]
+    assert config.axial_norm_std == config.initializer_range
+    config = build(1000, config_overrides=tiny_overrides(axial_pos_shape="[8,8]")).config
+    assert config.position_limit == 64
     words = ReformerHFTokenizer.train_from_iterator(["a b c d"], 40)
     config = build(64, words, config_overrides=tiny_overrides()).config
     assert config.vocab_size == len(words) and config.eos_token_id == words.eos_token_id
 
 
+def test_shapes_follow_from_the_overrides():
+    config = build(64, config_overrides="num_hidden_layers=3,d_model=32").config
+    assert config.attn_layers == ["local", "lsh", "local"]
+    assert config.axial_pos_embds_dim == [16, 16] and config.position_limit == 64
+    assert config.num_attention_heads * config.attention_head_size == config.hidden_size == 32
+
+
 def test_a_configuration_file_may_be_overridden(tmp_path):
     build(config_overrides=tiny_overrides()).config.save_pretrained(tmp_path)
+    model = build(config_name=str(tmp_path), config_overrides="num_layers=1,hidden_size=32")
+    assert model.config.attn_layers == ["local"] and model.config.axial_pos_embds_dim == [16, 16]
     model = build(config_name=str(tmp_path), config_overrides="num_hashes=3")
     assert model.config.num_hashes == 3 and model.config.hidden_size == 16
 

@@ -8,9 +8,9 @@ import yaml
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from reformer_hf.models.configuration_reformer_hf import DEFAULT_HASH_LENGTH, ReformerHFConfig
+from reformer_hf.models.configuration_reformer_hf import OWN_NAMES, ReformerHFConfig
+from reformer_hf.models.configuration_rules import own_names, unknown_names
 from reformer_hf.models.tokenization_reformer_hf import ReformerHFByteTokenizer
-from reformer_hf.training.causal_lm import axial_shape
 from reformer_hf.training.model_arguments import PretrainedModelArguments
 
 logger = logging.get_logger(__name__)
@@ -93,6 +93,9 @@ def build_model(
 def parse_overrides(text: str) -> dict[str, Any]:
     """Parse `name=value,name=value`, with values as YAML writes them.
 
+    Returns:
+        Fields of the configuration, or `num_hidden_layers`, under our own names.
+
     Raises:
         ValueError: naming the part that cannot be read, or the field that does not exist.
     """
@@ -102,12 +105,13 @@ def parse_overrides(text: str) -> dict[str, Any]:
         name = name.strip()
         if not equals:
             raise ValueError(f"config_overrides: {part!r} is not of the form name=value")
-        if name not in ReformerHFConfig.__annotations__:
+        if name not in OWN_NAMES:
+            advice = unknown_names([name], OWN_NAMES).get(name, "it is set elsewhere")
             raise ValueError(
-                f"config_overrides: a ReformerHFConfig has no field {name!r}; check its spelling"
+                f"config_overrides: a ReformerHFConfig has no field {name!r}: {advice}"
             )
         fields[name] = yaml.safe_load(value)
-    return fields
+    return own_names(fields)
 
 
 def _load_config(arguments: PretrainedModelArguments, **fields: Any) -> ReformerHFConfig:
@@ -129,19 +133,14 @@ def _new_config(
     if arguments.config_name is not None:
         return _load_config(arguments, **overrides, **task_fields)
     logger.info("A new configuration and random weights")
-    width = overrides.get("hidden_size", ReformerHFConfig.hidden_size)
     defaults: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "pad_token_id": tokenizer.pad_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "chunk_size_lm_head": 1024,
-        # As wide as the word embeddings: at 1, transformers' default, positions drown the words
-        # for hundreds of steps.
-        "axial_norm_std": 0.02,
     }
-    if overrides.get("position_embedding_type", "axial") == "axial":
-        defaults["axial_pos_shape"] = list(axial_shape(block_size or DEFAULT_HASH_LENGTH))
-        defaults["axial_pos_embds_dim"] = [width // 2, width - width // 2]
+    if block_size is not None and "axial_pos_shape" not in overrides:
+        defaults["max_position_embeddings"] = block_size
     return ReformerHFConfig(**{**defaults, **fields, **overrides, **task_fields})
 
 
