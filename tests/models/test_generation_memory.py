@@ -14,7 +14,7 @@ KEYS_AND_VALUES = 2 * 2 * 256 * 4
 MIB = 2**20
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks Linux")
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="asks Linux")
 @pytest.mark.parametrize(
     ("scope", "tokens", "buckets"), [("band", 10_000, 0), ("chunk", 1_250, 2 * 8)]
 )

@@ -22,7 +22,6 @@ from scripts.benchmarks.generation.arguments import GenerationArguments
 from scripts.benchmarks.generation.plot import plot
 from scripts.benchmarks.generation.profile import render_profile
 from scripts.benchmarks.generation.report import Case, render
-from scripts.benchmarks.generation.run import Run
 
 SETTINGS = (
     "steps",
@@ -36,32 +35,33 @@ SETTINGS = (
 """Arguments that must be equal for runs to be comparable."""
 
 
-def run_child(run: Run, shape: ModelShape, timeout: float, profile: bool = False) -> dict:
-    """Do a run, or profile it, in a process of its own; see `run_process`."""
-    request = {"run": asdict(run), "shape": asdict(shape), "profile": profile}
-    return run_process("scripts.benchmarks.generation.run", request, timeout)
+def run_child(case: Case, arguments: GenerationArguments, shape: ModelShape) -> dict:
+    """Measure a case in a process of its own, or profile it; see `run_process`."""
+    request = {"case": case._asdict(), "arguments": asdict(arguments), "shape": asdict(shape)}
+    return run_process("scripts.benchmarks.generation.run", request, arguments.timeout)
 
 
 def plan(arguments: GenerationArguments, shape: ModelShape) -> list[Planned]:
     """All runs, in order."""
     planned = []
-    for case, repeat, run in arguments.runs():
-        attempt = partial(run_child, run, shape, arguments.timeout)
+    for case, repeat in arguments.cases():
+        attempt = partial(run_child, case, arguments, shape)
         attempt = partial(least_disturbed, attempt, arguments.attempts, arguments.max_waiting)
         label = f"{case.variant} at {short(case.context)}, batch {case.batch}"
         identity = {**case._asdict(), "repeat": repeat}
-        planned.append(Planned(identity, label, attempt, {"random_states": run.random_states}))
+        notes = {"random_states": arguments.needs_random_states(case)}
+        planned.append(Planned(identity, label, attempt, notes))
     return planned
 
 
 def write_profile(arguments: GenerationArguments, shape: ModelShape, header: dict) -> int:
     """Write profile.md; returns the exit status."""
-    run = arguments.run_of(Case("band", arguments.contexts[0], 1))
-    result = run_child(run, shape, arguments.timeout, profile=True)
+    case = Case("band", arguments.contexts[0], 1)
+    result = run_child(case, arguments, shape)
     if "error" in result:
         print(f"The profile failed: {result['error']}", file=sys.stderr)
         return 1
-    text, folder = render_profile(header, run.context, result), Path(arguments.output_dir)
+    text, folder = render_profile(header, case.context, result), Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "profile.md").write_text(text, encoding="utf-8")
     print(text)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from scripts.benchmarks.common.arguments import BenchmarkArguments, option, turned
 from scripts.benchmarks.common.peers import OURS, VARIANTS, ModelShape
 from scripts.benchmarks.generation.report import Case
-from scripts.benchmarks.generation.run import Run
 
 
 @dataclass
@@ -49,8 +48,8 @@ class GenerationArguments(BenchmarkArguments):
             )
         return None
 
-    def runs(self) -> Iterator[tuple[Case, int, Run]]:
-        """All cases, repeats and runs: within a repeat by context, there in turns that rotate."""
+    def cases(self) -> Iterator[tuple[Case, int]]:
+        """All cases and repeats: within a repeat by context, there in turns that rotate."""
         for repeat in range(self.repeats):
             for context in self.contexts:
                 cases = [Case(variant, context, 1) for variant in self.variants]
@@ -58,16 +57,8 @@ class GenerationArguments(BenchmarkArguments):
                     cases.append(Case("band", context, self.batch_size))
                 for case in turned(cases, repeat):
                     if context <= getattr(self, f"max_context_{case.variant}", context):
-                        yield case, repeat, self.run_of(case)
+                        yield case, repeat
 
-    def run_of(self, case: Case) -> Run:
-        """The run of a case."""
-        return Run(
-            **case._asdict(),
-            random_states=case.variant not in OURS and case.context > self.max_prefill,
-            steps=self.steps,
-            warmup=self.warmup,
-            max_seconds=self.max_seconds_per_run,
-            prefill_tokens=self.prefill_tokens,
-            num_threads=self.num_threads,
-        )
+    def needs_random_states(self, case: Case) -> bool:
+        """Whether a prefill of a case would take longer than the benchmark."""
+        return case.variant not in OURS and case.context > self.max_prefill

@@ -2,7 +2,6 @@
 
 import statistics
 import time
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,74 +10,49 @@ from transformers import set_seed
 from reformer_hf.training.machine import peak_memory_bytes
 from scripts.benchmarks.common.cores import watched_cores
 from scripts.benchmarks.common.peers import CachedModel, ModelShape, Ours, build
+from scripts.benchmarks.generation.arguments import GenerationArguments
 from scripts.benchmarks.generation.profile import profile_steps
+from scripts.benchmarks.generation.report import Case
 
 FEWEST_STEPS = 3  # timed, however slow
 WARM_UP_TOKENS = 128
 
 
-@dataclass(frozen=True)
-class Run:
-    """What is measured, and for how long.
-
-    Attributes:
-        variant: of `peers.VARIANTS`.
-        context: tokens per row in the cache before the first step.
-        batch: rows.
-        random_states: fill the cache with random states instead of a prefill.
-        steps: timed steps of one token per row.
-        warmup: steps before them.
-        max_seconds: stop after this time with fewer steps, but at least 3.
-        prefill_tokens: tokens of all rows in a pass of a prefill in blocks.
-        num_threads: of torch.
-    """
-
-    variant: str
-    context: int
-    batch: int
-    random_states: bool
-    steps: int
-    warmup: int
-    max_seconds: float
-    prefill_tokens: int
-    num_threads: int
-
-
-def set_up(run: Run, shape: ModelShape) -> CachedModel:
-    """Build the run's model, always with the same weights."""
-    torch.set_num_threads(run.num_threads)
+def set_up(case: Case, arguments: GenerationArguments, shape: ModelShape) -> CachedModel:
+    """Build the model of a case, always with the same weights."""
+    torch.set_num_threads(arguments.num_threads)
     set_seed(0)
-    return build(run.variant, shape, run.prefill_tokens)
+    return build(case.variant, shape, arguments.prefill_tokens)
 
 
-def fill(subject: CachedModel, run: Run) -> float:
-    """Fill the cache to the run's context; returns the seconds it took."""
-    ids = torch.randint(1, subject.model.config.vocab_size, (run.batch, run.context))
+def fill(subject: CachedModel, case: Case, random_states: bool) -> float:
+    """Fill the cache to the case's context; returns the seconds it took."""
+    ids = torch.randint(1, subject.model.config.vocab_size, (case.batch, case.context))
     # The first pass pays for what is set up once, such as threads.
     subject.prefill(ids[:, :WARM_UP_TOKENS])
     subject.forward(ids[:, :1])
     subject.reset()
     start = time.perf_counter()
-    if run.random_states:
-        subject.fill_randomly(run.batch, run.context)
+    if random_states:
+        subject.fill_randomly(case.batch, case.context)
     else:
         subject.prefill(ids)
     return time.perf_counter() - start
 
 
-def decode(subject: CachedModel, run: Run) -> list[float]:
+def decode(subject: CachedModel, batch: int, arguments: GenerationArguments) -> list[float]:
     """Decode greedily; returns the seconds of each timed step."""
     seconds: list[float] = []
-    token = torch.ones(run.batch, 1, dtype=torch.int64)
+    token = torch.ones(batch, 1, dtype=torch.int64)
     begin = time.perf_counter()
-    for step in range(run.warmup + run.steps):
+    for step in range(arguments.warmup + arguments.steps):
         start = time.perf_counter()
         logits = subject.forward(token)
         end = time.perf_counter()
-        if step >= run.warmup:
+        if step >= arguments.warmup:
             seconds.append(end - start)
         token = next_token(logits)
-        if end - begin > run.max_seconds and len(seconds) >= FEWEST_STEPS:
+        if end - begin > arguments.max_seconds_per_run and len(seconds) >= FEWEST_STEPS:
             break
     return seconds
 
@@ -91,32 +65,32 @@ def next_token(logits: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def profile(run: Run, shape: ModelShape) -> dict:
+def profile(case: Case, arguments: GenerationArguments, shape: ModelShape) -> dict:
     """Fill a cache, warm up, and profile decode steps; see `profile_steps`."""
-    subject = set_up(run, shape)
+    subject = set_up(case, arguments, shape)
     assert isinstance(subject, Ours)
-    fill(subject, run)
-    token = torch.ones(run.batch, 1, dtype=torch.int64)
-    for _ in range(run.warmup):
+    fill(subject, case, random_states=False)
+    token = torch.ones(case.batch, 1, dtype=torch.int64)
+    for _ in range(arguments.warmup):
         subject.forward(token)
-    return profile_steps(subject, token, run.steps)
+    return profile_steps(subject, token, arguments.steps)
 
 
 @torch.no_grad()
-def measure(run: Run, shape: ModelShape) -> dict:
+def measure(case: Case, arguments: GenerationArguments, shape: ModelShape) -> dict:
     """Fill a cache, decode, and report times and bytes.
 
     Raises:
         RuntimeError: if the cache has not seen as many tokens as it was given.
     """
-    subject = set_up(run, shape)
+    subject, random_states = set_up(case, arguments, shape), arguments.needs_random_states(case)
     watched: dict = {}
     with watched_cores(watched, "waiting_in_prefill"):
-        fill_seconds = fill(subject, run)
+        fill_seconds = fill(subject, case, random_states)
     used, allocated = subject.cache_bytes()
     with watched_cores(watched, "waiting"):
-        seconds = decode(subject, run)
-    tokens = run.context + run.warmup + len(seconds)
+        seconds = decode(subject, case.batch, arguments)
+    tokens = case.context + arguments.warmup + len(seconds)
     if subject.cached_tokens() != tokens:
         raise RuntimeError(f"the cache holds {subject.cached_tokens()} tokens, not {tokens}")
     milliseconds = [1000 * value for value in seconds]
@@ -125,7 +99,7 @@ def measure(run: Run, shape: ModelShape) -> dict:
         "ms_fastest_step": round(min(milliseconds), 4),
         "ms_slowest_step": round(max(milliseconds), 4),
         "steps": len(seconds),
-        "prefill_seconds": None if run.random_states else round(fill_seconds, 4),
+        "prefill_seconds": None if random_states else round(fill_seconds, 4),
         "cache_used_bytes": used,
         "cache_allocated_bytes": allocated,
         "peak_memory_bytes": peak_memory_bytes(),
@@ -135,5 +109,6 @@ def measure(run: Run, shape: ModelShape) -> dict:
 
 def answer(request: dict) -> dict:
     """Do the run of a request, or profile it; see `child.py`."""
-    work = profile if request["profile"] else measure
-    return work(Run(**request["run"]), ModelShape(**request["shape"]))
+    arguments = GenerationArguments(**request["arguments"])
+    work = profile if arguments.profile else measure
+    return work(Case(**request["case"]), arguments, ModelShape(**request["shape"]))

@@ -8,7 +8,7 @@ Writes results.json, results.md and plots to the output folder, and goes on wher
 """
 
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +20,7 @@ from scripts.benchmarks.common.runs import Planned, Record, benchmark_header, le
 from scripts.benchmarks.common.tables import short
 from scripts.benchmarks.training.arguments import ALLOCATORS, TrainingBenchmarkArguments
 from scripts.benchmarks.training.plot import plot_all
-from scripts.benchmarks.training.run import TrainingRun
+from scripts.benchmarks.training.report import TrainingCase
 from scripts.benchmarks.training.targets import render
 
 SETTINGS = (
@@ -40,9 +40,9 @@ ALLOCATOR_NOTES = {
 }
 
 
-def run_child(run: TrainingRun, shape: ModelShape, arguments: TrainingBenchmarkArguments) -> dict:
-    """Do a run in a process of its own; see `run_process`."""
-    request = {"run": asdict(run), "shape": asdict(shape)}
+def run_child(case: TrainingCase, arguments: TrainingBenchmarkArguments, shape: ModelShape) -> dict:
+    """Measure a case in a process of its own; see `run_process`."""
+    request = {"case": case._asdict(), "arguments": asdict(arguments), "shape": asdict(shape)}
     module = "scripts.benchmarks.training.run"
     return run_process(module, request, arguments.timeout, arguments.environment())
 
@@ -71,13 +71,11 @@ def plan(arguments: TrainingBenchmarkArguments, shape: ModelShape) -> list[Plann
     planned = []
     for repeat in range(arguments.repeats):
         for case in arguments.cases(repeat, shape):
-            run = arguments.run_of(case)
-            its_shape = replace(shape, num_hidden_layers=case.layers)
-            attempt = partial(run_child, run, its_shape, arguments)
+            attempt = partial(run_child, case, arguments, shape)
             attempt = partial(least_disturbed, attempt, arguments.attempts, arguments.max_waiting)
             label = f"{case.variant} at {short(case.length)}, {case.dtype}, {case.mode}"
             identity = {**case._asdict(), "repeat": repeat}
-            planned.append(Planned(identity, label, attempt, {"rows": run.rows}))
+            planned.append(Planned(identity, label, attempt, {"rows": arguments.rows_of(case)}))
     return planned
 
 

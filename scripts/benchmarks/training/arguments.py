@@ -13,8 +13,7 @@ from scripts.benchmarks.training.peers import (
     lucid_is_installed,
     problem_with_length,
 )
-from scripts.benchmarks.training.report import TrainingCase
-from scripts.benchmarks.training.run import FORWARD, PROFILE, TRAINING, TrainingRun
+from scripts.benchmarks.training.report import FORWARD, PROFILE, TRAINING, TrainingCase
 
 DTYPES = ("float32", "bfloat16")
 ALLOCATORS = {
@@ -128,16 +127,6 @@ class TrainingBenchmarkArguments(BenchmarkArguments):
             for dtype in self.dtypes if variant in self.variants else ():
                 yield TrainingCase(variant, self.profile_length, dtype, PROFILE, layers)
 
-    def run_of(self, case: TrainingCase) -> TrainingRun:
-        """The run of a case."""
-        return TrainingRun(
-            variant=case.variant,
-            length=case.length,
-            rows=max(1, self.tokens_per_batch // case.length),
-            dtype=case.dtype,
-            mode=case.mode,
-            steps=self.steps,
-            warmup=self.warmup,
-            max_seconds=self.max_seconds_per_run,
-            num_threads=self.num_threads,
-        )
+    def rows_of(self, case: TrainingCase) -> int:
+        """Rows of a batch."""
+        return max(1, self.tokens_per_batch // case.length)

@@ -9,8 +9,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from reformer_hf.training.causal_lm import axial_shape
-from scripts.benchmarks.common.peers import VARIANTS, ModelShape, build
+from scripts.benchmarks.common.peers import VARIANTS, ModelShape, axial_shape, build
 
 FLOOR = "floor"
 MODELS = VARIANTS | {"lucid": "reformer-pytorch"}

@@ -18,7 +18,8 @@ from scripts.benchmarks.common.tables import (
 from scripts.benchmarks.training.peers import FLOOR, TRAINING_VARIANTS
 from scripts.benchmarks.training.profile import PHASES
 
-MODE_NAMES = {"forward": "forward only, without gradients", "training": "forward and backward"}
+FORWARD, TRAINING, PROFILE = "forward", "training", "profile"
+MODE_NAMES = {FORWARD: "forward only, without gradients", TRAINING: "forward and backward"}
 
 
 class TrainingCase(NamedTuple):
@@ -27,8 +28,9 @@ class TrainingCase(NamedTuple):
     Attributes:
         variant: of `peers.TRAINING_VARIANTS`.
         length: tokens of a row.
-        dtype: `float32` or `bfloat16`.
-        mode: `forward`, `training` or `profile`.
+        dtype: `float32`, or `bfloat16` for autocast.
+        mode: `forward` without gradients; `training` for forward and backward; `profile` to
+            profile the latter by stage.
         layers: of the model.
     """
 

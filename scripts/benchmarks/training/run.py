@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -13,43 +13,16 @@ from transformers import set_seed
 from scripts.benchmarks.common.cores import watched_cores
 from scripts.benchmarks.common.memory import PeakMemory, resident_bytes
 from scripts.benchmarks.common.peers import ModelShape
+from scripts.benchmarks.training.arguments import TrainingBenchmarkArguments
 from scripts.benchmarks.training.floor import Floor
 from scripts.benchmarks.training.peers import FLOOR, Trainee, build_trainee
 from scripts.benchmarks.training.profile import profile_stages
+from scripts.benchmarks.training.report import FORWARD, PROFILE, TrainingCase
 
-FORWARD, TRAINING, PROFILE = "forward", "training", "profile"
 
-
-@dataclass(frozen=True)
-class TrainingRun:
-    """What is measured, and for how long.
-
-    Attributes:
-        variant: of `peers.TRAINING_VARIANTS`.
-        length: tokens of a row.
-        rows: rows of a batch.
-        dtype: `float32`, or `bfloat16` for autocast.
-        mode: `forward` without gradients; `training` for forward and backward; `profile` to
-            profile the latter by stage.
-        steps: timed steps.
-        warmup: steps before them.
-        max_seconds: after this time no step is begun, but one of each kind is always done.
-        num_threads: of torch.
-    """
-
-    variant: str
-    length: int
-    rows: int
-    dtype: str
-    mode: str
-    steps: int
-    warmup: int
-    max_seconds: float
-    num_threads: int
-
-    def autocast(self) -> torch.autocast:
-        """What a forward pass runs in."""
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == "bfloat16")
+def autocast(dtype: str) -> torch.autocast:
+    """What a forward pass runs in."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
 
 
 class Passes(NamedTuple):
@@ -66,13 +39,13 @@ class Passes(NamedTuple):
     finish: Callable[[], None]
 
 
-def model_passes(run: TrainingRun, trainee: Trainee, ids: Tensor) -> Passes:
+def model_passes(case: TrainingCase, trainee: Trainee, ids: Tensor) -> Passes:
     """The passes of a model."""
-    is_training = run.mode != FORWARD
+    is_training = case.mode != FORWARD
     trainee.model.train(is_training)
 
     def forward() -> Tensor:
-        with torch.set_grad_enabled(is_training), run.autocast():
+        with torch.set_grad_enabled(is_training), autocast(case.dtype):
             loss = trainee.loss(ids)
         if not loss.isfinite():
             raise RuntimeError(f"the loss is {loss.item()}")
@@ -88,10 +61,10 @@ def model_passes(run: TrainingRun, trainee: Trainee, ids: Tensor) -> Passes:
     return Passes(forward, backward if is_training else None, finish)
 
 
-def floor_passes(run: TrainingRun, shape: ModelShape) -> Passes:
+def floor_passes(case: TrainingCase, tokens: int, shape: ModelShape) -> Passes:
     """The passes of the floor."""
-    floor = Floor(shape, run.rows * run.length, getattr(torch, run.dtype))
-    backward = (lambda _: floor.backward()) if run.mode != FORWARD else None
+    floor = Floor(shape, tokens, getattr(torch, case.dtype))
+    backward = (lambda _: floor.backward()) if case.mode != FORWARD else None
     return Passes(floor.forward, backward, lambda: None)
 
 
@@ -111,43 +84,46 @@ def do_step(passes: Passes, memory: PeakMemory) -> tuple[float, float]:
     return forward, backward
 
 
-def repeat_steps(run: TrainingRun, passes: Passes, memory: PeakMemory) -> list[tuple[float, float]]:
+def repeat_steps(
+    arguments: TrainingBenchmarkArguments, passes: Passes, memory: PeakMemory
+) -> list[tuple[float, float]]:
     """Warm up and do steps until the time is over; returns what `do_step` does of each step."""
-    end = time.perf_counter() + run.max_seconds
-    for count in (run.warmup, run.steps):
+    end = time.perf_counter() + arguments.max_seconds_per_run
+    for count in (arguments.warmup, arguments.steps):
         done: list[tuple[float, float]] = []
         while len(done) < count and (not done or time.perf_counter() < end):
             done.append(do_step(passes, memory))
     return done
 
 
-def measure(run: TrainingRun, shape: ModelShape) -> dict:
-    """Build the run's model, warm up, and report seconds and bytes."""
-    torch.set_num_threads(run.num_threads)
+def measure(case: TrainingCase, arguments: TrainingBenchmarkArguments, shape: ModelShape) -> dict:
+    """Build the model of a case, warm up, and report seconds and bytes."""
+    shape, rows = replace(shape, num_hidden_layers=case.layers), arguments.rows_of(case)
+    torch.set_num_threads(arguments.num_threads)
     set_seed(0)  # always the same weights and tokens
     imported, parameters = resident_bytes(), 0
-    if run.variant == FLOOR:
-        passes = floor_passes(run, shape)
+    if case.variant == FLOOR:
+        passes = floor_passes(case, rows * case.length, shape)
     else:
-        trainee = build_trainee(run.variant, shape, run.length)
+        trainee = build_trainee(case.variant, shape, case.length)
         parameters = sum(p.numel() * p.element_size() for p in trainee.model.parameters())
-        ids = torch.randint(1, shape.vocab_size, (run.rows, run.length))
-        passes = model_passes(run, trainee, ids)
+        ids = torch.randint(1, shape.vocab_size, (rows, case.length))
+        passes = model_passes(case, trainee, ids)
     built = resident_bytes()
     memory, watched = PeakMemory(), {}
-    if run.mode == PROFILE:
+    if case.mode == PROFILE:
         with watched_cores(watched, "waiting"):
-            profiled = profile_stages(*passes, run.warmup, run.steps)
+            profiled = profile_stages(*passes, arguments.warmup, arguments.steps)
         return profiled | watched
     with watched_cores(watched, "waiting"):
-        seconds = repeat_steps(run, passes, memory)
+        seconds = repeat_steps(arguments, passes, memory)
     whole = [sum(parts) for parts in seconds]
     return {
         "seconds_per_step": round(statistics.median(whole), 6),
         "seconds_fastest_step": round(min(whole), 6),
         "seconds_slowest_step": round(max(whole), 6),
         "seconds_forward": round(statistics.median(parts[0] for parts in seconds), 6),
-        "tokens_per_second": round(run.rows * run.length / statistics.median(whole), 2),
+        "tokens_per_second": round(rows * case.length / statistics.median(whole), 2),
         "steps": len(seconds),
         "parameter_bytes": parameters,
         "memory": {"imported": imported, "built": built, **memory.record("forward", "backward")},
@@ -157,4 +133,5 @@ def measure(run: TrainingRun, shape: ModelShape) -> dict:
 
 def answer(request: dict) -> dict:
     """Do the run of a request; see `child.py`."""
-    return measure(TrainingRun(**request["run"]), ModelShape(**request["shape"]))
+    arguments = TrainingBenchmarkArguments(**request["arguments"])
+    return measure(TrainingCase(**request["case"]), arguments, ModelShape(**request["shape"]))

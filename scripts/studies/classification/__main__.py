@@ -32,7 +32,7 @@ from scripts.studies.classification.data import (
     byte_pair_bayes,
     load_messages,
 )
-from scripts.studies.classification.run import BERT, FULL, REFORMER, ClassificationRun
+from scripts.studies.classification.run import BERT, FULL, REFORMER, Settings
 
 STYLES = {REFORMER: "C0", FULL: "C1", BERT: "C2"}
 SMOOTHED = 10  # steps whose mean loss is drawn
@@ -45,32 +45,8 @@ class CompareArguments:
     output_dir: str = option("outputs/compare_classification", "Output folder.")
     variants: list[str] = option(list(STYLES), f"Of {', '.join(STYLES)}.")
     seeds: int = option(2, "Seeds of each variant.")
-    length: int = option(4096, "Bytes of a row.")
-    held_out_rows: int = option(5, "Rows of each language to test on.")
     cache_dir: str = option("outputs/translation_packages", "Folder that keeps the packages.")
-    max_steps: int = option(500, "Optimizer steps of a run.")
-    per_device_train_batch_size: int = option(4, "Rows in a step.")
-    learning_rate: float = option(3e-3, "Highest learning rate.")
-    num_hidden_layers: int = option(2, "Layers.")
-    hidden_size: int = option(128, "Width of a stream.")
-    num_attention_heads: int = option(2, "Heads.")
-    num_hashes: int = option(2, "Rounds of hashing.")
     max_minutes: float = option(30.0, "Limit of one run.")
-
-
-NOT_DECISIVE = ("output_dir", "variants", "seeds", "cache_dir", "max_minutes")
-"""Arguments that a run's result does not depend on."""
-
-
-def plan(arguments: CompareArguments) -> list[ClassificationRun]:
-    """All runs, seed by seed."""
-    common = {k: v for k, v in asdict(arguments).items() if k not in NOT_DECISIVE}
-    common["batch_size"] = common.pop("per_device_train_batch_size")
-    return [
-        ClassificationRun(variant, seed, **common)
-        for seed in range(arguments.seeds)
-        for variant in arguments.variants
-    ]
 
 
 def render(header: dict, runs: Sequence[dict]) -> str:
@@ -111,23 +87,21 @@ def plot(runs: Sequence[dict], folder: Path) -> None:
         figure.savefig(folder / "results.png", dpi=120)
 
 
-def make_header(arguments: CompareArguments) -> dict[str, Any]:
+def make_header(settings: Settings, cache: Path) -> dict[str, Any]:
     """What all runs have in common, and what is known without training."""
-    cache = Path(arguments.cache_dir)
-    train, held_out = load_messages(arguments.length, arguments.held_out_rows, cache)
+    train, held_out = load_messages(settings.length, settings.held_out_rows, cache)
     size = min(sum(map(len, messages)) for messages in train)
-    settings = {k: v for k, v in asdict(arguments).items() if k not in NOT_DECISIVE}
     return {
         "machine": machine_record(),
         "summary": (
-            f"Which of {len(LANGUAGES)} languages is a row of {arguments.length:,} bytes in: "
+            f"Which of {len(LANGUAGES)} languages is a row of {settings.length:,} bytes in: "
             f"messages of {' and '.join(PACKAGES)}, from {size:,} bytes of each language on to "
-            f"train on, {len(held_out.labels)} rows of other messages. {arguments.max_steps} steps "
-            f"of {arguments.per_device_train_batch_size} rows. "
-            f"{arguments.num_hidden_layers} layers, hidden {arguments.hidden_size}, "
-            f"{arguments.num_attention_heads} heads, {arguments.num_hashes} hashes, float32."
+            f"train on, {len(held_out.labels)} rows of other messages. {settings.max_steps} steps "
+            f"of {settings.per_device_train_batch_size} rows. "
+            f"{settings.num_hidden_layers} layers, hidden {settings.hidden_size}, "
+            f"{settings.num_attention_heads} heads, {settings.num_hashes} hashes, float32."
         ),
-        "settings": settings | {"packages": list(PACKAGES)},
+        "settings": asdict(settings) | {"packages": list(PACKAGES)},
         "packages": list(PACKAGES),
         "baselines": {
             "naive Bayes on byte pairs": byte_pair_bayes(train, held_out),
@@ -138,21 +112,23 @@ def make_header(arguments: CompareArguments) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run what is missing."""
-    parser = make_parser([CompareArguments], "studies.classification", __doc__)
-    (arguments,) = parser.parse_args_into_dataclasses(argv)
+    parser = make_parser([CompareArguments, Settings], "studies.classification", __doc__)
+    arguments, settings = parser.parse_args_into_dataclasses(argv)
     if unknown := set(arguments.variants) - STYLES.keys():
         parser.error(f"variants={sorted(unknown)}: choose from {', '.join(STYLES)}")
     try:
-        record = Record(Path(arguments.output_dir), make_header(arguments), render, plot)
+        header = make_header(settings, Path(arguments.cache_dir))
+        record = Record(Path(arguments.output_dir), header, render, plot)
     except ValueError as error:
         parser.error(str(error))
     module, timeout = "scripts.studies.classification.run", 60 * arguments.max_minutes
     planned = []
-    for run in plan(arguments):
-        request = {"run": asdict(run), "cache_dir": arguments.cache_dir}
-        attempt = partial(run_process, module, request, timeout)
-        label = f"{run.variant}, seed {run.seed}"
-        planned.append(Planned({"run": asdict(run)}, label, attempt))
+    for seed in range(arguments.seeds):
+        for variant in arguments.variants:
+            run = {"variant": variant, "seed": seed}
+            request = {**run, "settings": asdict(settings), "cache_dir": arguments.cache_dir}
+            attempt = partial(run_process, module, request, timeout)
+            planned.append(Planned({"run": run}, f"{variant}, seed {seed}", attempt))
     record.do_missing(planned)
     return record.conclude()
 

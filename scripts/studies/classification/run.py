@@ -12,44 +12,29 @@ from tqdm import tqdm
 from transformers import BertConfig, BertModel, get_scheduler, set_seed
 
 from reformer_hf import ReformerHFConfig, ReformerHFForSequenceClassification
+from scripts.benchmarks.common.arguments import option
 from scripts.benchmarks.common.memory import PeakMemory
 from scripts.benchmarks.common.peers import axial_shape
 from scripts.studies.classification.data import LANGUAGES, Messages, Rows, draw_rows, load_messages
 
 REFORMER, FULL, BERT = "Reformer", "full attention", "BERT"
+"""Local and LSH layers in turn; full layers in the same model; transformers', read by its mean."""
 FIRST_BYTE = 2  # ids 0 and 1 are kept for padding and the end
 
 
 @dataclass(frozen=True)
-class ClassificationRun:
-    """What is trained.
+class Settings:
+    """What decides the result of a run, beside its variant and seed."""
 
-    Attributes:
-        variant: `Reformer`, local and LSH layers in turn; `full attention`, the same model with
-            full layers; or `BERT`, transformers' with one residual stream, read by its mean.
-        seed: of weights and rows.
-        length: bytes of a row.
-        held_out_rows: of each language.
-        max_steps: optimizer steps.
-        batch_size: rows of a step.
-        learning_rate: highest.
-        num_hidden_layers: layers.
-        hidden_size: width of a stream.
-        num_attention_heads: heads.
-        num_hashes: rounds.
-    """
-
-    variant: str
-    seed: int
-    length: int
-    held_out_rows: int
-    max_steps: int
-    batch_size: int
-    learning_rate: float
-    num_hidden_layers: int
-    hidden_size: int
-    num_attention_heads: int
-    num_hashes: int
+    length: int = option(4096, "Bytes of a row.")
+    held_out_rows: int = option(5, "Rows of each language to test on.")
+    max_steps: int = option(500, "Optimizer steps of a run.")
+    per_device_train_batch_size: int = option(4, "Rows in a step.")
+    learning_rate: float = option(3e-3, "Highest learning rate.")
+    num_hidden_layers: int = option(2, "Layers.")
+    hidden_size: int = option(128, "Width of a stream.")
+    num_attention_heads: int = option(2, "Heads.")
+    num_hashes: int = option(2, "Rounds of hashing.")
 
 
 class BertClassifier(nn.Module):
@@ -77,37 +62,37 @@ class ReformerClassifier(nn.Module):
         return self.model(input_ids).logits
 
 
-def build_model(run: ClassificationRun) -> nn.Module:
+def build_model(variant: str, settings: Settings) -> nn.Module:
     """The model of a variant, with the weights of the default generator."""
     common: dict[str, Any] = {
         "vocab_size": 256 + FIRST_BYTE,
-        "hidden_size": run.hidden_size,
-        "num_attention_heads": run.num_attention_heads,
+        "hidden_size": settings.hidden_size,
+        "num_attention_heads": settings.num_attention_heads,
         "num_labels": len(LANGUAGES),
         "hidden_dropout_prob": 0.0,
     }
-    if run.variant == BERT:
+    if variant == BERT:
         return BertClassifier(
             BertConfig(
-                num_hidden_layers=run.num_hidden_layers,
-                intermediate_size=4 * run.hidden_size,
-                max_position_embeddings=run.length,
+                num_hidden_layers=settings.num_hidden_layers,
+                intermediate_size=4 * settings.hidden_size,
+                max_position_embeddings=settings.length,
                 attention_probs_dropout_prob=0.0,
                 **common,
             )
         )
-    kinds = ["full"] if run.variant == FULL else ["local", "lsh"]
-    quarter = run.hidden_size // 4
+    kinds = ["full"] if variant == FULL else ["local", "lsh"]
+    quarter = settings.hidden_size // 4
     return ReformerClassifier(
         ReformerHFConfig(
-            attn_layers=[kinds[i % len(kinds)] for i in range(run.num_hidden_layers)],
-            attention_head_size=run.hidden_size // run.num_attention_heads,
-            feed_forward_size=4 * run.hidden_size,
+            attn_layers=[kinds[i % len(kinds)] for i in range(settings.num_hidden_layers)],
+            attention_head_size=settings.hidden_size // settings.num_attention_heads,
+            feed_forward_size=4 * settings.hidden_size,
             is_decoder=False,
-            num_hashes=run.num_hashes,
+            num_hashes=settings.num_hashes,
             axial_norm_std=0.02,
-            axial_pos_shape=list(axial_shape(run.length)),
-            axial_pos_embds_dim=[quarter, run.hidden_size - quarter],
+            axial_pos_shape=list(axial_shape(settings.length)),
+            axial_pos_embds_dim=[quarter, settings.hidden_size - quarter],
             lsh_attention_probs_dropout_prob=0.0,
             local_attention_probs_dropout_prob=0.0,
             activation_budget=0,
@@ -116,18 +101,18 @@ def build_model(run: ClassificationRun) -> nn.Module:
     )
 
 
-def train(run: ClassificationRun, messages: Messages) -> dict[str, Any]:
+def train(variant: str, seed: int, settings: Settings, messages: Messages) -> dict[str, Any]:
     """Train, and classify the held-out rows."""
-    set_seed(run.seed)
-    model = build_model(run).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=run.learning_rate)
-    warmup = max(1, run.max_steps // 10)
-    scheduler = get_scheduler("cosine", optimizer, warmup, run.max_steps)
-    random = np.random.default_rng(run.seed)
-    losses, memory = [], PeakMemory()
+    set_seed(seed)
+    model = build_model(variant, settings).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate)
+    warmup = max(1, settings.max_steps // 10)
+    scheduler = get_scheduler("cosine", optimizer, warmup, settings.max_steps)
+    random = np.random.default_rng(seed)
+    losses, memory, batch_size = [], PeakMemory(), settings.per_device_train_batch_size
     with memory.phase("training"):
-        for _ in tqdm(range(run.max_steps), f"{run.variant}, seed {run.seed}", leave=False):
-            rows = draw_rows(messages.train, run.batch_size, run.length, random)
+        for _ in tqdm(range(settings.max_steps), f"{variant}, seed {seed}", leave=False):
+            rows = draw_rows(messages.train, batch_size, settings.length, random)
             ids, labels = _tensors(rows)
             loss = cross_entropy(model(ids), labels)
             loss.backward()
@@ -138,7 +123,7 @@ def train(run: ClassificationRun, messages: Messages) -> dict[str, Any]:
             losses.append(loss.item())
     return {
         "curve": losses,
-        "accuracy": accuracy(model, messages.held_out, run.batch_size),
+        "accuracy": accuracy(model, messages.held_out, batch_size),
         "parameters": sum(p.numel() for p in model.parameters()),
         **memory.entries("training"),
     }
@@ -163,5 +148,6 @@ def _tensors(rows: Rows) -> tuple[Tensor, Tensor]:
 
 def answer(request: dict) -> dict:
     """Do the run of a request; see `child.py`."""
-    run = ClassificationRun(**request["run"])
-    return train(run, load_messages(run.length, run.held_out_rows, Path(request["cache_dir"])))
+    settings = Settings(**request["settings"])
+    messages = load_messages(settings.length, settings.held_out_rows, Path(request["cache_dir"]))
+    return train(request["variant"], request["seed"], settings, messages)

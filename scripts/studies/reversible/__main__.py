@@ -26,12 +26,10 @@ from scripts.benchmarks.common.plot import new_figure
 from scripts.benchmarks.common.processes import exit_when_terminated, run_process
 from scripts.benchmarks.common.runs import Planned, Record
 from scripts.benchmarks.common.tables import describe_machine, table
-from scripts.studies.reversible.run import ONE_STREAM, PLAIN, REVERSIBLE, ReversibleRun
+from scripts.studies.reversible.run import ONE_STREAM, PLAIN, REVERSIBLE, ReversibleRun, Settings
 
 STYLES = {REVERSIBLE: "C0-", PLAIN: "C1--", ONE_STREAM: "C2:"}
 RETURN_MORE = RETURN_LARGE | {"MALLOC_TRIM_THRESHOLD_": str(2**24)}  # the models are small
-NOT_DECISIVE = ("output_dir", "pairs_dir", "seeds", "memory_layers", "max_minutes")
-"""Arguments that a run's result does not depend on."""
 
 
 @dataclass
@@ -41,48 +39,20 @@ class CompareArguments:
     output_dir: str = option("outputs/compare_reversible", "Output folder.")
     pairs_dir: str = option("outputs/translation_pairs", "What make_translation_pairs.py wrote.")
     seeds: int = option(3, "Seeds of each variant.")
-    max_steps: int = option(300, "Optimiser steps of a run.")
-    per_device_train_batch_size: int = option(16, "Pairs in a step.")
-    max_length: int = option(64, "Tokens of a source or target.")
-    num_hidden_layers: int = option(4, "Of encoder, and of decoder.")
-    hidden_size: int = option(128, "Width of a stream.")
-    vocab_size: int = option(2000, "Pieces of the vocabulary.")
-    learning_rate: float = option(2e-3, "Highest learning rate.")
-    dropout: float = option(0.1, "Of hidden states and attention.")
     memory_layers: list[int] = option(
         [2, 4, 8, 16], "Layers of each side at which a step's peak memory is measured."
     )
-    memory_tokens: int = option(4096, "Tokens on each side in those steps, in rows of max_length.")
     max_minutes: float = option(30.0, "Limit of one run.")
 
 
-def plan(arguments: CompareArguments) -> list[ReversibleRun]:
+def plan(arguments: CompareArguments, settings: Settings) -> list[ReversibleRun]:
     """All runs, seed by seed, then the measurements of memory."""
-    common = {
-        "pairs_dir": arguments.pairs_dir,
-        "folder": arguments.output_dir,
-        "max_steps": arguments.max_steps,
-        "max_length": arguments.max_length,
-        "hidden_size": arguments.hidden_size,
-        "vocab_size": arguments.vocab_size,
-        "learning_rate": arguments.learning_rate,
-        "dropout": arguments.dropout,
-    }
-    rows = arguments.memory_tokens // arguments.max_length
-    runs = [
-        ReversibleRun(
-            variant,
-            seed,
-            arguments.num_hidden_layers,
-            batch_size=arguments.per_device_train_batch_size,
-            **common,
-        )
-        for seed in range(arguments.seeds)
-        for variant in STYLES
-    ]
-    return runs + [
-        ReversibleRun(variant, None, layers, batch_size=rows, **common)
-        for layers in arguments.memory_layers
+    folders = (arguments.pairs_dir, arguments.output_dir)
+    trained = [(seed, settings.num_hidden_layers) for seed in range(arguments.seeds)]
+    measured = [(None, layers) for layers in arguments.memory_layers]
+    return [
+        ReversibleRun(variant, seed, layers, *folders, settings)
+        for seed, layers in trained + measured
         for variant in STYLES
     ]
 
@@ -198,22 +168,21 @@ def plot(runs: Sequence[dict], folder: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run what is missing."""
-    parser = make_parser([CompareArguments], "studies.reversible", __doc__)
-    (arguments,) = parser.parse_args_into_dataclasses(argv)
+    parser = make_parser([CompareArguments, Settings], "studies.reversible", __doc__)
+    arguments, settings = parser.parse_args_into_dataclasses(argv)
     sources = Path(arguments.pairs_dir) / "sources.json"
     if not sources.exists():
         parser.error(f"pairs_dir={arguments.pairs_dir}: run make_translation_pairs.py first")
     data = json.loads(sources.read_text())
-    settings = {k: v for k, v in asdict(arguments).items() if k not in NOT_DECISIVE}
     header = {
         "machine": machine_record(),
         "summary": (
-            f"{arguments.max_steps} steps of {arguments.per_device_train_batch_size} pairs of "
+            f"{settings.max_steps} steps of {settings.per_device_train_batch_size} pairs of "
             f"{sum(data['pairs'].values()):,} English-German messages, "
-            f"{arguments.num_hidden_layers} + {arguments.num_hidden_layers} layers, hidden "
-            f"{arguments.hidden_size}, full attention, dropout {arguments.dropout}, float32."
+            f"{settings.num_hidden_layers} + {settings.num_hidden_layers} layers, hidden "
+            f"{settings.hidden_size}, full attention, dropout {settings.dropout}, float32."
         ),
-        "settings": settings | {"pairs": data["pairs"]},
+        "settings": asdict(settings) | {"pairs": data["pairs"]},
         "data": data,
     }
     try:
@@ -223,10 +192,11 @@ def main(argv: list[str] | None = None) -> int:
     timeout, environment = 60 * arguments.max_minutes, os.environ | RETURN_MORE
     module = "scripts.studies.reversible.run"
     planned = []
-    for run in plan(arguments):
+    for run in plan(arguments, settings):
         attempt = partial(run_process, module, asdict(run), timeout, environment)
         label = f"{run.variant}, {run.layers} layers, seed {run.seed}"
-        planned.append(Planned({"run": run.record()}, label, attempt))
+        identity = {"variant": run.variant, "seed": run.seed, "layers": run.layers}
+        planned.append(Planned({"run": identity}, label, attempt))
     record.do_missing(planned)
     return record.conclude()
 

@@ -1,6 +1,6 @@
 """One run of the comparison of reversible and plain encoder-decoders."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,28 @@ from reformer_hf.training.tasks.translation import (
     special_tokens,
 )
 from reformer_hf.training.trainer_steps import checkpoint_to_resume, train_or_load
+from scripts.benchmarks.common.arguments import option
 from scripts.benchmarks.common.memory import PeakMemory
 
 REVERSIBLE, PLAIN, ONE_STREAM = "reversible", "plain", "one stream"
 SOURCE, TARGET = "en", "de"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the result of a run, beside its variant, seed and layers."""
+
+    max_steps: int = option(300, "Optimiser steps of a run.")
+    per_device_train_batch_size: int = option(16, "Pairs in a step.")
+    max_length: int = option(64, "Tokens of a source or target.")
+    num_hidden_layers: int = option(4, "Of encoder, and of decoder.")
+    hidden_size: int = option(128, "Width of a stream.")
+    vocab_size: int = option(2000, "Pieces of the vocabulary.")
+    learning_rate: float = option(2e-3, "Highest learning rate.")
+    dropout: float = option(0.1, "Of hidden states and attention.")
+    memory_tokens: int = option(
+        4096, "Tokens on each side where a step's memory is measured, in rows of max_length."
+    )
 
 
 @dataclass(frozen=True)
@@ -44,13 +62,7 @@ class ReversibleRun:
         layers: of the encoder, and of the decoder.
         pairs_dir: what `make_translation_pairs.py` wrote.
         folder: of the comparison, with the vocabulary, and for checkpoints.
-        max_steps: optimiser steps.
-        batch_size: pairs of a batch.
-        max_length: tokens of a source or a target.
-        hidden_size: width of a stream.
-        vocab_size: pieces.
-        learning_rate: highest.
-        dropout: probability, of hidden states and attention.
+        settings: the rest.
     """
 
     variant: str
@@ -58,17 +70,14 @@ class ReversibleRun:
     layers: int
     pairs_dir: str
     folder: str
-    max_steps: int
-    batch_size: int
-    max_length: int
-    hidden_size: int
-    vocab_size: int
-    learning_rate: float
-    dropout: float
+    settings: Settings
 
-    def record(self) -> dict[str, Any]:
-        """What decides the result, without the names of folders."""
-        return {k: v for k, v in asdict(self).items() if k not in ("pairs_dir", "folder")}
+    @property
+    def batch_size(self) -> int:
+        """Pairs of a batch."""
+        if self.seed is None:
+            return self.settings.memory_tokens // self.settings.max_length
+        return self.settings.per_device_train_batch_size
 
     def data_arguments(self) -> TranslationArguments:
         """Where the pairs are."""
@@ -77,20 +86,20 @@ class ReversibleRun:
             target_lang=TARGET,
             train_file=str(Path(self.pairs_dir) / "train.jsonl"),
             validation_file=str(Path(self.pairs_dir) / "validation.jsonl"),
-            max_source_length=self.max_length,
-            max_target_length=self.max_length,
+            max_source_length=self.settings.max_length,
+            max_target_length=self.settings.max_length,
         )
 
     def model_arguments(self) -> Seq2SeqModelArguments:
         """Sizes of the Reformer."""
         return Seq2SeqModelArguments(
-            vocab_size=self.vocab_size,
-            hidden_size=self.hidden_size,
+            vocab_size=self.settings.vocab_size,
+            hidden_size=self.settings.hidden_size,
             num_hidden_layers=self.layers,
             num_attention_heads=4,
-            feed_forward_size=4 * self.hidden_size,
-            hidden_dropout_prob=self.dropout,
-            attention_probs_dropout_prob=self.dropout,
+            feed_forward_size=4 * self.settings.hidden_size,
+            hidden_dropout_prob=self.settings.dropout,
+            attention_probs_dropout_prob=self.settings.dropout,
             reversible=self.variant == REVERSIBLE,
         )
 
@@ -99,13 +108,13 @@ def build_model(run: ReversibleRun, tokenizer: PreTrainedTokenizerBase) -> PreTr
     """The model of a variant, with the weights of the default generator."""
     sizes = run.model_arguments()
     if run.variant != ONE_STREAM:
-        config = build_config(sizes, tokenizer, run.max_length)
+        config = build_config(sizes, tokenizer, run.settings.max_length)
         config.activation_budget = 0  # rebuild all activations, however few there are
         return ReformerHFForConditionalGeneration(config)
     return MBartForConditionalGeneration(
         MBartConfig(
             vocab_size=len(tokenizer),
-            d_model=run.hidden_size,
+            d_model=run.settings.hidden_size,
             encoder_layers=run.layers,
             decoder_layers=run.layers,
             encoder_attention_heads=sizes.num_attention_heads,
@@ -113,9 +122,9 @@ def build_model(run: ReversibleRun, tokenizer: PreTrainedTokenizerBase) -> PreTr
             encoder_ffn_dim=sizes.feed_forward_size,
             decoder_ffn_dim=sizes.feed_forward_size,
             activation_function="relu",
-            dropout=run.dropout,
-            attention_dropout=run.dropout,
-            max_position_embeddings=run.max_length,
+            dropout=run.settings.dropout,
+            attention_dropout=run.settings.dropout,
+            max_position_embeddings=run.settings.max_length,
             bos_token_id=None,
             forced_eos_token_id=None,
             **special_tokens(tokenizer),
@@ -139,12 +148,12 @@ def train(run: ReversibleRun) -> dict[str, Any]:
         Seq2SeqTrainingArguments(
             output_dir=str(Path(run.folder) / "checkpoints" / f"{run.variant} {run.seed}"),
             resume_from_checkpoint="last",
-            max_steps=run.max_steps,
+            max_steps=run.settings.max_steps,
             per_device_train_batch_size=run.batch_size,
             per_device_eval_batch_size=run.batch_size,
-            learning_rate=run.learning_rate,
+            learning_rate=run.settings.learning_rate,
             lr_scheduler_type="cosine",
-            warmup_steps=max(1, run.max_steps // 10),
+            warmup_steps=max(1, run.settings.max_steps // 10),
             seed=seed,
             logging_steps=10,
             save_steps=50,
@@ -176,7 +185,7 @@ def measure_memory(run: ReversibleRun) -> dict[str, Any]:
     tokenizer = open_tokenizer(run.model_arguments(), None, Path(run.folder))
     set_seed(0)
     model = build_model(run, tokenizer).train()
-    ids = torch.randint(3, len(tokenizer), (2, run.batch_size, run.max_length))
+    ids = torch.randint(3, len(tokenizer), (2, run.batch_size, run.settings.max_length))
     memory = PeakMemory()
     with memory.phase("steps"):
         for _ in range(2):
@@ -187,5 +196,6 @@ def measure_memory(run: ReversibleRun) -> dict[str, Any]:
 
 def answer(request: dict) -> dict:
     """Do the run of a request; see `child.py`."""
+    request["settings"] = Settings(**request["settings"])
     run = ReversibleRun(**request)
     return measure_memory(run) if run.seed is None else train(run)

@@ -3,10 +3,7 @@
 import json
 from pathlib import Path
 
-import torch
-
 from scripts.benchmarks.common.peers import ModelShape
-from scripts.benchmarks.generation.run import Run
 
 RESULTS = Path(__file__).parents[3] / "scripts" / "results"
 TINY = {
@@ -21,21 +18,6 @@ TINY = {
     "max_positions": 256,
 }
 SHAPE = ModelShape(**TINY)
-
-
-def tiny_run(**changes):
-    values = {
-        "variant": "band",
-        "context": 64,
-        "batch": 1,
-        "random_states": False,
-        "steps": 2,
-        "warmup": 1,
-        "max_seconds": 60.0,
-        "prefill_tokens": 48,
-        "num_threads": torch.get_num_threads(),
-    }
-    return Run(**values | changes)
 
 
 def words_of(values):

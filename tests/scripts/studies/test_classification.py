@@ -1,13 +1,14 @@
 """The comparison of classifiers, on short rows of invented languages."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
 from scripts.studies.classification import __main__ as study
 from scripts.studies.classification import data
-from scripts.studies.classification.__main__ import STYLES, CompareArguments, plan, render
+from scripts.studies.classification.__main__ import STYLES, render
 from scripts.studies.classification.data import (
     LANGUAGES,
     Rows,
@@ -15,7 +16,7 @@ from scripts.studies.classification.data import (
     draw_rows,
     load_messages,
 )
-from scripts.studies.classification.run import ClassificationRun, train
+from scripts.studies.classification.run import Settings, train
 from tests.scripts.benchmarks.tiny import rendered_and_written
 
 TINY = {
@@ -73,18 +74,13 @@ def test_naive_bayes_tells_what_it_has_seen():
     assert byte_pair_bayes(known, Rows(rows, np.roll(np.arange(7), 1))) == 0.0
 
 
-def tiny_run(variant):
-    (run,) = plan(CompareArguments(seeds=1, variants=[variant], **TINY))
-    return run
-
-
 @pytest.mark.parametrize("variant", STYLES)
 def test_each_variant_trains_and_a_seed_repeats_it(variant, tmp_path):
     messages = load_messages(64, 1, tmp_path)
-    result = train(tiny_run(variant), messages)
+    result = train(variant, 0, Settings(**TINY), messages)
     assert len(result["curve"]) == 2 and 0 <= result["accuracy"] <= 1
     assert result["parameters"] > 0
-    assert train(tiny_run(variant), messages)["curve"] == result["curve"]
+    assert train(variant, 0, Settings(**TINY), messages)["curve"] == result["curve"]
 
 
 def test_recorded_results_give_the_same_report():
@@ -100,7 +96,8 @@ def test_results_are_written_and_kept(tmp_path, monkeypatch, capsys):
         if len(asked) == 2:
             return {"error": "out of memory"}
         messages = load_messages(64, 1, tmp_path)
-        return train(ClassificationRun(**request["run"]), messages)
+        assert request["settings"] == asdict(Settings(**TINY))
+        return train(request["variant"], request["seed"], Settings(**TINY), messages)
 
     monkeypatch.setattr(study, "run_process", run_process)
     options = ["--output_dir", str(tmp_path), "--seeds", "1"]

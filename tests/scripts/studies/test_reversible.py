@@ -14,7 +14,7 @@ from scripts.studies.reversible.__main__ import (
     render,
     spread_of_seeds,
 )
-from scripts.studies.reversible.run import ReversibleRun, measure_memory, train
+from scripts.studies.reversible.run import ReversibleRun, Settings, measure_memory, train
 from tests.scripts.benchmarks.tiny import rendered_and_written
 
 
@@ -55,7 +55,9 @@ def test_curves_are_compared_seed_by_seed():
 
 
 def test_every_variant_has_every_seed_and_every_depth():
-    runs = plan(CompareArguments(seeds=2, memory_layers=[1, 3], memory_tokens=256, max_length=32))
+    runs = plan(
+        CompareArguments(seeds=2, memory_layers=[1, 3]), Settings(memory_tokens=256, max_length=32)
+    )
     assert [(run.variant, run.seed) for run in runs[:6]] == [
         (variant, seed) for seed in (0, 1) for variant in STYLES
     ]
@@ -102,13 +104,16 @@ def tiny_run(pairs, tmp_path, variant, seed=0):
         layers=1,
         pairs_dir=str(pairs),
         folder=str(tmp_path / "out"),
-        max_steps=20,
-        batch_size=4,
-        max_length=16,
-        hidden_size=16,
-        vocab_size=310,
-        learning_rate=1e-3,
-        dropout=0.1,
+        settings=Settings(
+            max_steps=20,
+            per_device_train_batch_size=4,
+            max_length=16,
+            hidden_size=16,
+            vocab_size=310,
+            learning_rate=1e-3,
+            dropout=0.1,
+            memory_tokens=64,
+        ),
     )
 
 

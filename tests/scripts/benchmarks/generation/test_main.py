@@ -43,9 +43,9 @@ def started(monkeypatch):
     """Runs that were started, as cases; they are done in this process."""
     cases = []
 
-    def run_here(run, shape, timeout, profile=False):
-        cases.append(Case(run.variant, run.context, run.batch))
-        return (one_run.profile if profile else measure)(run, shape)
+    def run_here(case, arguments, shape):
+        cases.append(case)
+        return (one_run.profile if arguments.profile else measure)(case, arguments, shape)
 
     monkeypatch.setattr(benchmark, "run_child", run_here)
     return cases
@@ -74,10 +74,10 @@ class TestRuns:
         arguments = tiny_arguments(tmp_path, contexts=64, variants=["band", "gpt2"])
         run_here = benchmark.run_child
 
-        def interrupted(run, *others):
-            if run.variant == "gpt2":
+        def interrupted(case, *others):
+            if case.variant == "gpt2":
                 raise KeyboardInterrupt
-            return run_here(run, *others)
+            return run_here(case, *others)
 
         with monkeypatch.context() as patch:
             patch.setattr(benchmark, "run_child", interrupted)
@@ -175,9 +175,7 @@ def test_runs_take_turns_within_a_repeat():
     arguments = GenerationArguments(
         contexts=[64, 128], repeats=2, batch_contexts=[64], batch_size=3, max_context_gpt2=64
     )
-    order = [
-        (repeat, case.context, case.variant, case.batch) for case, repeat, _ in arguments.runs()
-    ]
+    order = [(i, case.context, case.variant, case.batch) for case, i in arguments.cases()]
     assert order == [
         *[(0, 64, variant, 1) for variant in ("band", "chunk", "stock", "gpt2")],
         (0, 64, "band", 3),

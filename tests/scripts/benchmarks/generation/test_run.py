@@ -6,7 +6,8 @@ import torch
 from scripts.benchmarks.common.peers import VARIANTS, FullAttention, StockReformer, build
 from scripts.benchmarks.generation import run as one_run
 from scripts.benchmarks.generation.run import measure
-from tests.scripts.benchmarks.tiny import SHAPE, tiny_run
+from tests.scripts.benchmarks.generation.tiny_runs import tiny_run
+from tests.scripts.benchmarks.tiny import SHAPE
 
 
 class TestMeasurement:
@@ -50,12 +51,15 @@ class TestMeasurement:
             assert set(found[:, :, index].unique().tolist()) == ids
 
     def test_slow_steps_end_early(self):
-        assert measure(tiny_run(variant="gpt2", steps=50, max_seconds=0.0), SHAPE)["steps"] == 3
+        assert (
+            measure(*tiny_run(variant="gpt2", steps=50, max_seconds_per_run=0.0), SHAPE)["steps"]
+            == 3
+        )
 
     def test_a_cache_of_another_length_is_an_error(self, monkeypatch):
         monkeypatch.setattr(FullAttention, "cached_tokens", lambda self: 66)
         with pytest.raises(RuntimeError, match="66 tokens, not 67"):
-            measure(tiny_run(variant="gpt2"), SHAPE)
+            measure(*tiny_run(variant="gpt2"), SHAPE)
 
     def test_logits_that_are_not_finite_are_an_error(self, monkeypatch):
         subject = build("gpt2", SHAPE, prefill_tokens=16)
@@ -63,4 +67,4 @@ class TestMeasurement:
             subject.model.lm_head.weight.fill_(torch.nan)
         monkeypatch.setattr(one_run, "build", lambda *_: subject)
         with pytest.raises(RuntimeError, match="not finite"):
-            measure(tiny_run(variant="gpt2"), SHAPE)
+            measure(*tiny_run(variant="gpt2"), SHAPE)

@@ -40,15 +40,15 @@ def tiny_arguments(folder, **changes):
 
 @pytest.fixture
 def started(monkeypatch):
-    """Runs that were started, with their shapes; they are done in this process."""
-    runs = []
+    """Runs that were started, as cases; they are done in this process."""
+    cases = []
 
-    def run_here(run, shape, arguments):
-        runs.append((run, shape))
-        return measure(run, shape)
+    def run_here(case, arguments, shape):
+        cases.append(case)
+        return measure(case, arguments, shape)
 
     monkeypatch.setattr(benchmark, "run_child", run_here)
-    return runs
+    return cases
 
 
 class TestRuns:
@@ -66,7 +66,7 @@ class TestRuns:
         expected.add(TrainingCase("band", 64, "float32", "profile", 2))
         assert TrainingResults(results["runs"], 2).cases == expected
         assert len(started) == len(results["runs"]) == len(expected)
-        assert [shape.num_hidden_layers for _, shape in started].count(4) == 1
+        assert [case.layers for case in started].count(4) == 1
         text = (tmp_path / "results.md").read_text()
         for part in (
             "## Targets: `band`",
@@ -87,10 +87,10 @@ class TestRuns:
         arguments = tiny_arguments(tmp_path, lengths=64, variants=["gpt2", "floor"])
         run_here = benchmark.run_child
 
-        def interrupted(run, *others):
-            if run.variant == "floor":
+        def interrupted(case, *others):
+            if case.variant == "floor":
                 raise KeyboardInterrupt
-            return run_here(run, *others)
+            return run_here(case, *others)
 
         with monkeypatch.context() as patch:
             patch.setattr(benchmark, "run_child", interrupted)
@@ -99,7 +99,7 @@ class TestRuns:
         before = results_of(tmp_path)["runs"]
         assert [run["variant"] for run in before] == ["gpt2"]
         assert main(arguments) == 0
-        assert [(run.variant, run.mode) for run, _ in started] == [
+        assert [(case.variant, case.mode) for case in started] == [
             ("gpt2", "forward"),
             ("floor", "forward"),
             ("gpt2", "training"),
@@ -177,7 +177,7 @@ class TestArguments:
         )
         assert main(arguments) == 0
         assert "Without `lucid`: pip install -e '.[bench]'" in capsys.readouterr().out
-        assert [run.variant for run, _ in started] == ["floor"]
+        assert [case.variant for case in started] == ["floor"]
 
     def test_variants_take_turns_within_their_limits(self):
         arguments = TrainingBenchmarkArguments(

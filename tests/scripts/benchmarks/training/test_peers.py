@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from scripts.benchmarks.training.peers import MODELS, build_trainee, lucid_is_installed
+from scripts.benchmarks.training.run import autocast
 from tests.scripts.benchmarks.tiny import SHAPE
-from tests.scripts.benchmarks.training.tiny_runs import tiny_training_run
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -16,7 +16,7 @@ def test_every_model_trains(variant, dtype):
     trainee = build_trainee(variant, SHAPE, 64)
     trainee.model.train()
     ids = torch.randint(1, 20, (2, 64))
-    with tiny_training_run(dtype=dtype).autocast():
+    with autocast(dtype):
         loss = trainee.loss(ids)
     loss.backward()
     assert 2.5 < loss.item() < 3.5  # about log(20), as nothing is learned yet

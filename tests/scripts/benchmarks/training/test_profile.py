@@ -25,7 +25,7 @@ from tests.scripts.benchmarks.training.tiny_runs import tiny_training_run
 def test_all_stages_are_found(variant, monkeypatch):
     # Nothing so small would be replayed with a budget.
     monkeypatch.setattr(layers, "ReversibleCoupling", lambda budget: ReversibleCoupling())
-    result = measure(tiny_training_run(variant=variant, mode="profile", length=128), SHAPE)
+    result = measure(*tiny_training_run(variant=variant, mode="profile", length=128), SHAPE)
     assert result["missing"] == []
     spent = {
         stage: dict(zip(("forward", "replay", "gradients"), x, strict=True))

@@ -11,7 +11,7 @@ from tests.scripts.benchmarks.training.tiny_runs import tiny_training_run
 
 
 def test_a_training_run():
-    result = measure(tiny_training_run(), SHAPE)
+    result = measure(*tiny_training_run(), SHAPE)
     assert result["steps"] == 2
     assert 0 < result["seconds_forward"] < result["seconds_per_step"]
     assert result["tokens_per_second"] == pytest.approx(128 / result["seconds_per_step"], rel=0.01)
@@ -22,7 +22,7 @@ def test_a_training_run():
 
 @pytest.mark.parametrize("variant", ["gpt2", "floor"])
 def test_a_forward_run_has_no_backward(variant):
-    result = measure(tiny_training_run(variant=variant, mode="forward"), SHAPE)
+    result = measure(*tiny_training_run(variant=variant, mode="forward"), SHAPE)
     assert result["seconds_forward"] == result["seconds_per_step"] > 0
     assert result["memory"]["backward"] is None
 
@@ -39,17 +39,17 @@ def test_what_a_mode_does(monkeypatch, mode, is_training):
         return result
 
     monkeypatch.setattr(one_run, "build_trainee", lambda *_: Trainee(model, loss))
-    measure(tiny_training_run(mode=mode, steps=2, warmup=1), SHAPE)
+    measure(*tiny_training_run(mode=mode, steps=2, warmup=1), SHAPE)
     assert seen == [(is_training, is_training, True)] * 3
 
 
 def test_slow_steps_end_early():
-    run = tiny_training_run(variant="floor", steps=50, warmup=50, max_seconds=0.0)
-    assert measure(run, SHAPE)["steps"] == 1
+    run = tiny_training_run(variant="floor", steps=50, warmup=50, max_seconds_per_run=0.0)
+    assert measure(*run, SHAPE)["steps"] == 1
 
 
 def test_a_loss_that_is_not_finite_is_an_error(monkeypatch):
     trainee = Trainee(torch.nn.Linear(1, 1), lambda ids: torch.tensor(torch.nan))
     monkeypatch.setattr(one_run, "build_trainee", lambda *_: trainee)
     with pytest.raises(RuntimeError, match="the loss is nan"):
-        measure(tiny_training_run(), SHAPE)
+        measure(*tiny_training_run(), SHAPE)

@@ -2,22 +2,17 @@
 
 import torch
 
-from scripts.benchmarks.training.run import TrainingRun
+from scripts.benchmarks.training.arguments import TrainingBenchmarkArguments
+from scripts.benchmarks.training.report import TrainingCase
+from tests.scripts.benchmarks.tiny import SHAPE
 
 
-def tiny_training_run(**changes):
-    values = {
-        "variant": "band",
-        "length": 64,
-        "rows": 2,
-        "dtype": "float32",
-        "mode": "training",
-        "steps": 2,
-        "warmup": 1,
-        "max_seconds": 60.0,
-        "num_threads": torch.get_num_threads(),
-    }
-    return TrainingRun(**values | changes)
+def tiny_training_run(variant="band", mode="training", length=64, **changes):
+    """A case and the arguments that it is measured with."""
+    values = {"tokens_per_batch": 2 * length, "steps": 2, "warmup": 1, "max_seconds_per_run": 60.0}
+    values |= {"num_threads": torch.get_num_threads(), **changes}
+    case = TrainingCase(variant, length, "float32", mode, SHAPE.num_hidden_layers)
+    return case, TrainingBenchmarkArguments(**values)
 
 
 def recorded(variant, length, seconds, repeat=0, megabytes=600, **changes):
