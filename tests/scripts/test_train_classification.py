@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, pipeline
 
 from reformer_hf import ReformerHFByteTokenizer
+from reformer_hf.training import checkpoints
 from scripts.train_classification import main
 from tests.models.tiny import tiny_lm
 from tests.training.runs import tiny_overrides
@@ -80,6 +81,18 @@ def test_an_interrupted_run_goes_on(run):
     folder = run(*options, "--resume_from_checkpoint", "last", steps=6)
     state = json.loads((folder / "trainer_state.json").read_text())
     assert state["global_step"] == 6 and (folder / "checkpoint-6" / "seal.json").exists()
+
+
+def test_no_checkpoint_goes_before_the_next_is_whole(run, tmp_path, monkeypatch):
+    def break_at_four(path):
+        if path.name == "checkpoint-4":
+            raise OSError("full")
+        checkpoints.seal(path)
+
+    monkeypatch.setattr("reformer_hf.training.trainer.seal", break_at_four)
+    with pytest.raises(AssertionError):
+        run("--save_steps", "2", "--save_total_limit", "1", steps=4)
+    assert checkpoints.is_whole(tmp_path / "out" / "checkpoint-2")
 
 
 def test_several_classes_at_a_time(run):

@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 from transformers import Trainer
 
 from scripts import train_images
+from tests.hub.conftest import TOKEN, hub, waits  # noqa: F401 (fixtures)
 
 SAVED = {
     "model.safetensors",
@@ -107,6 +108,16 @@ def test_a_run_whose_time_is_up_takes_no_further_step(digits, tmp_path, monkeypa
     monkeypatch.setattr(Trainer, "training_step", None)
     assert train_images.main(options) == 0
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == trained
+
+
+def test_the_hub_gets_the_samples_and_not_the_images_trained_on(digits, hub, tmp_path):  # noqa: F811
+    changes = {"hub_model_id": "a-run", "hub_token": TOKEN, "max_steps": 5}
+    options = arguments(digits, tmp_path / "run", **changes)
+    assert train_images.main([*options, "--push_to_hub"]) == 0
+    sent = hub.repositories["ada/a-run"].at("main").files
+    assert {"model.safetensors", "samples.png", "README.md"} <= sent.keys()
+    names = {path.rpartition("/")[2] for path in sent}
+    assert not names & {"train.bin", "held_out.bin", "images.json"}
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from reformer_hf.training.data.labels import LabelSpace, find_labels
 from reformer_hf.training.model_arguments import PretrainedModelArguments
 from reformer_hf.training.processes import hide_bars_unless
 from reformer_hf.training.run_record import RunRecord, describe_data
+from reformer_hf.training.storage import readable_disk_errors
 from reformer_hf.training.trainer import SealedCheckpoints
 from reformer_hf.training.trainer_steps import (
     checkpoint_to_resume,
@@ -89,8 +90,9 @@ def train_classification(
     results: dict[str, Any] = {}
     if doing.do_train:
         metrics = train_or_load(trainer, checkpoint)
-        trainer.save_model()
-        trainer.save_state()
+        with readable_disk_errors(Path(str(doing.output_dir)), "The checkpoints are whole."):
+            trainer.save_model()
+            trainer.save_state()
         results |= keep_metrics(trainer, "train", metrics)
     if doing.do_eval:
         results |= keep_metrics(trainer, "eval", trainer.evaluate())

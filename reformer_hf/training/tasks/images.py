@@ -33,6 +33,7 @@ from reformer_hf.training.evaluation import compressor_scores
 from reformer_hf.training.parsing import ReformerTrainingArguments
 from reformer_hf.training.plots import plot_loss_curve, write_loss_curve_csv
 from reformer_hf.training.run_record import RunRecord
+from reformer_hf.training.storage import readable_disk_errors
 from reformer_hf.training.trainer import SealedCheckpoints
 from reformer_hf.training.trainer_steps import (
     checkpoint_to_resume,
@@ -161,8 +162,9 @@ def train_images(
         ],
     )
     metrics = train_or_load(trainer, checkpoint)
-    trainer.save_model()
-    trainer.save_state()
+    with readable_disk_errors(folder, "The checkpoints are whole."):
+        trainer.save_model()
+        trainer.save_state()
     results = keep_metrics(trainer, "train", metrics | _count(trainer, math.prod(record.shape)))
     score = score_images(model, held_out.spread(model_arguments.max_eval_samples))
     evaluation = {f"eval_{name}": value for name, value in asdict(score).items()}

@@ -36,6 +36,7 @@ from reformer_hf.training.data.pairs import (
 from reformer_hf.training.data_arguments import argument
 from reformer_hf.training.parsing import ReformerTrainingArguments
 from reformer_hf.training.run_record import RunRecord, describe_data
+from reformer_hf.training.storage import readable_disk_errors
 from reformer_hf.training.trainer import SealedCheckpoints
 from reformer_hf.training.trainer_steps import (
     checkpoint_to_resume,
@@ -148,24 +149,36 @@ def train_translation(
     }
     trainer = _make_trainer(model, tokenizer, data_arguments, doing, tokens)
     prepare(trainer)
-    results: dict[str, Any] = {}
+    return _run(trainer, tokenizer, tokens, checkpoint)
+
+
+def _run(
+    trainer: "TranslationTrainer",
+    tokenizer: PreTrainedTokenizerBase,
+    tokens: dict[str, Any],
+    checkpoint: str | None,
+) -> dict[str, Any]:
+    """Train, evaluate and predict on the splits that there are."""
+    arguments: Any = trainer.args
+    folder, results = Path(str(arguments.output_dir)), {}
     sizes = {split: len(rows) for split, rows in tokens.items()}
-    if doing.do_train:
+    if "train" in tokens:
         metrics = train_or_load(trainer, checkpoint)
-        trainer.save_model()
-        trainer.save_state()
+        with readable_disk_errors(folder, "The checkpoints are whole."):
+            trainer.save_model()
+            trainer.save_state()
         results |= keep_metrics(trainer, "train", metrics | {"train_samples": sizes["train"]})
-    if doing.do_eval:
+    if "validation" in tokens:
         metrics = trainer.evaluate() | {"eval_samples": sizes["validation"]}
         results |= keep_metrics(trainer, "eval", metrics)
-    if doing.do_predict:
+    if "test" in tokens:
         output: Any = trainer.predict(tokens["test"], metric_key_prefix="predict")
         metrics = output.metrics | {"predict_samples": sizes["test"]}
         results |= keep_metrics(trainer, "predict", metrics)
-        if doing.predict_with_generate:
+        if arguments.predict_with_generate:
             lines = [f"{text}\n" for text in decode(tokenizer, output.predictions)]
             (folder / "generated_predictions.txt").write_text("".join(lines), encoding="utf-8")
-    if doing.do_train:
+    if "train" in tokens:
         upload_or_describe(trainer)
     return results
 

@@ -141,6 +141,8 @@ class TestWords:
         fields = arguments(task_name="token", label_all_tokens=True)
         found = tokenize_rows(self.ROWS, TOKENIZER, fields, words, None)[0]
         assert found["labels"] == [0, 0, 1, 2, 1, 2, 2]
+        found = tokenize_rows(self.ROWS, TOKENIZER, arguments(task_name="token"), words, None)[0]
+        assert found["labels"] == [-100, 0, -100, 1, -100, -100, 1]
 
     def test_cut(self):
         assert self.tokenize(limit=4)["labels"] == [-100, 0, -100, 1]
