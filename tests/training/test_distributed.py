@@ -15,8 +15,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from reformer_hf.training.checkpoints import is_whole
-from reformer_hf.training.loop_checkpoints import find_checkpoint
+from reformer_hf.training.checkpoints import is_whole, last_whole_checkpoint
 from tests.training.runs import largest_difference, tiny_overrides, weights, write_documents
 
 pytestmark = pytest.mark.distributed
@@ -162,7 +161,7 @@ def test_a_process_that_is_killed_costs_no_more_than_the_steps_since_the_checkpo
     started = launch(processes, WORKER, *arguments, **config)
     process = subprocess.Popen(**started, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        wait_for(output / "step_2", process)
+        wait_for(output / "checkpoint-2", process)
         ranks = [
             child
             for child in psutil.Process(process.pid).children(recursive=True)
@@ -176,8 +175,8 @@ def test_a_process_that_is_killed_costs_no_more_than_the_steps_since_the_checkpo
         process.kill()
     check_gradients(output, alone)
     assert not (output / "all_results.json").exists()
-    last = find_checkpoint("last", output)
-    step = int(last.name.removeprefix("step_"))
+    last = last_whole_checkpoint(output)[0]
+    step = int(last.name.removeprefix("checkpoint-"))
     assert 2 <= step < 10
     shutil.copytree(last, tmp_path / "last")
 
@@ -199,10 +198,10 @@ def test_fsdp_learns_the_same_and_its_checkpoints_load_anywhere(data, alone, tmp
     check_results(output, alone)
     check_gradients(output, alone)
     # In one process the last checkpoint is the model that the run ended with.
-    model = AutoModelForCausalLM.from_pretrained(output / "step_10")
+    model = AutoModelForCausalLM.from_pretrained(output / "checkpoint-10")
     assert largest_difference(model.state_dict(), weights(output)) == 0
     if offload == "0":
-        shutil.rmtree(output / "step_10")
+        shutil.rmtree(output / "checkpoint-10")
         (output / "all_results.json").unlink()
         run(2, WORKER, *arguments, "--resume_from_checkpoint", "last", **config)
         check_results(output, alone)

@@ -1,0 +1,143 @@
+"""From texts to rows of one length: tokenised in parallel, cached on the disk, in their order."""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, Features, IterableDataset, List, Value
+from datasets.fingerprint import Hasher
+from transformers import PreTrainedTokenizerBase
+
+from reformer_hf.training.arguments import Packing
+
+ENDS_DOCUMENT = "ends_document"
+"""Column that says whether a piece of text is the last of its document."""
+
+_BATCH = 32  # documents, which may be long: the results of a batch are held in memory
+_BUFFER = 1 << 18  # tokens that are held before they are written, as Python's numbers
+
+
+def tokenize_documents(
+    texts: Dataset | IterableDataset,
+    tokenizer: PreTrainedTokenizerBase,
+    text_column_name: str | None = None,
+    num_workers: int | None = None,
+    overwrite_cache: bool = False,
+) -> Any:
+    """Tokenise each text; the end-of-sequence token, where there is one, ends each document.
+
+    Args:
+        texts: rows with a column of text; with one named `ends_document`, pieces of documents.
+        tokenizer: of the model.
+        text_column_name: default `text`, or else the first column.
+        num_workers: processes; not for streams, which are read as they come.
+        overwrite_cache: whether to ignore what was tokenised before.
+
+    Returns:
+        A dataset of the same kind with the columns `input_ids` and `ends_document`.
+
+    Raises:
+        ValueError: if there is no such column.
+    """
+    columns = list(texts.column_names or next(iter(texts)))
+    column = text_column_name or ("text" if "text" in columns else columns[0])
+    if column not in columns:
+        raise ValueError(f"text_column_name={column!r}: the data has the columns {columns}")
+    function = partial(_tokenize, tokenizer=tokenizer, column=column)
+    options: dict[str, Any] = {"batched": True, "batch_size": _BATCH, "remove_columns": columns}
+    if isinstance(texts, IterableDataset):
+        return texts.map(function, **options)
+    return texts.map(
+        function,
+        **options,
+        writer_batch_size=_BATCH,
+        num_proc=num_workers,
+        load_from_cache_file=not overwrite_cache,
+        desc="Tokenising",
+    )
+
+
+def _tokenize(
+    rows: Mapping[str, list], tokenizer: PreTrainedTokenizerBase, column: str
+) -> dict[str, list]:
+    texts = [text or "" for text in rows[column]]
+    ends = rows.get(ENDS_DOCUMENT) or [True] * len(texts)
+    # Without a warning that a document is longer than the model's input: it is cut later.
+    all_ids = tokenizer(texts, verbose=False)["input_ids"] if texts else []
+    eos = tokenizer.eos_token_id
+    for text, ids, end in zip(texts, all_ids, ends, strict=True):
+        if eos is not None and text and end and ids[-1:] != [eos]:
+            ids.append(eos)
+    return {"input_ids": all_ids, ENDS_DOCUMENT: ends}
+
+
+def pack_rows(
+    documents: Dataset | IterableDataset,
+    block_size: int,
+    packing: Packing = "documents",
+    cache_dir: str | None = None,
+) -> Any:
+    """Lay documents into rows of `block_size` tokens; no token is lost, the last row is shorter.
+
+    With `packing="documents"` each row says in `seq_idx` which document a token belongs to, so
+    documents do not see each other and the rows cost what full ones cost. A document that meets the
+    end of a row goes on in the next one, where it begins anew. `"blocks"` knows no documents, and
+    `"none"` gives each a row of its own, or several where it is longer.
+
+    Args:
+        documents: as :func:`tokenize_documents` gives them.
+        block_size: tokens in a row.
+        packing: what a row holds.
+        cache_dir: where `datasets` keeps the rows; its default if None.
+
+    Returns:
+        A dataset of the same kind with the columns `input_ids` and, for documents, `seq_idx`.
+    """
+    columns = ("input_ids", "seq_idx") if packing == "documents" else ("input_ids",)
+    features = Features({column: List(Value("int32")) for column in columns})
+    stream = isinstance(documents, IterableDataset)
+    settings = {
+        # Streams would be made arrays number by number.
+        "documents": documents if stream else documents.with_format("numpy"),
+        "block_size": block_size,
+        "packing": packing,
+    }
+    if stream:
+        return IterableDataset.from_generator(_rows, features, gen_kwargs=settings)
+    return Dataset.from_generator(
+        _rows,
+        features,
+        gen_kwargs=settings,
+        cache_dir=cache_dir,  # type: ignore[arg-type]
+        fingerprint=Hasher.hash((documents._fingerprint, block_size, packing)),
+        writer_batch_size=max(1, _BUFFER // block_size),
+    )
+
+
+def _rows(documents, block_size: int, packing: Packing) -> Iterator[dict[str, list[int]]]:
+    ids, numbers = np.empty(block_size, np.int32), np.empty(block_size, np.int32)
+    filled = number = 0
+
+    def row() -> dict[str, list[int]]:
+        columns = {"input_ids": ids[:filled].tolist()}
+        if packing == "documents":
+            columns["seq_idx"] = numbers[:filled].tolist()
+        return columns
+
+    for document in documents:
+        tokens = np.asarray(document["input_ids"], np.int32)
+        while len(tokens):
+            end = min(filled + len(tokens), block_size)
+            ids[filled:end], numbers[filled:end] = tokens[: end - filled], number
+            tokens, filled = tokens[end - filled :], end
+            if filled == block_size:
+                yield row()
+                filled = number = 0
+        if document[ENDS_DOCUMENT]:
+            number += 1
+            if packing == "none" and filled:
+                yield row()
+                filled = 0
+    if filled:
+        yield row()

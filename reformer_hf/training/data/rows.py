@@ -1,0 +1,147 @@
+"""Rows to train and evaluate on: how they are held out, limited, shuffled and shared out."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from datasets import Dataset, IterableDataset
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import IterableDataset as TorchIterableDataset
+from torch.utils.data import Sampler, Subset
+
+from reformer_hf.training.data.bytes import ByteRows
+from reformer_hf.training.data.collator import IGNORE_INDEX
+
+
+def split_validation(rows: Any, percentage: int) -> tuple[Any, Any]:
+    """Hold out a share of the rows.
+
+    Args:
+        rows: on the disk: the first ones are held out, as in transformers' example scripts, or of a
+            bytes the last ones, or whole files of many. A stream: the first ones of each hundred.
+        percentage: their share; on the disk at least one row.
+
+    Returns:
+        Rows to train on, and rows held out.
+
+    Raises:
+        ValueError: if there is only one row.
+    """
+    if isinstance(rows, ByteRows):
+        return rows.split(percentage)
+    if isinstance(rows, IterableDataset):
+        return tuple(
+            rows.filter(lambda _, i, held=held: (i % 100 < percentage) == held, with_indices=True)
+            for held in (False, True)
+        )  # type: ignore[return-value]
+    count = len(rows)
+    if count < 2:
+        raise ValueError(
+            f"the data are {count} rows, and none is left to hold out: give a validation file, "
+            "more text or a smaller block_size"
+        )
+    held_out = min(max(1, count * percentage // 100), count - 1)
+    return rows.select(range(held_out, count)), rows.select(range(held_out))
+
+
+def first_rows(rows: Any, count: int | None) -> Any:
+    """Keep at most `count` rows, the first ones; all if None."""
+    if count is None:
+        return rows
+    if isinstance(rows, IterableDataset):
+        return rows.take(count)
+    count = min(count, len(rows))
+    return rows.select(range(count)) if isinstance(rows, Dataset) else Subset(rows, range(count))
+
+
+def spread_rows(rows: Any, count: int | None) -> Any:
+    """Keep at most `count` rows, evenly spread over all of them; all if None."""
+    if count is None or rows is None:
+        return rows
+    count = min(count, len(rows))
+    return Subset(rows, [index * len(rows) // count for index in range(count)])
+
+
+class FilledRows(TorchDataset):
+    """Rows, and blank ones behind them which have no label and so change nothing.
+
+    With them the number of rows is a multiple of what all processes take at a time, and none of
+    them has to see a row twice.
+
+    Args:
+        rows: of any length.
+        multiple: what the number of rows is rounded up to.
+    """
+
+    def __init__(self, rows: Any, multiple: int):
+        self.rows = rows
+        self.length = -(-len(rows) // multiple) * multiple
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.rows[index] if index < len(self.rows) else blank_row(self.rows[0])
+
+
+class FilledStream(TorchIterableDataset):
+    """A stream with blank rows behind it, up to a multiple; see `FilledRows`.
+
+    Args:
+        rows: a stream that starts anew each time.
+        multiple: what the number of rows is rounded up to.
+    """
+
+    def __init__(self, rows: Any, multiple: int):
+        self.rows, self.multiple = rows, multiple
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch."""
+        self.rows.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        count, row = 0, None
+        for row in self.rows:
+            count += 1
+            yield row
+        if row is not None:
+            yield from [blank_row(row)] * (-count % self.multiple)
+
+
+def fill(rows: Any, multiple: int) -> Any:
+    """Put blank rows behind rows of either kind."""
+    return (FilledStream if isinstance(rows, IterableDataset) else FilledRows)(rows, multiple)
+
+
+def blank_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Make a row of one token without a label, with the columns of a given row."""
+    blank = {name: values[:1] for name, values in row.items()}
+    return {**blank, "labels": [IGNORE_INDEX]}
+
+
+class ShuffledRows(Sampler[int]):
+    """The rows in an order that the seed and the epoch decide, blank ones last.
+
+    The order does not depend on the number of processes, on what else draws random numbers, or on
+    where a run was interrupted.
+
+    Args:
+        rows: what :class:`FilledRows` wraps.
+        seed: of the order.
+    """
+
+    def __init__(self, rows: FilledRows, seed: int):
+        self.real, self.length, self.seed = len(rows.rows), len(rows), seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        yield from torch.randperm(self.real, generator=generator).tolist()
+        yield from range(self.real, self.length)

@@ -1,0 +1,290 @@
+import json
+import math
+import os
+import signal
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from transformers import AutoModelForCausalLM
+from transformers.optimization import Adafactor
+
+from reformer_hf.training import checkpoints
+from reformer_hf.training.arguments import (
+    DataTrainingArguments,
+    LoopArguments,
+    PretrainedModelArguments,
+)
+from reformer_hf.training.checkpoints import PROGRESS, find_checkpoint
+from scripts import train_clm_no_trainer
+from scripts.train_clm_no_trainer import make_optimizer
+from tests.models.tiny import tiny_lm
+from tests.training.runs import (
+    largest_difference,
+    losses,
+    tiny_overrides,
+    weights,
+    write_documents,
+)
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate(monkeypatch):
+    """accelerate's states are shared by the whole process: leave none behind."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._reset_state()
+    yield
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._reset_state()
+
+
+@pytest.fixture
+def train(tmp_path):
+    """Returns a function that trains a tiny model in a folder and returns its results."""
+    file = write_documents(tmp_path / "data" / "train.jsonl")
+
+    def train(name, model=None, data=None, **fields):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        arguments = {
+            "max_train_steps": 4,
+            "per_device_train_batch_size": 2,
+            "per_device_eval_batch_size": 2,
+            "learning_rate": 1e-2,
+            "logging_steps": 1,
+        } | fields
+        return train_clm_no_trainer.train_clm_no_trainer(
+            PretrainedModelArguments(
+                **{"cache_dir": str(tmp_path / "cache"), "config_overrides": tiny_overrides()}
+                | (model or {})
+            ),
+            DataTrainingArguments(
+                **{"train_file": str(file), "block_size": 64, "max_eval_samples": 5} | (data or {})
+            ),
+            LoopArguments(output_dir=str(tmp_path / name), **arguments),
+        )
+
+    return train
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """Returns a function that makes a run fail in the step after some number of them."""
+    original = train_clm_no_trainer.take_step
+
+    def interrupt(steps):
+        count = iter(range(steps))
+
+        def take_step(*args):
+            if next(count, None) is None:
+                raise KeyboardInterrupt
+            return original(*args)
+
+        monkeypatch.setattr(train_clm_no_trainer, "take_step", take_step)
+
+    yield interrupt
+
+
+@pytest.fixture
+def curves(monkeypatch):
+    """The logs of the runs, in order."""
+    found = []
+    monkeypatch.setattr(
+        train_clm_no_trainer, "write_curves", lambda history, _: found.append(losses(history))
+    )
+    return found
+
+
+def test_a_run_leaves_a_model_its_results_and_a_curve(train, tmp_path, capsys):
+    results = train("run", checkpointing_steps="2")
+    folder = tmp_path / "run"
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {
+        *("model.safetensors", "config.json", "tokenizer.json", "all_results.json"),
+        *("loss_curve.csv", "loss_curve.png", "checkpoint-2", "checkpoint-4"),
+    }
+    assert json.loads((folder / "all_results.json").read_text()) == results
+    assert results["perplexity"] == pytest.approx(math.exp(results["eval_loss"]))
+    assert results["eval_bits_per_byte"] > 0
+    AutoModelForCausalLM.from_pretrained(folder)
+    assert "training: 100%" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "fields, data",
+    [
+        ({"gradient_accumulation_steps": 2, "checkpointing_steps": "4"}, {"packing": "none"}),
+        ({"optim": "adafactor", "checkpointing_steps": "4"}, {"streaming": True}),
+        ({"checkpointing_steps": "epoch", "per_device_train_batch_size": 4}, {}),
+    ],
+)
+def test_an_interrupted_run_ends_bit_for_bit_like_another(
+    train, tmp_path, interrupt, curves, monkeypatch, fields, data
+):
+    model = {"config_overrides": tiny_overrides(dropout=0.1)}
+    # Losses of three steps in an entry of the log: a checkpoint cuts one in two.
+    fields = {"max_train_steps": 18, "logging_steps": 3, "max_grad_norm": 1.0} | fields
+    train("straight", model, data, **fields)
+    with monkeypatch.context(), pytest.raises(KeyboardInterrupt):
+        interrupt(15)
+        train("broken", model, data, **fields)
+    monkeypatch.undo()
+    monkeypatch.setattr(
+        train_clm_no_trainer, "write_curves", lambda history, _: curves.append(losses(history))
+    )
+    last = find_checkpoint("last", tmp_path / "broken", PROGRESS)
+    step = json.loads((last / "progress.json").read_text())["step"]
+    assert 0 < step <= 15
+    train("broken", model, data, resume_from_checkpoint="last", **fields)
+    assert largest_difference(weights(tmp_path / "straight"), weights(tmp_path / "broken")) == 0
+    assert curves[0] == curves[-1]
+    train("other", model, data, seed=1, **fields)
+    assert curves[-1] != curves[0]
+
+
+def test_accumulation_weights_every_token_the_same(train, tmp_path, curves):
+    model = {"config_overrides": tiny_overrides(redraw_rotations=False)}
+    data = {"packing": "none", "block_size": 200}
+    fields = {"num_train_epochs": 1, "max_train_steps": None}
+    train("whole", model, data, per_device_train_batch_size=8, **fields)
+    parts = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
+    train("parts", model, data, **parts, **fields)
+    assert largest_difference(weights(tmp_path / "whole"), weights(tmp_path / "parts")) < 1e-4
+    for whole, parts in zip(*curves, strict=True):
+        assert whole == pytest.approx(parts, rel=1e-4)
+
+
+def test_it_learns_what_the_trainer_learns(train, tmp_path):
+    """The same rows, steps and optimizer as the Trainer's, from the same seed."""
+    from reformer_hf.training.arguments import ReformerTrainingArguments
+    from reformer_hf.training.tasks.language_model import train_clm
+
+    # The Trainer draws a number from the default generator at the beginning of an epoch.
+    model = {"config_overrides": tiny_overrides(redraw_rotations=False)}
+    fields = {"learning_rate": 1e-2, "per_device_train_batch_size": 2, "weight_decay": 0.0}
+    train("loop", model, max_train_steps=8, max_grad_norm=1.0, **fields)
+    train_clm(
+        PretrainedModelArguments(cache_dir=str(tmp_path / "cache"), **model),
+        DataTrainingArguments(
+            train_file=str(tmp_path / "data" / "train.jsonl"), block_size=64, max_eval_samples=5
+        ),
+        ReformerTrainingArguments(
+            output_dir=str(tmp_path / "trainer"),
+            do_train=True,
+            max_steps=8,
+            use_cpu=True,
+            optim="adamw_torch",
+            save_strategy="no",
+            report_to="none",
+            **fields,
+        ),
+    )
+    assert largest_difference(weights(tmp_path / "loop"), weights(tmp_path / "trainer")) < 1e-5
+
+
+def test_checkpoints_are_limited_and_guarded(train, tmp_path):
+    train("run", checkpointing_steps="1", save_total_limit=2)
+    assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == [
+        *("checkpoint-3", "checkpoint-4")
+    ]
+    with pytest.raises(ValueError, match="holds checkpoint-4 of another run: go on with"):
+        train("run")
+    file = tmp_path / "run" / "checkpoint-4" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="checkpoint-3, which 'last' stands for"):
+        train("run", resume_from_checkpoint=str(file.parent))
+    assert find_checkpoint("last", tmp_path / "run", PROGRESS).name == "checkpoint-3"
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(train, tmp_path, monkeypatch):
+    original, count = checkpoints.seal, iter(range(9))
+
+    def full(path):
+        if next(count):
+            raise OSError(28, "No space left on device")
+        original(path)
+
+    monkeypatch.setattr(checkpoints, "seal", full)
+    with pytest.raises(OSError, match="disk is full.*checkpoints before this one are whole"):
+        train("run", checkpointing_steps="2", save_total_limit=1)
+    assert find_checkpoint("last", tmp_path / "run", PROGRESS).name == "checkpoint-2"
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # read by PEFT
+def test_adapters_are_trained_and_go_on_from_a_checkpoint(train, tmp_path):
+    lora = {"config_overrides": tiny_overrides(dropout=0.1), "use_lora": True, "lora_r": 2}
+    train("straight", lora, checkpointing_steps="2")
+    trained = weights(tmp_path / "straight")
+    assert all("lora" in name for name in trained)
+    assert all(float(value.abs().max()) > 0 for name, value in trained.items() if "lora_B" in name)
+    checkpoint = tmp_path / "straight" / "checkpoint-2"
+    train("broken", lora, resume_from_checkpoint=str(checkpoint))
+    assert largest_difference(trained, weights(tmp_path / "broken")) == 0
+
+
+def test_trackers_get_the_curve(train, tmp_path):
+    train("run", with_tracking=True, report_to="tensorboard")
+    content = b"".join(
+        file.read_bytes() for file in (tmp_path / "run").rglob("events.out.tfevents.*")
+    )
+    assert b"loss" in content and b"eval_bits_per_byte" in content
+
+
+def test_bfloat16_trains_with_float32_weights(train, tmp_path):
+    results = train("run", mixed_precision="bf16")
+    assert math.isfinite(results["eval_loss"])
+    assert all(value.dtype == torch.float32 for value in weights(tmp_path / "run").values())
+
+
+def test_what_cannot_be_done_is_said(train):
+    with pytest.raises(ValueError, match="a stream has no known end; give max_train_steps"):
+        train("run", data={"streaming": True}, max_train_steps=None)
+    with pytest.raises(FloatingPointError, match="diverged.*max_grad_norm"):
+        train("run", learning_rate=1e30)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_step_and_the_run_goes_on_bit_for_bit(
+    train, tmp_path, curves, monkeypatch, number
+):
+    model, fields = {"config_overrides": tiny_overrides(dropout=0.1)}, {"max_train_steps": 6}
+    train("straight", model, **fields)
+    original = train_clm_no_trainer.take_step
+
+    def take_step(run, group):
+        if count.pop(0) == 2:
+            os.kill(os.getpid(), number)
+        return original(run, group)
+
+    count = list(range(6))
+    with monkeypatch.context() as patch:
+        patch.setattr(train_clm_no_trainer, "take_step", take_step)
+        with pytest.raises(KeyboardInterrupt, match="checkpoint-3 is whole, and --resume"):
+            train("broken", model, **fields)
+    assert count == [3, 4, 5]
+    train("broken", model, resume_from_checkpoint="last", **fields)
+    assert largest_difference(weights(tmp_path / "straight"), weights(tmp_path / "broken")) == 0
+
+
+def test_a_run_goes_on_with_its_own_data_and_model_only(train, tmp_path, capsys):
+    train("run", checkpointing_steps="2", resume_from_checkpoint="last")
+    assert "There is no checkpoint to resume from" in capsys.readouterr().out
+    again = {"resume_from_checkpoint": "last", "max_train_steps": 6}
+    with pytest.raises(ValueError, match="data.packing was 'documents', now 'none'"):
+        train("run", data={"packing": "none"}, **again)
+    train("run", data={"max_eval_samples": 2}, learning_rate=1e-3, **again)
+    assert "Resuming from checkpoint-4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("given", "used"), [(0.9, None), (0.5, 0.5)])
+def test_adafactor_has_momentum_if_it_is_asked_for(given, used):
+    arguments = LoopArguments(optim="adafactor", adam_beta1=given)
+    optimizer = make_optimizer(tiny_lm(), arguments)
+    assert isinstance(optimizer, Adafactor)
+    assert [group["beta1"] for group in optimizer.param_groups] == [used] * 2
+
+
+def test_biases_and_norms_do_not_decay():
+    optimizer = make_optimizer(tiny_lm(), LoopArguments(weight_decay=0.1))
+    for group in optimizer.param_groups:
+        assert {parameter.ndim > 1 for parameter in group["params"]} == {group["weight_decay"] > 0}

@@ -1,0 +1,140 @@
+import json
+
+import pytest
+from datasets import Dataset, IterableDataset
+
+from reformer_hf.training.arguments import DataTrainingArguments
+from reformer_hf.training.data.text import find_files, load_texts
+
+TEXTS = ["one\ntwo\n", "drei é 🙂", "four\r\nfive"]
+
+
+def write(folder, kind):
+    """The texts as files of a kind; returns what train_file is."""
+    folder.mkdir()
+    rows = Dataset.from_list([{"id": index, "text": text} for index, text in enumerate(TEXTS)])
+    if kind == "txt":
+        for index, text in enumerate(TEXTS):
+            (folder / f"{index}.txt").write_text(text, encoding="utf-8", newline="")
+        return folder / "*.txt"
+    path = folder / f"data.{kind}"
+    if kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    elif kind == "json":
+        path.write_text(json.dumps(list(rows)), encoding="utf-8")
+    else:
+        rows.to_parquet(path)
+    return path
+
+
+def load(tmp_path, **fields):
+    return load_texts(DataTrainingArguments(**fields), cache_dir=str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("kind", ["txt", "json", "jsonl", "parquet"])
+def test_files_of_every_kind_give_their_texts_in_order(tmp_path, kind, streaming):
+    path = str(write(tmp_path / "data", kind))
+    texts = load(tmp_path, train_file=path, validation_file=path, streaming=streaming)
+    assert sorted(texts) == ["train", "validation"]
+    assert isinstance(texts["train"], IterableDataset if streaming else Dataset)
+    for split in texts.values():
+        assert [row["text"] for row in split] == TEXTS
+
+
+def test_a_long_text_file_is_read_in_pieces_that_end_with_lines(tmp_path):
+    text = "".join(f"line {index}\n" for index in range(20_000))
+    (tmp_path / "a.txt").write_text(text)
+    (tmp_path / "b.txt").write_text("short")
+    pieces = list(load(tmp_path, train_file=str(tmp_path / "?.txt"))["train"])
+    assert len(pieces) > 10
+    ends = [piece["ends_document"] for piece in pieces]
+    assert ends == [False] * (len(pieces) - 2) + [True, True]
+    assert "".join(piece["text"] for piece in pieces[:-1]) == text
+    assert all(piece["text"].endswith("\n") for piece in pieces[:-1])
+
+
+def test_a_line_longer_than_memory_allows_is_cut(tmp_path):
+    (tmp_path / "a.txt").write_text("x" * 300_000)
+    pieces = list(load(tmp_path, train_file=str(tmp_path / "a.txt"))["train"])
+    assert max(len(piece["text"]) for piece in pieces) <= 1 << 15
+    assert sum(len(piece["text"]) for piece in pieces) == 300_000
+
+
+def test_line_breaks_can_be_left_out(tmp_path):
+    (tmp_path / "a.txt").write_text("one\ntwo\n")
+    texts = load(tmp_path, train_file=str(tmp_path / "a.txt"), keep_linebreaks=False)
+    assert texts["train"][0]["text"] == "onetwo"
+
+
+def test_a_file_that_was_changed_is_read_again(tmp_path):
+    path = tmp_path / "a.txt"
+    for text in ("before", "behind"):
+        path.write_text(text)
+        assert load(tmp_path, train_file=str(path))["train"][0]["text"] == text
+
+
+def test_a_local_dataset_is_loaded_by_name(tmp_path):
+    write(tmp_path / "data", "parquet")
+    texts = load(tmp_path, dataset_name=str(tmp_path / "data"))
+    assert list(texts) == ["train"] and list(texts["train"]["text"]) == TEXTS
+
+
+def test_what_cannot_be_read_is_said(tmp_path):
+    with pytest.raises(OSError, match=r"train_file=.*nothing.*: there is no such file"):
+        load(tmp_path, train_file=str(tmp_path / "nothing.txt"))
+    with pytest.raises(OSError, match="could not be loaded from no/such"):
+        load(tmp_path, dataset_name="no/such")
+    (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
+    with pytest.raises(Exception, match="(?s)not UTF-8 text.*data_format='bytes'"):
+        list(load(tmp_path, train_file=str(tmp_path / "latin.txt"), streaming=True)["train"])
+    (tmp_path / "a.json").write_text("[]")
+    with pytest.raises(ValueError, match="different kinds; give files of one"):
+        load(
+            tmp_path,
+            train_file=str(tmp_path / "latin.txt"),
+            validation_file=str(tmp_path / "a.json"),
+        )
+
+
+def test_a_pattern_names_files_in_order(tmp_path):
+    for name in ("b", "a", "c"):
+        (tmp_path / name).touch()
+    (tmp_path / "d").mkdir()
+    assert [path.name for path in find_files("x", str(tmp_path / "*"))] == ["a", "b", "c"]
+
+
+def test_a_pattern_reaches_into_folders_but_not_into_installed_packages(tmp_path):
+    names = ["a.txt", "b/c.txt", "b/d/e.txt", ".hidden/f.txt", "lib/site-packages/g.txt"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("text")
+
+    def found(pattern, **options):
+        paths = find_files("x", str(tmp_path / pattern), **options)
+        return [path.relative_to(tmp_path).as_posix() for path in paths]
+
+    assert found("**/*.txt") == names[:3]
+    assert found("b/**/*.txt") == names[1:3]
+    assert found("lib/site-packages/*.txt") == names[4:]
+    assert found("") == names[:3]
+    assert found("", exclude=tmp_path / "b") == names[:1]
+
+
+def test_a_folder_gives_its_text_files(tmp_path):
+    contents = {"z.txt": b"z", "b.md": b"b", "c.bin": b"\0\1", "empty": b"", "d.parquet": b"PAR1\0"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    assert [path.name for path in find_files("x", str(tmp_path))] == ["b.md", "d.parquet", "z.txt"]
+    (tmp_path / "no").mkdir()
+    with pytest.raises(OSError, match="x=.*no: the folder holds no text"):
+        find_files("x", str(tmp_path / "no"))
+    (tmp_path / "e.txt").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OSError, match="e.txt"):
+        find_files("x", str(tmp_path))
+
+
+def test_a_folder_of_texts_is_loaded(tmp_path):
+    write(tmp_path / "data", "txt")
+    texts = load(tmp_path, train_file=str(tmp_path / "data"))
+    assert list(texts["train"]["text"]) == TEXTS
