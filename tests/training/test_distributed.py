@@ -269,3 +269,36 @@ def test_streams_and_adapters_train_on_two_processes(data, tmp_path, script, fla
     results = json.loads((output / "all_results.json").read_text())
     assert 0 < results["eval_loss"] < math.log(300) and results["eval_tokens"] > 0
     assert (output / "adapter_model.safetensors").is_file() == (flag == "--use_lora")
+
+
+@pytest.mark.parametrize(
+    "script", ["train_clm.py", pytest.param("train_clm_no_trainer.py", marks=pytest.mark.slow)]
+)
+def test_a_signal_to_one_process_stops_all_with_a_checkpoint(data, tmp_path, script):
+    output, path = tmp_path / "run", ROOT / "scripts" / script
+    arguments = shared(data, output, per_device_train_batch_size=2)
+    if script == "train_clm.py":
+        arguments += ["--max_steps", "100000", "--save_steps", "2", "--save_total_limit", "2"]
+        arguments += ["--do_train", "--use_cpu", "--report_to", "none"]
+    else:
+        arguments += ["--max_train_steps", "100000", "--checkpointing_steps", "2"]
+    started = launch(2, path, *arguments)
+    process = subprocess.Popen(**started, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 120
+        while last_whole_checkpoint(output)[0] is None:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        ranks = [
+            child
+            for child in psutil.Process(process.pid).children(recursive=True)
+            if str(path) in child.cmdline() and "torch.distributed.run" not in child.cmdline()
+        ]
+        assert len(ranks) == 2
+        ranks[1].terminate()
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert b"is whole, and --resume_from_checkpoint last goes on from it" in errors
+    checkpoint, broken = last_whole_checkpoint(output)
+    assert checkpoint is not None and broken == []
