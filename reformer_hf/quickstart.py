@@ -2,181 +2,253 @@
 
 `scripts/quickstart.sh` sets up an environment and starts this; where the package is installed,
 `reformer-hf-quickstart` does. After an interruption the same command goes on from the last
-checkpoint.
+checkpoint. It is scripts/train_clm.py with the arguments of quickstart.yaml, which those of the
+command line replace.
 """
 
+import json
 import sys
-from dataclasses import asdict, dataclass
+import sysconfig
+import time
+from argparse import ArgumentParser
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from transformers import HfArgumentParser, PreTrainedModel, TrainerState, set_seed
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    pipeline,
+    set_seed,
+)
 from transformers.utils.logging import disable_progress_bar
 
-from reformer_hf.hub.card import RUN_RECORD, write_run_card
-from reformer_hf.models.modeling_reformer_hf import ReformerHFForCausalLM
-from reformer_hf.models.tokenization_reformer_hf import ReformerHFByteTokenizer
+from reformer_hf.hub.card import use_run_card, write_run_card
 from reformer_hf.training.arguments import (
-    CorpusArguments,
-    ModelArguments,
-    OptimizationArguments,
-    TextRunArguments,
+    DataTrainingArguments,
+    PretrainedModelArguments,
+    ReformerTrainingArguments,
+    argument,
 )
-from reformer_hf.training.causal_lm import build_config, train
-from reformer_hf.training.corpus import open_corpus
-from reformer_hf.training.data import (
-    CorpusRecord,
-    TokenWindows,
-    bytes_of,
-    describe_corpus,
-    load_splits,
-    spread,
+from reformer_hf.training.callbacks import recorded_seconds
+from reformer_hf.training.checkpoints import (
+    RUN_SETTINGS,
+    check_settings,
+    last_whole_checkpoint,
 )
-from reformer_hf.training.evaluation import HeldOutScore, score_held_out
-from reformer_hf.training.finish import (
-    collect_metrics,
-    save_and_reload,
-    write_reports,
-    write_sample,
+from reformer_hf.training.data.bytes import bytes_of
+from reformer_hf.training.evaluation import compressor_scores
+from reformer_hf.training.parsing import parse_arguments, readable_errors
+from reformer_hf.training.plots import plot_loss_curve
+from reformer_hf.training.record import (
+    RUN_RECORD,
+    RunRecord,
+    machine_record,
+    peak_memory_bytes,
 )
-from reformer_hf.training.resumption import resume_point, run_script
-from reformer_hf.training.run_directory import RunDirectory
-from reformer_hf.training.run_record import make_record
-from reformer_hf.training.storage import new_directory, readable_disk_errors, write_json
+from reformer_hf.training.storage import readable_disk_errors, write_json
+from reformer_hf.training.tasks.language_model import run_settings, train_clm
 
 NAME = "Byte-level Reformer (quickstart)"
+CONFIGURATION = Path(__file__).with_suffix(".yaml")
+STANDARD_LIBRARY = str(Path(sysconfig.get_path("stdlib"), "**", "*.py"))
+METRICS = "metrics.json"
 PROMPT_BYTES = 400
 
 
 @dataclass
-class Job:
-    """A run that is ready to train."""
+class QuickstartArguments:
+    """What the quickstart adds to the arguments of train_clm.py."""
 
-    model_arguments: ModelArguments
-    optimization: OptimizationArguments
-    run: TextRunArguments
-    directory: RunDirectory
-    settings: dict
-    record: CorpusRecord
-    train_windows: TokenWindows
-    held_out: TokenWindows
-    checkpoint: Path | None
+    _argument_group_name = "quickstart"
+
+    corpus: str | None = argument(
+        None,
+        "A text file, a folder of text files, or the name of a dataset on the Hub. "
+        "Default: the source of this Python's standard library.",
+    )
+    max_new_tokens: int = argument(120, "Bytes of the sample at the end.")
 
 
-def prepare(arguments: list[str] | None) -> Job | None:
-    """Parse the arguments, find the corpus, and see how far a run in this folder has come."""
-    kinds = [CorpusArguments, ModelArguments, OptimizationArguments, TextRunArguments]
-    parser = HfArgumentParser(kinds, description=__doc__)  # type: ignore[arg-type]
-    corpus_arguments, model, optimization, run = parser.parse_args_into_dataclasses(arguments)
-    if run.max_new_tokens >= model.block_size:
+Arguments = tuple[
+    QuickstartArguments, PretrainedModelArguments, DataTrainingArguments, ReformerTrainingArguments
+]
+
+
+def parse(arguments: list[str] | None) -> Arguments:
+    """Parse the arguments, and choose the text."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    sources = ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("corpus", "train_file", "dataset_name"):
+        sources.add_argument(f"--{name}")
+    source, _ = sources.parse_known_args(given)
+    corpus = source.corpus
+    if corpus is None and source.train_file is None and source.dataset_name is None:
+        corpus = STANDARD_LIBRARY
+    if corpus is not None and ("*" in corpus or Path(corpus).expanduser().exists()):
+        given += ["--train_file", corpus]
+    elif corpus is not None:
+        given += ["--dataset_name", corpus, "--data_format", "text"]
+    kinds = (
+        QuickstartArguments,
+        PretrainedModelArguments,
+        DataTrainingArguments,
+        ReformerTrainingArguments,
+    )
+    parsed: Any = parse_arguments(kinds, [str(CONFIGURATION), *given], __doc__)
+    quickstart, _, data, _ = parsed
+    if quickstart.max_new_tokens >= data.block_size:
         raise ValueError(
-            f"max_new_tokens={run.max_new_tokens}: prompt and sample must fit into "
-            f"block_size={model.block_size} together"
+            f"max_new_tokens={quickstart.max_new_tokens}: prompt and sample must fit into "
+            f"block_size={data.block_size} together"
         )
-    directory = RunDirectory(Path(run.output_dir))
-    corpus = open_corpus(corpus_arguments, exclude=directory.path)
-    record = describe_corpus(corpus, corpus_arguments.validation_split_percentage)
-    print(
-        f"Corpus: {record.description}, {record.bytes:,} bytes in {record.documents:,} documents, "
-        f"sha256 {record.sha256[:16]}…; held out: {record.held_out_bytes:,} bytes ({record.split})"
-    )
-
-    settings = {
-        "corpus": asdict(record),
-        "model": asdict(model),
-        "optimization": asdict(optimization),
-    }
-    checkpoint = resume_point(directory, settings)
-    if directory.is_finished:
-        return None
-    windows = load_splits(corpus, record, directory.corpus, model.block_size)
-    return Job(model, optimization, run, directory, settings, record, *windows, checkpoint)
+    return parsed
 
 
-def run(job: Job) -> None:
-    """Train, evaluate, save, reload and write a sample."""
-    tokenizer = ReformerHFByteTokenizer(model_max_length=job.model_arguments.block_size)
-    set_seed(job.optimization.seed)
-    model = ReformerHFForCausalLM(build_config(job.model_arguments))
-    print(f"Model: {model.num_parameters():,} parameters")
-    model, state = train(
-        model,
-        tokenizer,
-        job.train_windows,
-        spread(job.held_out, job.run.max_eval_samples // 8 or 1),
-        job.optimization,
-        job.run,
-        job.directory.checkpoints,
-        job.checkpoint,
-    )
-    if state.global_step < job.optimization.max_steps:
-        print(
-            f"Stopped at step {state.global_step} of {job.optimization.max_steps}: "
-            f"max_minutes={job.run.max_minutes} are over"
-        )
-    score = score_held_out(model, spread(job.held_out, job.run.max_eval_samples))
-    save(job, model, tokenizer, state, score)
-    report(score, job.directory)
-    set_seed(job.optimization.seed)
-    room = job.model_arguments.block_size - job.run.max_new_tokens
-    prompt = bytes_of(job.held_out.tokens[: min(PROMPT_BYTES, room)]).decode(errors="ignore")
-    sample = write_sample(job.directory.model, prompt, job.run.max_new_tokens)
-    print(f"\n--- prompt (held-out text) ---\n{prompt}\n--- the model goes on ---\n{sample}\n---")
+def main(arguments: list[str] | None = None) -> int:
+    """Train, compare, reload and write; what a user can mend becomes a message and a status."""
+    disable_progress_bar()  # those of loading and saving, which take no time here
+    start = time.perf_counter()
+    with readable_errors() as status:
+        quickstart, model, data, training = parse(arguments)
+        folder = Path(str(training.output_dir))
+        if (folder / METRICS).exists():
+            checkpoint, _ = last_whole_checkpoint(folder)
+            check_settings(folder, run_settings(model, data, training.seed, folder), checkpoint)
+            print(
+                f"This run is finished: see {folder}. To start anew, delete it or choose another "
+                "--output_dir."
+            )
+        else:
+            run(quickstart, model, data, training)
+            print(f"{(time.perf_counter() - start) / 60:.1f} minutes in all")
+    return status.code
 
 
-def save(
-    job: Job,
-    model: PreTrainedModel,
-    tokenizer: ReformerHFByteTokenizer,
-    state: TrainerState,
-    score: HeldOutScore,
+def run(
+    quickstart: QuickstartArguments,
+    model: PretrainedModelArguments,
+    data: DataTrainingArguments,
+    training: ReformerTrainingArguments,
 ) -> None:
-    """Write the model folder, all of it or nothing."""
-    tokens_per_step = job.optimization.per_device_train_batch_size * job.model_arguments.block_size
-    metrics = collect_metrics(model, state, score, job.record, job.settings, tokens_per_step)
-    windows = f"{job.record.split}, in windows of {score.context:,} that do not overlap"
-    record = make_record(
-        model,
-        {"data": job.record.description, "dataset": None, "evaluated_on": windows},
-        {
+    """Train with `train_clm`, and show what came of it."""
+    trainers: list[Trainer] = []
+
+    def prepare(trainer: Trainer) -> None:
+        trainers.append(trainer)
+        use_run_card(trainer)
+        if data.train_file == STANDARD_LIBRARY:
+            (record,) = (c for c in trainer.callback_handler.callbacks if isinstance(c, RunRecord))
+            version = ".".join(map(str, sys.version_info[:3]))
+            record.data["data"] = f"the source of Python {version}'s standard library"
+
+    results = train_clm(model, data, training, prepare=prepare)
+    (trainer,) = trainers
+    folder, state = Path(str(training.output_dir)), trainer.state
+    if state.global_step < state.max_steps:
+        print(
+            f"Stopped at step {state.global_step} of {state.max_steps}: "
+            f"max_minutes={training.max_minutes} are over"
+        )
+    rows: Any = trainer.eval_dataset.rows  # type: ignore[union-attr]
+    held_out = [torch.as_tensor(row["input_ids"]) for row in rows]
+    references = compressor_scores(b"".join(bytes_of(ids[1:]) for ids in held_out))
+    check_reload(folder, trainer.model, trainer.processing_class, held_out[0])  # type: ignore[arg-type]
+    scored = {
+        "bits_per_byte": results["eval_bits_per_byte"],
+        **{f"{name.replace(' -', '_')}_bits_per_byte": v for name, v in references.items()},
+        "bytes_scored": results["eval_bytes"],
+        "windows": len(held_out),
+        "context": data.block_size,
+    }
+    report(folder, scored, references)
+    set_seed(training.seed)
+    room = scored["context"] - quickstart.max_new_tokens
+    prompt = bytes_of(held_out[0][: min(PROMPT_BYTES, room)]).decode(errors="ignore")
+    sample = write_sample(folder, prompt, quickstart.max_new_tokens)
+    print(f"\n--- prompt (held-out text) ---\n{prompt}\n--- the model goes on ---\n{sample}\n---")
+    write_reports(folder, trainer, scored, references)
+
+
+def write_reports(
+    folder: Path, trainer: Trainer, scored: dict[str, Any], references: dict[str, float]
+) -> None:
+    """Write the card and the curve with the references, and `metrics.json`, which ends the run."""
+    state, clock = trainer.state, recorded_seconds(trainer.state)
+    tokens = state.global_step * trainer.args.train_batch_size * scored["context"]
+    record = json.loads((folder / RUN_RECORD).read_text(encoding="utf-8"))
+    metrics = {
+        "held_out": scored,
+        "training": {
             "steps": state.global_step,
-            "epochs": state.epoch or 0.0,
-            "seconds": metrics["training"]["seconds"],
-            "timed_from_step": 0,
-            "last_loss": None,
+            "stopped_by_the_clock": state.global_step < state.max_steps,
+            "tokens": tokens,
+            **clock,
+            "tokens_per_second": round(tokens / max(clock["step_seconds"], 1e-9), 1),
+            "peak_memory_bytes": peak_memory_bytes(),
         },
-        job.settings["model"] | job.settings["optimization"],
-        {"bits_per_byte": round(score.bits_per_byte, 4)},
-    )
-    probe = job.held_out[0]["input_ids"][None]
-    kept = "The checkpoints are whole, and training need not be repeated."
-    with (
-        readable_disk_errors(job.directory.path, kept),
-        new_directory(job.directory.model) as folder,
-    ):
-        save_and_reload(folder, model, tokenizer, probe)
-        write_reports(folder, state, metrics, score.references(), NAME)
-        write_json(folder / RUN_RECORD, record | {"references": score.references()})
+        "parameters": record["model"]["parameters"],
+        "corpus": record["data"],
+        "settings": json.loads((folder / RUN_SETTINGS).read_text(encoding="utf-8")),
+        "machine": machine_record(),
+    }
+    with readable_disk_errors(folder, "The model is whole, and training need not be repeated."):
+        write_json(folder / RUN_RECORD, record | {"references": references})
+        plot_loss_curve(state.log_history, folder / "loss_curve.png", references, NAME)
         write_run_card(folder, NAME)
+        write_json(folder / METRICS, metrics)
 
 
-def report(score: HeldOutScore, directory: RunDirectory) -> None:
+def check_reload(
+    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor
+) -> None:
+    """Load model and tokenizer through the Auto classes, and compare with those that were saved.
+
+    Raises:
+        RuntimeError: if what was loaded is not what was saved.
+    """
+    loaded = AutoModelForCausalLM.from_pretrained(folder, device_map=model.device)
+    with torch.no_grad():
+        before, after = (
+            each.eval()(input_ids=ids[None].to(model.device)).logits for each in (model, loaded)
+        )
+    if not torch.equal(before, after):
+        difference = (before - after).abs().max()
+        raise RuntimeError(f"the reloaded model's logits differ by up to {difference}")
+    text = "naïve\t🙂\n"
+    if AutoTokenizer.from_pretrained(folder)(text).input_ids != tokenizer(text).input_ids:
+        raise RuntimeError("the reloaded tokenizer gives other ids")
+
+
+def report(folder: Path, scored: dict[str, Any], references: dict[str, float]) -> None:
     """Print the result and where it lies."""
     print(
-        f"\nHeld-out bits per byte ({score.bytes_scored:,} bytes in {score.windows} windows of "
-        f"{score.context:,} that do not overlap):\n"
-        f"  this model  {score.bits_per_byte:.3f}\n"
-        f"  uniform     {score.uniform_bits_per_byte:.3f}\n"
-        f"  gzip -9     {score.gzip_9_bits_per_byte:.3f}\n"
-        f"  bz2 -9      {score.bz2_9_bits_per_byte:.3f}\n"
-        f"Saved, reloaded through the Auto classes, same logits: {directory.model} "
+        f"\nHeld-out bits per byte ({scored['bytes_scored']:,} bytes in {scored['windows']} "
+        f"windows of {scored['context']:,} that do not overlap):"
+    )
+    for name, value in {"this model": scored["bits_per_byte"], **references}.items():
+        print(f"  {name:11} {value:.3f}")
+    print(
+        f"Saved, reloaded through the Auto classes, same logits: {folder} "
         "(model, tokenizer, card, loss curve, metrics)"
     )
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run, and turn what a user can mend into a message and an exit status."""
-    disable_progress_bar()  # those of loading and saving, which take no time here
-    return run_script(lambda: prepare(arguments), run)
+def write_sample(folder: Path, prompt: str, max_new_tokens: int) -> str:
+    """Continue a prompt with the text-generation pipeline; draws from the default generator."""
+    generator = pipeline("text-generation", model=str(folder))
+    outputs = generator(
+        prompt,
+        max_new_tokens=max_new_tokens,
+        do_sample=True,
+        temperature=0.8,
+        return_full_text=False,
+    )
+    return outputs[0]["generated_text"]
 
 
 if __name__ == "__main__":

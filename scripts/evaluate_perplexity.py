@@ -17,16 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import reformer_hf  # noqa: F401 (registers the classes)
-from reformer_hf.training.data_arguments import DataTrainingArguments, argument
-from reformer_hf.training.machine import machine_record
+from reformer_hf.training.arguments import DataTrainingArguments, argument
+from reformer_hf.training.data.packing import ENDS_DOCUMENT
+from reformer_hf.training.data.sources import load
+from reformer_hf.training.data.text import load_texts
+from reformer_hf.training.evaluation import check_windows, score_documents, tokenize_pieces
 from reformer_hf.training.parsing import parse_arguments, readable_errors
-from reformer_hf.training.perplexity import check_windows, score_documents, tokenize_pieces
+from reformer_hf.training.record import machine_record
 from reformer_hf.training.storage import write_json
-from reformer_hf.training.texts import ENDS_DOCUMENT, load_texts
 
 LONGEST_DEFAULT = 8192
 
@@ -82,19 +83,14 @@ def read_texts(arguments: PerplexityArguments) -> Iterator[tuple[str, bool]]:
         files = DataTrainingArguments(validation_file=arguments.eval_file, streaming=True)
         rows = load_texts(files)["validation"]
     else:
-        try:
-            rows = load_dataset(
-                arguments.dataset_name,  # type: ignore[arg-type]
-                arguments.dataset_config_name,
-                split=arguments.split,
-                cache_dir=arguments.cache_dir,
-                token=arguments.token,
-            )
-        except Exception as error:  # datasets has a class for each way to fail
-            raise OSError(
-                f"split {arguments.split!r} of the dataset {arguments.dataset_name!r} could not be "
-                f"loaded ({type(error).__name__}: {error}). Check the names and the connection"
-            ) from error
+        rows = load(
+            str(arguments.dataset_name),
+            f"split {arguments.split!r}",
+            name=arguments.dataset_config_name,
+            split=arguments.split,
+            cache_dir=arguments.cache_dir,
+            token=arguments.token,
+        )
     column = arguments.text_column_name
     for row in islice(rows, arguments.max_eval_samples):
         if column not in row:

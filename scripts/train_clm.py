@@ -19,14 +19,13 @@ import sys
 
 import reformer_hf  # noqa: F401 (registers the classes)
 from reformer_hf.hub.card import use_run_card
-from reformer_hf.training.clm import train_clm
-from reformer_hf.training.data_arguments import DataTrainingArguments
-from reformer_hf.training.model_arguments import PretrainedModelArguments
-from reformer_hf.training.parsing import (
+from reformer_hf.training.arguments import (
+    DataTrainingArguments,
+    PretrainedModelArguments,
     ReformerTrainingArguments,
-    parse_arguments,
-    readable_errors,
 )
+from reformer_hf.training.parsing import parse_arguments, readable_errors
+from reformer_hf.training.tasks.language_model import train_clm
 
 
 def main(arguments: list[str] | None = None) -> int:

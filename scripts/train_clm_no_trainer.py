@@ -9,19 +9,85 @@ A first run on a text of your own, with bytes as tokens:
 or with all arguments in a file, which those behind it replace. After an interruption add
 `--resume_from_checkpoint last`: the run goes on bit for bit as if it had not been interrupted.
 Sample configurations of accelerate for several processes are in scripts/configs/.
+
+This file is the loop, from top to bottom: copy it and change what you like.
 """
 
+import math
 import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
-import reformer_hf  # noqa: F401 (registers the classes)
+import torch
+from accelerate import Accelerator, skip_first_batches
+from accelerate.utils import DataLoaderConfiguration, set_seed
+from datasets import IterableDataset
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import Adafactor, PreTrainedTokenizerBase, get_scheduler
+
 from reformer_hf.hub.card import write_run_card
 from reformer_hf.hub.upload import push_folder
-from reformer_hf.training.data_arguments import DataTrainingArguments
-from reformer_hf.training.loop import train_clm_no_trainer
-from reformer_hf.training.loop_arguments import LoopArguments
-from reformer_hf.training.loop_run import make_accelerator
-from reformer_hf.training.model_arguments import PretrainedModelArguments
+from reformer_hf.models.modeling_reformer_hf import ReformerHFForCausalLM
+from reformer_hf.training.arguments import (
+    DataTrainingArguments,
+    LoopArguments,
+    PretrainedModelArguments,
+)
+from reformer_hf.training.build import build_model, load_tokenizer
+from reformer_hf.training.checkpoints import (
+    PROGRESS,
+    Progress,
+    check_settings,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from reformer_hf.training.data.collator import IGNORE_INDEX, ReformerDataCollator
+from reformer_hf.training.data.rows import FilledRows, ShuffledRows, fill
+from reformer_hf.training.data.text import LanguageModelData, load_language_model_data
+from reformer_hf.training.evaluation import Score, score_batches
 from reformer_hf.training.parsing import parse_arguments, readable_errors
+from reformer_hf.training.plots import write_curves
+from reformer_hf.training.processes import (
+    Interrupted,
+    StopSignals,
+    end_processes,
+    hide_bars_unless,
+)
+from reformer_hf.training.record import RUN_RECORD, describe_data, make_record
+from reformer_hf.training.storage import write_json
+from reformer_hf.training.tasks.language_model import run_settings
+
+HYPERPARAMETERS = (
+    *("learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps"),
+    *("max_train_steps", "num_train_epochs", "optim", "lr_scheduler_type", "num_warmup_steps"),
+    *("weight_decay", "max_grad_norm", "mixed_precision", "seed"),
+)
+"""Arguments that a model card shows."""
+
+
+@dataclass
+class Run:
+    """What a run works with, prepared for its processes."""
+
+    arguments: LoopArguments
+    accelerator: Accelerator
+    tokenizer: PreTrainedTokenizerBase
+    model: Any
+    optimizer: Any
+    scheduler: Any
+    train_loader: Any
+    order: ShuffledRows | None
+    eval_loader: Any
+    max_steps: int
+    checkpoint: Path | None
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,6 +102,348 @@ def main(arguments: list[str] | None = None) -> int:
             if loop.push_to_hub:
                 upload(loop, model.token)
     return status.code
+
+
+def train_clm_no_trainer(
+    model_arguments: PretrainedModelArguments,
+    data_arguments: DataTrainingArguments,
+    arguments: LoopArguments,
+    accelerator: Accelerator | None = None,
+) -> dict[str, Any]:
+    """Train, evaluate at the end of each epoch, and save; returns what `all_results.json` gets.
+
+    The output folder gets the model, its tokenizer, `all_results.json`, `run_record.json`,
+    `loss_curve.csv` and `loss_curve.png`, and the checkpoints.
+
+    Raises:
+        FloatingPointError: if training diverges.
+        OSError: if something cannot be found or the disk is full.
+        ValueError: if arguments do not fit together.
+    """
+    accelerator = accelerator or make_accelerator(arguments)
+    run = prepare_run(model_arguments, data_arguments, arguments, accelerator)
+    if arguments.with_tracking:
+        settings = asdict(model_arguments) | asdict(data_arguments) | asdict(arguments)
+        settings = {k: v for k, v in settings.items() if k != "token"}
+        plain = {k: v if isinstance(v, int | float) else str(v) for k, v in settings.items()}
+        accelerator.init_trackers("clm_no_trainer", plain)
+    progress = train(run)
+    score = evaluate(run)
+    report(run, progress, score)
+    results = {"train_steps": progress.step, "epoch": progress.epoch}
+    results |= {"perplexity": score.perplexity} | score.metrics() if score else {}
+    save_model(run, Path(arguments.output_dir))
+    if accelerator.is_main_process:
+        write_json(Path(arguments.output_dir, "all_results.json"), results)
+        write_curves(progress.log_history, Path(arguments.output_dir))
+        record = make_run_record(run, progress, score, data_arguments)
+        write_json(Path(arguments.output_dir, RUN_RECORD), record)
+    accelerator.wait_for_everyone()
+    del run
+    accelerator.free_memory()
+    end_processes()
+    accelerator.end_training()
+    return results
+
+
+# --- set up: processes, model, data, optimizer, schedule ---
+
+
+def make_accelerator(arguments: LoopArguments) -> Accelerator:
+    """Set up the processes; accumulation is the loop's own, which weights tokens."""
+    return Accelerator(
+        mixed_precision=arguments.mixed_precision,
+        log_with=arguments.report_to if arguments.with_tracking else None,
+        project_dir=arguments.output_dir,
+        dataloader_config=DataLoaderConfiguration(dispatch_batches=False),
+    )
+
+
+def prepare_run(
+    model_arguments: PretrainedModelArguments,
+    data_arguments: DataTrainingArguments,
+    arguments: LoopArguments,
+    accelerator: Accelerator,
+) -> Run:
+    """Load model and data, and share them out among the processes."""
+    hide_bars_unless(accelerator.is_local_main_process)
+    output, is_main = Path(arguments.output_dir), accelerator.is_main_process
+    with accelerator.main_process_first():
+        checkpoint = find_checkpoint(
+            arguments.resume_from_checkpoint, output, PROGRESS, tell=print if is_main else None
+        )
+        settings = run_settings(model_arguments, data_arguments, arguments.seed, output)
+        check_settings(output, settings, checkpoint, is_main)
+    set_seed(arguments.seed)
+    tokenizer = load_tokenizer(model_arguments)
+    model = build_model(
+        ReformerHFForCausalLM, model_arguments, tokenizer, data_arguments.block_size
+    )
+    # The other processes wait for the first, and then find what it made in the cache.
+    with accelerator.main_process_first():
+        data = load_language_model_data(
+            data_arguments,
+            tokenizer,
+            model.config,
+            model_arguments.cache_dir,
+            model_arguments.token,
+            arguments.seed,
+            output,
+        )
+    train_loader, order, eval_loader = make_loaders(data, arguments, accelerator, tokenizer)
+    optimizer = make_optimizer(model, arguments)
+    model, optimizer, train_loader, eval_loader = accelerator.prepare(
+        model, optimizer, train_loader, eval_loader
+    )
+    max_steps = choose_max_steps(arguments, train_loader, isinstance(data.train, IterableDataset))
+    # Not prepared, or it would take a step for each process.
+    scheduler = get_scheduler(
+        arguments.lr_scheduler_type, optimizer, arguments.num_warmup_steps, max_steps
+    )
+    accelerator.register_for_checkpointing(scheduler)
+    return Run(
+        *(arguments, accelerator, tokenizer, model, optimizer, scheduler),
+        *(train_loader, order, eval_loader, max_steps, checkpoint),
+    )
+
+
+def make_loaders(
+    data: LanguageModelData,
+    arguments: LoopArguments,
+    accelerator: Accelerator,
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[DataLoader, ShuffledRows | None, DataLoader | None]:
+    """Batches to train on, their order if it is chosen here, and batches to evaluate on."""
+
+    def loader(rows: Any, batch_size: int, order: Any = None) -> DataLoader:
+        # With a generator of its own, or an epoch would draw a number from the default one.
+        own = torch.Generator()
+        return DataLoader(rows, batch_size, sampler=order, collate_fn=collate, generator=own)
+
+    if data.train is None:
+        raise ValueError("there is nothing to train on: give dataset_name or train_file")
+    parts, collate = accelerator.num_processes, ReformerDataCollator(tokenizer)
+    rows = fill(data.train, parts * arguments.per_device_train_batch_size)
+    order = ShuffledRows(rows, arguments.seed) if isinstance(rows, FilledRows) else None
+    train_loader = loader(rows, arguments.per_device_train_batch_size, order)
+    if data.validation is None:
+        return train_loader, order, None
+    rows = fill(data.validation, parts * arguments.per_device_eval_batch_size)
+    return train_loader, order, loader(rows, arguments.per_device_eval_batch_size)
+
+
+def make_optimizer(model: nn.Module, arguments: LoopArguments) -> torch.optim.Optimizer:
+    """Make the optimizer; biases and layer norms, which have one axis, do not decay."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {
+            "params": [parameter for parameter in trained if (parameter.ndim > 1) == decays],
+            "weight_decay": arguments.weight_decay if decays else 0.0,
+        }
+        for decays in (True, False)
+    ]
+    groups = [group for group in groups if group["params"]]
+    if arguments.optim == "adafactor":
+        beta1 = None if arguments.adam_beta1 == 0.9 else arguments.adam_beta1
+        fixed = {"relative_step": False, "scale_parameter": False}
+        return Adafactor(groups, lr=arguments.learning_rate, beta1=beta1, **fixed)
+    betas = (arguments.adam_beta1, arguments.adam_beta2)
+    return torch.optim.AdamW(groups, lr=arguments.learning_rate, betas=betas)
+
+
+def choose_max_steps(arguments: LoopArguments, loader: Any, is_stream: bool) -> int:
+    """Steps of the whole run."""
+    if arguments.max_train_steps is not None:
+        return arguments.max_train_steps
+    if is_stream:
+        raise ValueError("streaming=True: a stream has no known end; give max_train_steps")
+    steps = math.ceil(len(loader) / arguments.gradient_accumulation_steps)
+    return arguments.num_train_epochs * steps
+
+
+# --- the loop ---
+
+
+def train(run: Run) -> Progress:
+    """Train from the start or from a checkpoint, to the last step.
+
+    Raises:
+        Interrupted: after SIGTERM or Ctrl-C, when the checkpoint of that step is saved.
+    """
+    arguments, accelerator = run.arguments, run.accelerator
+    progress = Progress()
+    if run.checkpoint is not None:
+        progress = load_checkpoint(accelerator, run.checkpoint)
+    directory, every = Path(arguments.output_dir), arguments.steps_between_checkpoints
+    start = time.perf_counter() - progress.seconds
+
+    def save() -> None:
+        progress.seconds = time.perf_counter() - start
+        save_checkpoint(accelerator, directory, progress, arguments.save_total_limit)
+
+    bar = tqdm(
+        initial=progress.step,
+        total=run.max_steps,
+        desc="training",
+        disable=not accelerator.is_local_main_process,
+    )
+    run.model.train()
+    with StopSignals() as signals, bar:
+        while progress.step < run.max_steps:
+            for group in groups_of_batches(run, progress):
+                progress.loss += take_step(run, group)
+                progress.step += 1
+                progress.rows += len(group) * rows_at_a_time(run)
+                bar.update()
+                log(run, progress)
+                stopped = signals.agreed(accelerator)
+                if stopped or (every and progress.step % every == 0):
+                    save()
+                if stopped:
+                    raise Interrupted(directory, signals.caught)
+                if progress.step >= run.max_steps:
+                    break
+            if progress.rows == 0:
+                raise ValueError("dataset_name, train_file: there are no rows to train on")
+            if progress.step < run.max_steps:
+                progress.epoch, progress.rows = progress.epoch + 1, 0
+                report(run, progress, evaluate(run))
+            if arguments.checkpointing_steps == "epoch":
+                save()
+    progress.seconds = time.perf_counter() - start
+    return progress
+
+
+def groups_of_batches(run: Run, progress: Progress) -> Iterator[list[dict[str, Tensor]]]:
+    """The batches of an epoch that are not seen yet, those of a step together."""
+    loader: Any = run.train_loader
+    seen, rest = divmod(progress.rows, rows_at_a_time(run))
+    if rest:
+        raise ValueError(
+            f"resume_from_checkpoint: the run had seen {progress.rows} rows of an epoch, which is "
+            f"no multiple of {rows_at_a_time(run)}; give the number of processes and the "
+            "per_device_train_batch_size that it had"
+        )
+    if seen:
+        loader = skip_first_batches(loader, seen)
+    loader.set_epoch(progress.epoch)
+    if run.order is not None:  # which a loader that skips batches may not reach
+        run.order.set_epoch(progress.epoch)
+    batches = iter(loader)
+    while group := list(islice(batches, run.arguments.gradient_accumulation_steps)):
+        yield group
+
+
+def rows_at_a_time(run: Run) -> int:
+    """Rows of all processes in a forward pass."""
+    return run.arguments.per_device_train_batch_size * run.accelerator.num_processes
+
+
+def take_step(run: Run, batches: Sequence[dict[str, Tensor]]) -> float:
+    """One step of the optimizer on the batches of all processes, each token of the same weight.
+
+    Returns:
+        The loss per token.
+    """
+    accelerator, model = run.accelerator, run.model
+    targets = [(batch["labels"][:, 1:] != IGNORE_INDEX).sum() for batch in batches]
+    count: Any = accelerator.reduce(torch.stack(targets).sum(), "sum")
+    count = count.clamp(min=1)
+    loss = torch.zeros((), device=accelerator.device)
+    for index, batch in enumerate(batches):
+        last = index == len(batches) - 1
+        with nullcontext() if last else accelerator.no_sync(model):
+            with accelerator.autocast():
+                share = model(**batch, num_items_in_batch=count).loss
+            # DDP and FSDP take the mean over the processes, which the count has divided by already.
+            accelerator.backward(share * accelerator.num_processes)
+        loss += share.detach()
+    if run.arguments.max_grad_norm:
+        accelerator.clip_grad_norm_(model.parameters(), run.arguments.max_grad_norm)
+    run.optimizer.step()
+    run.scheduler.step()
+    run.optimizer.zero_grad()
+    value = float(accelerator.reduce(loss, "sum"))  # type: ignore[arg-type]
+    if not math.isfinite(value):
+        raise FloatingPointError(
+            f"the loss is {value}: training diverged. Start anew with a lower learning_rate (now "
+            f"{run.arguments.learning_rate}), or with max_grad_norm"
+        )
+    return value
+
+
+# --- what a run leaves: scores, log, model, record ---
+
+
+def evaluate(run: Run) -> Score | None:
+    """Score the rows that are held out; None if there are none."""
+    if run.eval_loader is None:
+        return None
+    hidden = not run.accelerator.is_local_main_process
+    batches = tqdm(run.eval_loader, "evaluation", disable=hidden, leave=False)
+    model = run.accelerator.unwrap_model(run.model)
+    return score_batches(model, batches, run.tokenizer, run.accelerator)
+
+
+def log(run: Run, progress: Progress) -> None:
+    """Log the mean loss of the steps since the last entry, every `logging_steps`."""
+    every = run.arguments.logging_steps
+    if progress.step % every and progress.step != run.max_steps:
+        return
+    entry = {
+        "step": progress.step,
+        "epoch": progress.epoch,
+        "loss": progress.loss / (progress.step % every or every),
+        "learning_rate": run.scheduler.get_last_lr()[0],
+    }
+    progress.loss = 0.0
+    keep(run, progress, entry)
+
+
+def report(run: Run, progress: Progress, score: Score | None) -> None:
+    """Log and print a score."""
+    if score is not None:
+        entry = {"step": progress.step, "epoch": progress.epoch, **score.metrics()}
+        keep(run, progress, entry)
+        if run.accelerator.is_local_main_process:
+            tqdm.write(f"epoch {progress.epoch}: {score}")
+
+
+def keep(run: Run, progress: Progress, entry: dict[str, Any]) -> None:
+    """Put an entry into the log, and send it to the trackers."""
+    progress.log_history.append(entry)
+    run.accelerator.log({k: v for k, v in entry.items() if k != "step"}, step=progress.step)
+
+
+def save_model(run: Run, directory: Path) -> None:
+    """Save the model, gathered from all processes, and the tokenizer."""
+    accelerator = run.accelerator
+    state = accelerator.get_state_dict(run.model)
+    if accelerator.is_main_process:
+        accelerator.unwrap_model(run.model).save_pretrained(directory, state_dict=state)
+        run.tokenizer.save_pretrained(directory)
+
+
+def make_run_record(
+    run: Run, progress: Progress, score: Score | None, data_arguments: DataTrainingArguments
+) -> dict[str, Any]:
+    """What a model card says of the run."""
+    losses = [entry["loss"] for entry in progress.log_history if "loss" in entry]
+    training = {
+        "steps": progress.step,
+        "epochs": progress.epoch,
+        "seconds": round(progress.seconds, 3),
+        "timed_from_step": 0,
+        "last_loss": losses[-1] if losses else None,
+    }
+    hyperparameters = {name: getattr(run.arguments, name) for name in HYPERPARAMETERS}
+    return make_record(
+        run.accelerator.unwrap_model(run.model),
+        describe_data(data_arguments),
+        training,
+        hyperparameters | {"num_processes": run.accelerator.num_processes},
+        {} if score is None else asdict(score),
+    )
 
 
 def upload(arguments: LoopArguments, token: str | None) -> None:

@@ -14,13 +14,13 @@ import sys
 
 import reformer_hf  # noqa: F401 (registers the classes)
 from reformer_hf.hub.card import use_run_card
-from reformer_hf.training.mlm import MaskedDataArguments, train_mlm
-from reformer_hf.training.model_arguments import PretrainedModelArguments
-from reformer_hf.training.parsing import (
+from reformer_hf.training.arguments import (
+    MaskedDataArguments,
+    PretrainedModelArguments,
     ReformerTrainingArguments,
-    parse_arguments,
-    readable_errors,
 )
+from reformer_hf.training.parsing import parse_arguments, readable_errors
+from reformer_hf.training.tasks.language_model import train_mlm
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,1 +1,33 @@
-"""Training: corpora, windows, the Trainer set up for resumable runs, evaluation and reports."""
+"""Training: arguments, data, the Trainer, checkpoints and records. Names are imported on demand."""
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "CausalLMTrainer": "trainer",
+    "DataTrainingArguments": "arguments",
+    "MaskedLMTrainer": "trainer",
+    "PretrainedModelArguments": "arguments",
+    "ReformerDataCollator": "data.collator",
+    "ReformerTrainingArguments": "arguments",
+    "RunRecord": "record",
+    "SealedCheckpoints": "trainer",
+    "load_language_model_data": "data.text",
+    "parse_arguments": "parsing",
+    "score_batches": "evaluation",
+    "score_documents": "evaluation",
+    "train_clm": "tasks.language_model",
+    "train_mlm": "tasks.language_model",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,149 +1,292 @@
-"""The arguments of a training run, as dataclasses for `transformers.HfArgumentParser`.
+"""What a language model is trained on, from and how, as dataclasses for the command line.
 
-Names are those of transformers' `TrainingArguments` and example scripts wherever the meaning is
-the same. What decides the trained weights is in those of the data (`CorpusArguments`,
-`ImageArguments`), the model (`LayerArguments`, `ModelArguments`) and `OptimizationArguments`;
-`RunArguments` may change when a run is continued.
+The names are those of transformers' example scripts.
 """
 
-from __future__ import annotations
-
+import os
 from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-CHANNELS = {"RGB": 3, "L": 1}
-"""Bytes of a pixel, by the mode of an image."""
+from transformers import TrainingArguments
+
+_SCHEDULERS = [
+    *("linear", "cosine", "cosine_with_restarts", "polynomial"),
+    *("constant", "constant_with_warmup", "inverse_sqrt"),
+]
+Packing = Literal["documents", "blocks", "none"]
 
 
-def _argument(default, help: str):
-    return field(default=default, metadata={"help": help})
+def argument(default: Any, help: str, **metadata: Any) -> Any:
+    """Make a field of a dataclass of arguments; a list is copied for each instance.
+
+    Args:
+        default: of the argument.
+        help: what it means. A per cent sign stands for itself.
+        **metadata: such as `choices`.
+    """
+    metadata |= {"help": help.replace("%", "%%")}
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def check_choices(arguments: Any) -> None:
+    """Check the fields that have choices, which argparse does not do for values of a file.
+
+    Raises:
+        ValueError: naming the field, its value and the choices.
+    """
+    hints = get_type_hints(type(arguments))
+    for each in fields(arguments):
+        hint, value = hints[each.name], getattr(arguments, each.name)
+        listed = get_args(hint) if get_origin(hint) is Literal else ()
+        choices = each.metadata.get("choices") or listed
+        if choices and value is not None and value not in choices:
+            raise ValueError(f"{each.name}={value!r}: choose from {', '.join(map(str, choices))}")
 
 
 @dataclass
-class CorpusArguments:
-    corpus: str | None = _argument(
+class DataTrainingArguments:
+    """Where the text comes from and how it becomes rows of tokens."""
+
+    _argument_group_name = "data"
+
+    dataset_name: str | None = argument(None, "Name of a dataset on the Hub, or a local one.")
+    dataset_config_name: str | None = argument(None, "Configuration of that dataset.")
+    train_file: str | None = argument(
         None,
-        "A text file, a folder of text files, or the name of a dataset on the Hub. "
-        "Default: the source of this Python's standard library.",
+        "Text (.txt or any other ending), .json, .jsonl, .csv or .parquet. A folder or a pattern "
+        "such as 'texts/**/*.txt' names several files. A text file is one document.",
     )
-    dataset_config_name: str | None = _argument(None, "Configuration of the Hub dataset.")
-    text_column_name: str = _argument("text", "Column of the Hub dataset that holds the text.")
-    validation_split_percentage: int = _argument(5, "Share of the corpus that is held out.")
+    validation_file: str | None = argument(None, "The same, to evaluate on.")
+    text_column_name: str | None = argument(
+        None, "Column that holds the text. Default: 'text', or else the first column."
+    )
+    data_format: Literal["text", "bytes"] = argument(
+        "text",
+        "'bytes' reads train_file and validation_file byte by byte when a row is needed, without "
+        "tokenising or copying them: for ReformerHFByteTokenizer and files of any size.",
+    )
+    streaming: bool = argument(False, "Read the data while training, without a cache.")
+    shuffle_buffer_size: int | None = argument(
+        None,
+        "Rows among which a stream is shuffled. Default: as many as hold 2 million tokens. Data on "
+        "the disk are shuffled as a whole.",
+    )
+    validation_split_percentage: int = argument(
+        5, "Share of the rows that is held out where there is no validation data."
+    )
+    max_train_samples: int | None = argument(None, "Train on at most so many rows.")
+    max_eval_samples: int | None = argument(
+        None, "Evaluate on at most so many rows: the first ones; of bytes, evenly spread ones."
+    )
+    block_size: int | None = argument(
+        None, "Tokens in a row. Default: the model's longest input, at most 8,192."
+    )
+    packing: Packing = argument(
+        "documents",
+        "What a row holds. 'documents': documents side by side which do not see each other; "
+        "'blocks': one stream of text cut into blocks; 'none': one document, cut where too long.",
+    )
+    preprocessing_num_workers: int | None = argument(None, "Processes that tokenise.")
+    overwrite_cache: bool = argument(False, "Tokenise again what is in the cache.")
+    keep_linebreaks: bool = argument(True, "Keep the line breaks of text files.")
 
     def __post_init__(self):
+        check_choices(self)
+        if self.dataset_name is None and self.train_file is None and self.validation_file is None:
+            raise ValueError(
+                "dataset_name, train_file and validation_file are all missing: name a dataset of "
+                "the Hub or a file of your own"
+            )
         if not 0 < self.validation_split_percentage < 100:
             raise ValueError(
                 f"validation_split_percentage={self.validation_split_percentage}: "
                 "choose a whole number from 1 to 99"
             )
+        for name in ("max_train_samples", "max_eval_samples", "block_size", "shuffle_buffer_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}: must be at least 1, or left out")
+        if self.data_format == "bytes" and (self.dataset_name or self.streaming):
+            raise ValueError(
+                "data_format='bytes' reads files: give train_file and leave dataset_name and "
+                "streaming out"
+            )
 
 
 @dataclass
-class ImageArguments:
-    dataset_name: str | None = _argument(None, "A dataset of images on the Hub.")
-    dataset_config_name: str | None = _argument(None, "Configuration of the Hub dataset.")
-    image_column_name: str = _argument("image", "Column of the dataset that holds the images.")
-    train_dir: str | None = _argument(None, "A folder of images, instead of a dataset.")
-    validation_dir: str | None = _argument(None, "A folder of held-out images.")
-    train_val_split: float = _argument(
-        0.05, "Share of the images that is held out, if there is no validation split or folder."
+class MaskedDataArguments(DataTrainingArguments):
+    """The data of a masked language model."""
+
+    mlm_probability: float = argument(0.15, "Share of the tokens that the model is to predict.")
+
+    max_seq_length: int | None = argument(None, "The name that run_mlm.py has for block_size.")
+
+    def __post_init__(self):
+        if self.max_seq_length is not None:
+            if self.block_size not in (None, self.max_seq_length):
+                raise ValueError(
+                    f"max_seq_length={self.max_seq_length} and block_size={self.block_size} are "
+                    "the same argument: give one of them"
+                )
+            self.block_size = self.max_seq_length
+        super().__post_init__()
+        if not 0 < self.mlm_probability < 1:
+            raise ValueError(
+                f"mlm_probability={self.mlm_probability}: choose a share between 0 and 1"
+            )
+
+
+@dataclass
+class PretrainedModelArguments:
+    """A checkpoint to go on from, or a configuration to start from, and what of it is trained."""
+
+    _argument_group_name = "model"
+
+    model_name_or_path: str | None = argument(
+        None, "Checkpoint to start from: of this package, or in the format of google/reformer-*."
     )
-    image_size: int = _argument(64, "Images are cut to a square and scaled to this many pixels.")
-    image_mode: str = _argument("RGB", "RGB: three bytes a pixel; L: one, shades of grey.")
-    max_train_samples: int | None = _argument(None, "Stop reading at so many training images.")
-
-    def __post_init__(self):
-        _require_positive(self)
-        if (self.dataset_name is None) == (self.train_dir is None):
-            raise ValueError(
-                f"dataset_name={self.dataset_name!r} and train_dir={self.train_dir!r}: "
-                "give one of them, to say which images to train on"
-            )
-        if self.validation_dir is not None and self.train_dir is None:
-            raise ValueError(
-                f"validation_dir={self.validation_dir!r} without train_dir: a dataset brings its "
-                "own validation split, or train_val_split makes one"
-            )
-        if self.image_mode not in CHANNELS:
-            raise ValueError(f"image_mode={self.image_mode!r}: choose one of {list(CHANNELS)}")
-        if self.train_val_split >= 1:
-            raise ValueError(f"train_val_split={self.train_val_split}: choose a share below 1")
-
-
-@dataclass
-class LayerArguments:
-    hidden_size: int = _argument(128, "Width of each of the two reversible streams.")
-    num_hidden_layers: int = _argument(4, "Layers; local and LSH attention alternate.")
-    num_attention_heads: int = _argument(2, "Heads; they divide hidden_size.")
-    feed_forward_size: int = _argument(512, "Width inside the feed-forward layers.")
-    attn_chunk_length: int = _argument(64, "Bytes in a chunk of attention.")
-    num_hashes: int = _argument(2, "Rounds of hashing in an LSH layer.")
-
-    def __post_init__(self):
-        _require_positive(self)
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size={self.hidden_size} is not a multiple of "
-                f"num_attention_heads={self.num_attention_heads}: change one of them"
-            )
-
-
-@dataclass
-class ModelArguments(LayerArguments):
-    block_size: int = _argument(8192, "Context: bytes in a training window, and the longest input.")
-
-
-@dataclass
-class OptimizationArguments:
-    max_steps: int = _argument(250, "Optimiser steps.")
-    per_device_train_batch_size: int = _argument(1, "Windows in a step.")
-    learning_rate: float = _argument(1e-3, "Highest learning rate of AdamW.")
-    warmup_steps: int = _argument(20, "Steps in which the learning rate rises.")
-    weight_decay: float = _argument(0.01, "Weight decay of AdamW.")
-    seed: int = _argument(0, "Seed of the weights, the order of the windows and the hashing.")
-
-    def __post_init__(self):
-        _require_positive(self, "max_steps", "per_device_train_batch_size", "learning_rate")
-
-
-@dataclass
-class RunArguments:
-    output_dir: str = _argument("outputs/quickstart", "Folder for all that the run writes.")
-    max_minutes: float = _argument(
-        5.5, "Stop training after so many minutes, resumed ones included, even before max_steps."
+    config_name: str | None = argument(
+        None, "Configuration to start from, with random weights, if it is not the checkpoint's."
     )
-    logging_steps: int = _argument(5, "Log the training loss every so many steps.")
-    eval_steps: int = _argument(25, "Evaluate on a few held-out windows every so many steps.")
-    save_steps: int = _argument(25, "Save a checkpoint every so many steps.")
-    max_eval_samples: int = _argument(32, "Held-out windows in the evaluation at the end.")
+    config_overrides: str | None = argument(
+        None,
+        "Fields of the configuration of a model with random weights, for example "
+        "'hidden_size=512,attn_layers=[local,lsh],num_hashes=4'.",
+    )
+    tokenizer_name: str | None = argument(
+        None,
+        "Tokenizer, if it is not the model's; 'bytes' for ReformerHFByteTokenizer, which is also "
+        "what a model with random weights gets.",
+    )
+    cache_dir: str | None = argument(None, "Where downloads and prepared data are kept.")
+    model_revision: str = argument("main", "Branch, tag or commit of the checkpoint.")
+    token: str | None = argument(
+        None, "Token for private repositories. Default: the one of `hf auth login`."
+    )
+    trust_remote_code: bool = argument(False, "Run the code of a tokenizer's repository.")
+    dtype: str | None = argument(
+        None,
+        "Type of the parameters. Default: float32, whatever the checkpoint has; for bfloat16 "
+        "arithmetic with float32 parameters use --bf16 or --mixed_precision instead.",
+        choices=["auto", "bfloat16", "float16", "float32"],
+    )
+    attn_implementation: str | None = argument(
+        None, "How attention is computed.", choices=["sdpa", "eager", "flex_attention"]
+    )
+    freeze_embeddings: bool = argument(False, "Do not train word and position embeddings.")
+    use_lora: bool = argument(False, "Train LoRA adapters instead of the weights (needs peft).")
+    lora_r: int = argument(8, "Rank of the adapters.")
+    lora_alpha: int = argument(16, "Scale of the adapters, times lora_r.")
+    lora_dropout: float = argument(0.0, "Dropout before the adapters.")
+    lora_target_modules: list[str] = argument(
+        ["all-linear"], "Modules with adapters: 'all-linear', or names such as query_key value."
+    )
 
     def __post_init__(self):
-        _require_positive(self)
-        if self.save_steps % self.logging_steps:
+        if self.config_overrides and self.model_name_or_path:
             raise ValueError(
-                f"save_steps={self.save_steps} is not a multiple of "
-                f"logging_steps={self.logging_steps}: a resumed run would log a wrong mean loss"
+                f"config_overrides={self.config_overrides!r} with model_name_or_path: the weights "
+                "fit their own configuration; leave one of the two out"
+            )
+        if self.lora_r < 1:
+            raise ValueError(f"lora_r={self.lora_r}: must be at least 1")
+
+
+@dataclass
+class ReformerTrainingArguments(TrainingArguments):
+    """transformers' `TrainingArguments`, in a group of their own in the help.
+
+    A loss that is no number is logged as such by default, so that the run can end.
+    """
+
+    _argument_group_name = "training (transformers' TrainingArguments)"
+
+    logging_nan_inf_filter: bool = argument(
+        False, "Log the mean of the other losses in place of one that is not a number."
+    )
+
+    max_minutes: float | None = argument(
+        None,
+        "Stop training after so many minutes, those before a resumption included, and save. "
+        "Default: no limit.",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.max_minutes is not None and self.max_minutes <= 0:
+            raise ValueError(f"max_minutes={self.max_minutes}: must be above 0, or left out")
+        move_token(self)
+
+
+@dataclass
+class LoopArguments:
+    """Optimizer, schedule, checkpoints, reports; the names are those of run_clm_no_trainer.py."""
+
+    _argument_group_name = "training"
+
+    output_dir: str = argument("outputs/train_clm_no_trainer", "Folder for all that is written.")
+    per_device_train_batch_size: int = argument(8, "Rows of a process in a forward pass.")
+    per_device_eval_batch_size: int = argument(8, "The same in an evaluation.")
+    gradient_accumulation_steps: int = argument(1, "Forward passes in a step of the optimizer.")
+    num_train_epochs: int = argument(3, "Passes over the rows.")
+    max_train_steps: int | None = argument(None, "Steps; instead of num_train_epochs if given.")
+    optim: str = argument("adamw", "The optimizer.", choices=["adamw", "adafactor"])
+    learning_rate: float = argument(5e-5, "Highest learning rate.")
+    weight_decay: float = argument(0.0, "Weight decay, not of biases and layer norms.")
+    adam_beta1: float = argument(0.9, "Of AdamW; also Adafactor's if it is not 0.9.")
+    adam_beta2: float = argument(0.999, "Of AdamW.")
+    max_grad_norm: float | None = argument(None, "Longest gradient. Default, or 0: no limit.")
+    lr_scheduler_type: str = argument("linear", "How the learning rate falls.", choices=_SCHEDULERS)
+    num_warmup_steps: int = argument(0, "Steps in which the learning rate rises.")
+    mixed_precision: str | None = argument(
+        None, "Default: what accelerate is configured to.", choices=["no", "bf16", "fp16"]
+    )
+    seed: int = argument(42, "Seed of weights, order, dropout and hashing.")
+    logging_steps: int = argument(10, "Log the training loss every so many steps.")
+    checkpointing_steps: str | None = argument(
+        None, "Save a checkpoint every so many steps, or 'epoch'. Default: none."
+    )
+    save_total_limit: int | None = argument(2, "Checkpoints that are kept.")
+    resume_from_checkpoint: str | None = argument(
+        None, "Folder of a checkpoint, or 'last' for the last whole one of output_dir, if any."
+    )
+    with_tracking: bool = argument(False, "Report to trackers.")
+    report_to: str = argument("all", "'tensorboard', 'wandb', …, or all that are installed.")
+    push_to_hub: bool = argument(False, "Upload output_dir to the Hub at the end.")
+    hub_model_id: str | None = argument(None, "Repository on the Hub. Default: by output_dir.")
+
+    def __post_init__(self):
+        check_choices(self)
+        for name in (
+            *("per_device_train_batch_size", "per_device_eval_batch_size", "logging_steps"),
+            *("gradient_accumulation_steps", "num_train_epochs", "max_train_steps"),
+            *("learning_rate", "save_total_limit"),
+        ):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name}={value}: must be above 0")
+        if (self.max_grad_norm or 0) < 0:
+            raise ValueError(f"max_grad_norm={self.max_grad_norm}: must be above 0, or 0 for none")
+        every = self.checkpointing_steps
+        if every not in (None, "epoch") and not (str(every).isdigit() and int(str(every)) > 0):
+            raise ValueError(
+                f"checkpointing_steps={every}: give a number of steps, or 'epoch', or leave it out"
             )
 
-
-@dataclass
-class TextRunArguments(RunArguments):
-    max_new_tokens: int = _argument(120, "Bytes of the sample at the end.")
-
-
-@dataclass
-class ImageRunArguments(RunArguments):
-    output_dir: str = _argument("outputs/images", "Folder for all that the run writes.")
-    max_minutes: float = _argument(
-        60.0, "Stop training after so many minutes, resumed ones included, even before max_steps."
-    )
-    max_eval_samples: int = _argument(64, "Held-out images in the evaluation at the end.")
-    num_samples: int = _argument(4, "Images that are sampled, and completed, at the end.")
-    temperature: float = _argument(1.0, "Of the samples; 1 samples what the model has learnt.")
+    @property
+    def steps_between_checkpoints(self) -> int | None:
+        """Number of steps, None for checkpoints at the end of epochs or for none."""
+        every = self.checkpointing_steps
+        return int(every) if every not in (None, "epoch") else None
 
 
-def _require_positive(arguments, *names: str) -> None:
-    """Check that the named fields, or all that are numbers, are above 0."""
-    for name in names or [each.name for each in fields(arguments)]:
-        value = getattr(arguments, name)
-        if isinstance(value, int | float) and value <= 0:
-            raise ValueError(f"{name}={value}: must be above 0")
+def move_token(arguments: TrainingArguments) -> None:
+    """Move `hub_token` to the environment (HF_TOKEN), where the client of the Hub looks for it.
+
+    The Trainer saves its arguments with the model and uploads that file.
+    """
+    if arguments.hub_token:
+        os.environ["HF_TOKEN"] = arguments.hub_token
+        arguments.hub_token = None

@@ -1,5 +1,6 @@
 """The model and the tokenizer that a training script's arguments describe."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +12,7 @@ from transformers.utils import logging
 from reformer_hf.models.configuration_reformer_hf import OWN_NAMES, ReformerHFConfig
 from reformer_hf.models.configuration_rules import own_names, unknown_names
 from reformer_hf.models.tokenization_reformer_hf import ReformerHFByteTokenizer
-from reformer_hf.training.model_arguments import PretrainedModelArguments
+from reformer_hf.training.arguments import PretrainedModelArguments
 
 logger = logging.get_logger(__name__)
 
@@ -88,6 +89,12 @@ def build_model(
     if arguments.freeze_embeddings:
         model.base_model.embeddings.requires_grad_(False)
     return _add_adapters(model, arguments) if arguments.use_lora else model
+
+
+def axial_shape(positions: int) -> tuple[int, int]:
+    """Choose two axis lengths, about equal, whose product covers a number of positions."""
+    rows = 2 ** round(math.log2(positions) / 2)
+    return rows, math.ceil(positions / rows)
 
 
 def parse_overrides(text: str) -> dict[str, Any]:

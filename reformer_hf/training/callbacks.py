@@ -1,23 +1,26 @@
-"""Callbacks of the Trainer: the clock, and the check that the loss is a number."""
+"""Callbacks of the Trainer: the clock, signals to stop, the check that the loss is a number."""
 
 import math
 import time
+from typing import Any
 
 from transformers import TrainerCallback, TrainerState
 
+from reformer_hf.training.processes import StopSignals
+
 
 class Clock(TrainerCallback):
-    """Measures training, resumed runs included, and stops it when its time is up.
+    """Measures training, resumed runs included, and stops it when its time is up, if it is limited.
 
     Each entry of the log gets `seconds` (all of training, with evaluations and checkpoints) and
     `step_seconds` (forward, backward and optimiser alone), so both are in the checkpoints.
 
     Args:
-        max_minutes: limit on `seconds`.
+        max_minutes: limit on `seconds`; None for no limit.
     """
 
-    def __init__(self, max_minutes: float):
-        self.max_seconds = 60 * max_minutes
+    def __init__(self, max_minutes: float | None = None):
+        self.max_seconds = math.inf if max_minutes is None else 60 * max_minutes
         self.seconds = self.step_seconds = 0.0
         self._last = self._step_start = 0.0
 
@@ -56,6 +59,24 @@ def recorded_seconds(state: TrainerState) -> dict[str, float]:
     entries = [entry for entry in state.log_history if "step_seconds" in entry]
     last = entries[-1] if entries else {}
     return {name: last.get(name, 0.0) for name in ("seconds", "step_seconds")}
+
+
+class StopOnSignal(TrainerCallback):
+    """Saves a checkpoint after the step in which a signal came, and stops.
+
+    Args:
+        signals: that are caught while training.
+        accelerator: of the Trainer.
+    """
+
+    def __init__(self, signals: StopSignals, accelerator: Any):
+        self.signals, self.accelerator, self.stopped = signals, accelerator, False
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if not self.stopped and self.signals.agreed(self.accelerator):
+            self.stopped = True
+            # The log too, or the next entry would be the mean of too few losses.
+            control.should_log = control.should_save = control.should_training_stop = True
 
 
 class StopOnDivergence(TrainerCallback):

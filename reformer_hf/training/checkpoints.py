@@ -1,24 +1,30 @@
-"""Which of the Trainer's checkpoints are whole: each is sealed with the hashes of its files.
+"""Checkpoints of the Trainer and of the Accelerate loop: which are whole, and where a run goes on.
 
-The Trainer writes a checkpoint file by file into its final folder, so a kill or a full disk may
-leave one that looks like a checkpoint. The seal is written last; a checkpoint without a seal that
-fits is not used.
+A kill or a full disk may leave a folder that looks like a checkpoint. So each is sealed, when all
+of it is written, with the hashes of its files; one without a seal that fits is not used.
 """
 
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch.distributed
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
-from reformer_hf.training.storage import sync_directory, write_json
+from reformer_hf.training.storage import readable_disk_errors, sync_directory, write_json
 
 SEAL = "seal.json"
+PROGRESS = "progress.json"
+RUN_SETTINGS = "run_settings.json"
 
 
 def seal(checkpoint: Path) -> None:
@@ -29,28 +35,126 @@ def seal(checkpoint: Path) -> None:
 
 def is_whole(checkpoint: Path) -> bool:
     """Say whether every sealed file of a checkpoint is as it was; others may have come."""
-    try:
-        sealed = json.loads((checkpoint / SEAL).read_text())
-    except (OSError, ValueError):
-        return False
-    return bool(sealed) and sealed.items() <= _hashes(checkpoint).items()
+    sealed = _read_seal(checkpoint)
+    return bool(sealed) and sealed.items() <= _hashes(checkpoint, sealed).items()
 
 
 def last_whole_checkpoint(directory: Path) -> tuple[Path | None, list[Path]]:
-    """Find the checkpoint to resume from.
+    """Find the checkpoint to resume from. Only the contents of the last ones are read.
 
     Args:
-        directory: the Trainer's output folder; need not exist.
+        directory: of a run; need not exist.
 
     Returns:
-        The whole checkpoint of the highest step, None if there is none, and the broken ones.
+        The whole checkpoint of the highest step, None if there is none, and the broken ones: those
+        of higher steps, and all that have no seal.
     """
-    if not directory.is_dir():
-        return None, []
-    checkpoints = [Path(path) for path in sort_checkpoints(str(directory))]
-    whole = [path for path in checkpoints if is_whole(path)]
-    broken = [path for path in checkpoints if path not in whole]
-    return (whole[-1] if whole else None), broken
+    whole, broken = None, []
+    for path in reversed(_by_step(directory)):
+        if whole is None and is_whole(path):
+            whole = path
+        elif whole is None or not _read_seal(path):
+            broken.append(path)
+    return whole, broken[::-1]
+
+
+def find_checkpoint(
+    asked: str | bool | None,
+    directory: Path,
+    state_file: str = TRAINER_STATE_NAME,
+    trains: bool = True,
+    tell: Callable[[str], None] | None = None,
+) -> Path | None:
+    """Find the checkpoint that a run goes on from.
+
+    Args:
+        asked: a checkpoint's folder, `last`, or None.
+        directory: of the run.
+        state_file: what the run reads of a checkpoint; it tells the Trainer's from the loop's.
+        trains: whether the run would overwrite what is in the directory.
+        tell: what this process says of it, which also sets broken checkpoints aside, but for the
+            one that is named; None to leave both to another process.
+
+    Returns:
+        A whole checkpoint, None to start at step 0.
+
+    Raises:
+        ValueError: if the directory holds a run that nobody asked to go on, or the checkpoint that
+            was asked for is broken.
+    """
+    whole, broken = last_whole_checkpoint(directory)
+    if not asked or asked == "False":
+        if trains and whole is not None:
+            raise ValueError(
+                f"output_dir={directory} holds {whole.name} of another run: go on with "
+                "--resume_from_checkpoint last, delete the folder or choose another one"
+            )
+        return None
+    if tell is not None:
+        for note in set_aside([each for each in broken if each.resolve() != _resolved(asked)]):
+            tell(note)
+    found = whole if asked in (True, "True", "true", "last") else Path(str(asked))
+    if found is None:
+        if tell is not None:
+            tell(f"There is no checkpoint to resume from in {directory}: starting at step 0")
+        return None
+    # One that another Trainer wrote has no seal.
+    if not (found / state_file).is_file() or (
+        found != whole and (found / SEAL).exists() and not is_whole(found)
+    ):
+        raise ValueError(
+            f"resume_from_checkpoint={asked}: there is no whole checkpoint; the last whole one of "
+            f"output_dir is {whole}, which 'last' stands for. One of this script has {state_file}"
+        )
+    if tell is not None:
+        tell(f"Resuming from {found.name}")
+    return found
+
+
+def check_settings(
+    directory: Path, settings: Mapping[str, Any], checkpoint: Path | None, writes: bool = True
+) -> None:
+    """Record what decides a run that starts, or check it for one that goes on.
+
+    Args:
+        directory: of the run.
+        settings: JSON values.
+        checkpoint: what the run goes on from, None if it starts at step 0.
+        writes: whether this process may write.
+
+    Raises:
+        ValueError: naming the values that are not those that the run began with.
+    """
+    settings = json.loads(json.dumps(settings))
+    file = directory / RUN_SETTINGS
+    recorded = None if checkpoint is None else checkpoint.parent / RUN_SETTINGS
+    if recorded is not None and recorded.exists():
+        try:
+            old = json.loads(recorded.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(
+                f"{recorded} cannot be read ({error}): delete it to go on unchecked, or choose "
+                "another output_dir"
+            ) from error
+        differences = "; ".join(_differences(old, settings))
+        if differences:
+            raise ValueError(
+                f"resume_from_checkpoint={checkpoint}: it is of a run with other settings "
+                f"({differences}). Give the old ones to go on with it; to start anew, choose "
+                "another --output_dir"
+            )
+    if writes and (checkpoint is None or not file.exists()):
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(file, settings)
+
+
+def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    """List the values that differ between two nested dictionaries, by dotted name."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from _differences(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))
+    elif old != new:
+        yield f"{name} was {old!r}, now {new!r}"
 
 
 def set_aside(broken: Sequence[Path]) -> list[str]:
@@ -81,23 +185,23 @@ def set_aside(broken: Sequence[Path]) -> list[str]:
     return notes
 
 
-def rotate(checkpoints: Sequence[Path], limit: int | None, keep: Collection[Path]) -> None:
+def rotate(directory: Path, limit: int | None, keep: Collection[Path]) -> None:
     """Delete checkpoints of low steps, until only so many are left.
 
     Args:
-        checkpoints: by step.
+        directory: of the run.
         limit: how many may be left; None for all.
         keep: those that stay in any case: the one just written, whose step is low if the run went
             on from an old one, and the best.
     """
-    others = [path for path in checkpoints if path not in keep]
+    others = [path for path in _by_step(directory) if path not in keep]
     if limit is not None:
         for path in others[: max(0, len(others) - max(0, limit - len(keep)))]:
             shutil.rmtree(path)
 
 
 class SealCheckpoints(TrainerCallback):
-    """Seals each checkpoint as soon as the Trainer has written it."""
+    """Seals each checkpoint of a Trainer that is not ours as soon as it has written it."""
 
     def on_save(self, args, state: TrainerState, control, **kwargs):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -106,11 +210,102 @@ class SealCheckpoints(TrainerCallback):
             seal(Path(str(args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"))
 
 
-def _hashes(checkpoint: Path) -> dict[str, str]:
+@dataclass
+class Progress:
+    """Where a run of the Accelerate loop stands.
+
+    Attributes:
+        step: steps of the optimizer.
+        epoch: the epoch that the next batch is of.
+        rows: rows of that epoch that the processes together have seen.
+        loss: sum of the losses since the last entry of the log.
+        seconds: that its steps took, with what it did between them.
+        log_history: as of a Trainer.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    rows: int = 0
+    loss: float = 0.0
+    seconds: float = 0.0
+    log_history: list[dict] = field(default_factory=list)
+
+
+def save_checkpoint(
+    accelerator: Accelerator, directory: Path, progress: Progress, limit: int | None
+) -> None:
+    """Write a checkpoint beside its name, which it gets when all processes have written theirs.
+
+    Args:
+        accelerator: knows model, optimizer, schedule and random states.
+        directory: of the run.
+        progress: goes with it; its step gives the name.
+        limit: checkpoints to keep; older ones are deleted when this one is whole. None for all.
+
+    Raises:
+        OSError: if the disk is full; the checkpoints before this one stay whole.
+    """
+    final = directory / f"{PREFIX_CHECKPOINT_DIR}-{progress.step}"
+    temporary = directory / f".{final.name}.incomplete"
+    if accelerator.is_main_process:
+        for path in (temporary, final):
+            shutil.rmtree(path, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    with readable_disk_errors(directory, "The checkpoints before this one are whole."):
+        accelerator.save_state(str(temporary))
+        _save_model(accelerator, temporary)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            write_json(temporary / PROGRESS, asdict(progress))
+            seal(temporary)
+            os.rename(temporary, final)
+            sync_directory(directory)
+    if accelerator.is_main_process:
+        rotate(directory, limit, {final})
+    accelerator.wait_for_everyone()
+
+
+def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> Progress:
+    """Load what :func:`save_checkpoint` wrote, also into another number of processes."""
+    accelerator.load_state(str(checkpoint))
+    return Progress(**json.loads((checkpoint / PROGRESS).read_text()))
+
+
+def _save_model(accelerator: Accelerator, directory: Path) -> None:
+    """Put what `from_pretrained` needs beside the state, in whatever way that is spread out."""
+    (model,) = accelerator._models
+    plain = accelerator.unwrap_model(model)
+    if accelerator.distributed_type == DistributedType.FSDP or hasattr(plain, "peft_config"):
+        state = accelerator.get_state_dict(model)
+        if accelerator.is_main_process:
+            plain.save_pretrained(directory, state_dict=state)
+    elif accelerator.is_main_process:  # the state has the weights under the same name
+        plain.config.save_pretrained(directory)
+
+
+def _by_step(directory: Path) -> list[Path]:
+    return [Path(path) for path in sort_checkpoints(str(directory))] if directory.is_dir() else []
+
+
+def _resolved(asked: str | bool) -> Path | None:
+    return Path(asked).resolve() if isinstance(asked, str) else None
+
+
+def _read_seal(checkpoint: Path) -> dict[str, str]:
+    """The sealed hashes by file; empty if there is no readable seal."""
+    try:
+        return json.loads((checkpoint / SEAL).read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _hashes(checkpoint: Path, names: Collection[str] | None = None) -> dict[str, str]:
+    """Hash the files of a checkpoint, all or those of the given names."""
     hashes = {}
     for file in sorted(checkpoint.rglob("*")):
-        if file.is_file() and file.name != SEAL:
+        name = file.relative_to(checkpoint).as_posix()
+        if file.is_file() and file.name != SEAL and (names is None or name in names):
             with file.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256")
-            hashes[file.relative_to(checkpoint).as_posix()] = digest.hexdigest()
+                hashes[name] = hashlib.file_digest(stream, "sha256").hexdigest()
     return hashes

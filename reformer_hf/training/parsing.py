@@ -1,7 +1,6 @@
 """Arguments of a script: from the command line, from a YAML or JSON file, or from both."""
 
 import json
-import os
 import sys
 from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Sequence
@@ -11,43 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import HfArgumentParser
 from transformers.utils import logging
 
-from reformer_hf.training.data_arguments import argument
-from reformer_hf.training.processes import end_processes
+from reformer_hf.training.processes import Interrupted, end_processes
 
 logger = logging.get_logger(__name__)
 
 _READERS = {".json": json.loads, ".yaml": yaml.safe_load, ".yml": yaml.safe_load}
-
-
-@dataclass
-class ReformerTrainingArguments(TrainingArguments):
-    """transformers' `TrainingArguments`, in a group of their own in the help.
-
-    A loss that is no number is logged as such by default, so that the run can end.
-    """
-
-    _argument_group_name = "training (transformers' TrainingArguments)"
-
-    logging_nan_inf_filter: bool = argument(
-        False, "Log the mean of the other losses in place of one that is not a number."
-    )
-
-    def __post_init__(self):
-        super().__post_init__()
-        move_token(self)
-
-
-def move_token(arguments: TrainingArguments) -> None:
-    """Move `hub_token` to the environment (HF_TOKEN), where the client of the Hub looks for it.
-
-    The Trainer saves its arguments with the model and uploads that file.
-    """
-    if arguments.hub_token:
-        os.environ["HF_TOKEN"] = arguments.hub_token
-        arguments.hub_token = None
 
 
 class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
@@ -127,8 +97,14 @@ def readable_errors() -> Iterator[ExitStatus]:
     status = ExitStatus()
     try:
         yield status
+    except Interrupted as interruption:
+        print(f"\n{interruption}", file=sys.stderr)
+        status.code = 128 + interruption.signal_number
     except KeyboardInterrupt:
-        print("\nInterrupted; --resume_from_checkpoint last goes on.", file=sys.stderr)
+        print(
+            "\nInterrupted; --resume_from_checkpoint last goes on if output_dir has a checkpoint",
+            file=sys.stderr,
+        )
         status.code = 130
     except (OSError, ValueError, FloatingPointError, ImportError) as error:
         logger.debug("where it happened:", exc_info=True)  # TRANSFORMERS_VERBOSITY=debug shows it

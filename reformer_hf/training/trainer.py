@@ -1,23 +1,24 @@
-"""transformers' `Trainer` with exact evaluation, sealed checkpoints and rows that are seen once."""
+"""transformers' `Trainer` with exact evaluation, sealed checkpoints and rows that are seen once.
 
+And the steps that all runs of it share: where to go on from, training, keeping metrics.
+"""
+
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase, Trainer
-from transformers.trainer_utils import (
-    PREFIX_CHECKPOINT_DIR,
-    EvalLoopOutput,
-    has_length,
-    sort_checkpoints,
-)
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, has_length
 
-from reformer_hf.training.callbacks import StopOnDivergence
-from reformer_hf.training.checkpoints import rotate, seal
-from reformer_hf.training.rows import FilledRows, ShuffledRows, fill
-from reformer_hf.training.scoring import score_batches
+from reformer_hf.training.callbacks import Clock, StopOnDivergence, StopOnSignal
+from reformer_hf.training.checkpoints import check_settings, find_checkpoint, rotate, seal
+from reformer_hf.training.data.rows import FilledRows, ShuffledRows, fill
+from reformer_hf.training.evaluation import score_batches
+from reformer_hf.training.processes import Interrupted, StopSignals
 from reformer_hf.training.storage import readable_disk_errors
 
 
@@ -41,7 +42,7 @@ class SealedCheckpoints(Trainer):
             self.args.save_total_limit = limit
         if self.args.should_save:
             kept = (written, Path(self.state.best_model_checkpoint or written))
-            rotate([Path(path) for path in sort_checkpoints(str(directory))], limit, set(kept))
+            rotate(directory, limit, set(kept))
 
 
 class CausalLMTrainer(SealedCheckpoints):
@@ -113,3 +114,85 @@ class MaskedLMTrainer(CausalLMTrainer):
             return super().get_eval_dataloader(eval_dataset)
         finally:
             self.data_collator = collator
+
+
+def checkpoint_to_resume(
+    arguments: TrainingArguments, settings: Mapping[str, Any] | None = None
+) -> str | None:
+    """Find the checkpoint to go on from, and set broken ones aside but the one that is named.
+
+    Args:
+        arguments: with `output_dir` and `resume_from_checkpoint`, which is a folder or `last`.
+        settings: JSON values that decide what is trained; recorded in `output_dir`.
+
+    Returns:
+        The checkpoint's folder; None to start at step 0.
+
+    Raises:
+        ValueError: if the output folder holds a run that nobody asked to go on, the named
+            checkpoint is broken, or the run began with other settings.
+    """
+    directory, speaks = Path(str(arguments.output_dir)), arguments.should_save
+    with arguments.main_process_first(desc="looking for checkpoints"):
+        checkpoint = find_checkpoint(
+            arguments.resume_from_checkpoint,
+            directory,
+            trains=arguments.do_train,
+            tell=print if speaks else None,
+        )
+        if arguments.do_train and settings is not None:
+            check_settings(directory, settings, checkpoint, speaks)
+    return None if checkpoint is None else str(checkpoint)
+
+
+def train_or_load(trainer: Trainer, checkpoint: str | None) -> dict[str, Any]:
+    """Train, or load the weights of a run that has come to its end: the Trainer would go on.
+
+    SIGTERM and Ctrl-C end training after the step, with a checkpoint.
+
+    Raises:
+        Interrupted: then, saying what is there to go on from.
+    """
+    arguments, directory = trainer.args, Path(str(trainer.args.output_dir))
+    if checkpoint is not None:
+        state = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME)))
+        if _is_over(state, arguments):
+            best = state.best_model_checkpoint if arguments.load_best_model_at_end else None
+            trainer._load_from_checkpoint(best if best and Path(best).is_dir() else checkpoint)
+            trainer.state = state
+            return {"epoch": state.epoch}
+    with StopSignals() as signals:
+        stop = StopOnSignal(signals, trainer.accelerator)
+        trainer.add_callback(stop)
+        try:
+            metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+        except KeyboardInterrupt as error:
+            raise Interrupted(directory) from error
+        finally:
+            trainer.remove_callback(stop)
+    if stop.stopped:
+        raise Interrupted(directory, signals.caught)
+    return metrics
+
+
+def _is_over(state: TrainerState, arguments: TrainingArguments) -> bool:
+    if Clock(getattr(arguments, "max_minutes", None)).is_up(state):
+        return True
+    if arguments.max_steps > 0:
+        return state.global_step >= arguments.max_steps
+    return state.epoch is not None and state.epoch >= arguments.num_train_epochs
+
+
+def keep_metrics(trainer: Trainer, split: str, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Print metrics, and write them to `{split}_results.json` and `all_results.json`."""
+    trainer.log_metrics(split, metrics)
+    trainer.save_metrics(split, metrics)
+    return metrics
+
+
+def upload_or_describe(trainer: Trainer) -> None:
+    """Upload the output folder with a model card if that is asked for, or else write the card."""
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub()
+    else:
+        trainer.create_model_card()

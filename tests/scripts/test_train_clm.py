@@ -8,10 +8,13 @@ import yaml
 
 from reformer_hf import ReformerHFForCausalLM
 from reformer_hf.models.tokenization_reformer_hf import ReformerHFByteTokenizer
+from reformer_hf.training.arguments import (
+    DataTrainingArguments,
+    PretrainedModelArguments,
+    ReformerTrainingArguments,
+)
 from reformer_hf.training.build import build_model
-from reformer_hf.training.data_arguments import DataTrainingArguments
-from reformer_hf.training.model_arguments import PretrainedModelArguments
-from reformer_hf.training.parsing import ReformerTrainingArguments, parse_arguments
+from reformer_hf.training.parsing import parse_arguments
 from scripts import train_clm, train_clm_no_trainer
 from tests.training.runs import tiny_overrides
 

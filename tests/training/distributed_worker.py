@@ -20,12 +20,14 @@ from safetensors.torch import save_file
 from torch.distributed.fsdp import CPUOffloadPolicy
 from torch.distributed.tensor import DTensor
 
-from reformer_hf.training import loop
-from reformer_hf.training.data_arguments import DataTrainingArguments
-from reformer_hf.training.loop_arguments import LoopArguments
-from reformer_hf.training.loop_run import Run, make_accelerator
-from reformer_hf.training.model_arguments import PretrainedModelArguments
+from reformer_hf.training.arguments import (
+    DataTrainingArguments,
+    LoopArguments,
+    PretrainedModelArguments,
+)
 from reformer_hf.training.parsing import parse_arguments
+from scripts import train_clm_no_trainer as script
+from scripts.train_clm_no_trainer import Run, make_accelerator
 
 
 def sharded_accelerator() -> Accelerator:
@@ -86,7 +88,7 @@ def main() -> None:
     kinds = (PretrainedModelArguments, DataTrainingArguments, LoopArguments)
     model, data, arguments = parse_arguments(kinds)
     accelerator = sharded_accelerator() if sharded else make_accelerator(arguments)
-    prepare = loop.prepare_run
+    prepare = script.prepare_run
 
     def prepare_run(*args):
         run = prepare(*args)
@@ -96,8 +98,8 @@ def main() -> None:
             check_sharding(run)
         return run
 
-    loop.prepare_run = prepare_run
-    loop.train_clm_no_trainer(model, data, arguments, accelerator)
+    script.prepare_run = prepare_run
+    script.train_clm_no_trainer(model, data, arguments, accelerator)
 
 
 if __name__ == "__main__":

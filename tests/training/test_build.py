@@ -3,8 +3,8 @@ import torch
 
 from reformer_hf import ReformerHFForCausalLM
 from reformer_hf.models.tokenization_reformer_hf import ReformerHFByteTokenizer, ReformerHFTokenizer
+from reformer_hf.training.arguments import PretrainedModelArguments
 from reformer_hf.training.build import build_model, load_tokenizer, parse_overrides
-from reformer_hf.training.model_arguments import PretrainedModelArguments
 from tests.models.tiny import tiny_lm
 from tests.training.runs import tiny_overrides
 

@@ -15,8 +15,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from reformer_hf.training.checkpoints import is_whole
-from reformer_hf.training.loop_checkpoints import find_checkpoint
+from reformer_hf.training.checkpoints import is_whole, last_whole_checkpoint
 from tests.training.runs import largest_difference, tiny_overrides, weights, write_documents
 
 pytestmark = pytest.mark.distributed
@@ -162,7 +161,7 @@ def test_a_process_that_is_killed_costs_no_more_than_the_steps_since_the_checkpo
     started = launch(processes, WORKER, *arguments, **config)
     process = subprocess.Popen(**started, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        wait_for(output / "step_2", process)
+        wait_for(output / "checkpoint-2", process)
         ranks = [
             child
             for child in psutil.Process(process.pid).children(recursive=True)
@@ -176,8 +175,8 @@ def test_a_process_that_is_killed_costs_no_more_than_the_steps_since_the_checkpo
         process.kill()
     check_gradients(output, alone)
     assert not (output / "all_results.json").exists()
-    last = find_checkpoint("last", output)
-    step = int(last.name.removeprefix("step_"))
+    last = last_whole_checkpoint(output)[0]
+    step = int(last.name.removeprefix("checkpoint-"))
     assert 2 <= step < 10
     shutil.copytree(last, tmp_path / "last")
 
@@ -199,10 +198,10 @@ def test_fsdp_learns_the_same_and_its_checkpoints_load_anywhere(data, alone, tmp
     check_results(output, alone)
     check_gradients(output, alone)
     # In one process the last checkpoint is the model that the run ended with.
-    model = AutoModelForCausalLM.from_pretrained(output / "step_10")
+    model = AutoModelForCausalLM.from_pretrained(output / "checkpoint-10")
     assert largest_difference(model.state_dict(), weights(output)) == 0
     if offload == "0":
-        shutil.rmtree(output / "step_10")
+        shutil.rmtree(output / "checkpoint-10")
         (output / "all_results.json").unlink()
         run(2, WORKER, *arguments, "--resume_from_checkpoint", "last", **config)
         check_results(output, alone)
@@ -270,3 +269,36 @@ def test_streams_and_adapters_train_on_two_processes(data, tmp_path, script, fla
     results = json.loads((output / "all_results.json").read_text())
     assert 0 < results["eval_loss"] < math.log(300) and results["eval_tokens"] > 0
     assert (output / "adapter_model.safetensors").is_file() == (flag == "--use_lora")
+
+
+@pytest.mark.parametrize(
+    "script", ["train_clm.py", pytest.param("train_clm_no_trainer.py", marks=pytest.mark.slow)]
+)
+def test_a_signal_to_one_process_stops_all_with_a_checkpoint(data, tmp_path, script):
+    output, path = tmp_path / "run", ROOT / "scripts" / script
+    arguments = shared(data, output, per_device_train_batch_size=2)
+    if script == "train_clm.py":
+        arguments += ["--max_steps", "100000", "--save_steps", "2", "--save_total_limit", "2"]
+        arguments += ["--do_train", "--use_cpu", "--report_to", "none"]
+    else:
+        arguments += ["--max_train_steps", "100000", "--checkpointing_steps", "2"]
+    started = launch(2, path, *arguments)
+    process = subprocess.Popen(**started, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 120
+        while last_whole_checkpoint(output)[0] is None:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        ranks = [
+            child
+            for child in psutil.Process(process.pid).children(recursive=True)
+            if str(path) in child.cmdline() and "torch.distributed.run" not in child.cmdline()
+        ]
+        assert len(ranks) == 2
+        ranks[1].terminate()
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert b"is whole, and --resume_from_checkpoint last goes on from it" in errors
+    checkpoint, broken = last_whole_checkpoint(output)
+    assert checkpoint is not None and broken == []

@@ -5,78 +5,128 @@ import random
 
 import pytest
 import torch
-from torch import nn
-from transformers import set_seed
+from accelerate import Accelerator
 
-from reformer_hf.models.tokenization_reformer_hf import ReformerHFByteTokenizer
-from reformer_hf.training.evaluation import compressor_scores, score_held_out
+from reformer_hf.models.tokenization_reformer_hf import ReformerHFByteTokenizer, ReformerHFTokenizer
+from reformer_hf.training.data.collator import ReformerDataCollator
+from reformer_hf.training.data.rows import FilledRows
+from reformer_hf.training.evaluation import compressor_scores, score_batches
+from tests.models.heads import HEADS
+from tests.models.tiny import random_ids, tiny_lm
 
-TEXT = ("The quick brown fox jumps over the lazy dog. " * 60).encode()[:2048]
-
-
-class Windows(list):
-    """Windows of 128 ids."""
-
-    def __init__(self, ids):
-        rows = torch.tensor(ids).view(-1, 128)
-        super().__init__({"input_ids": row, "labels": row} for row in rows)
+BYTES = ReformerHFByteTokenizer()
 
 
-class ConstantModel(nn.Module):
-    """Gives every target the same probability; a loss as transformers defines it."""
+@pytest.fixture
+def accelerator():
+    return Accelerator(cpu=True)
 
-    device = torch.device("cpu")
 
-    def __init__(self, bits: float):
-        super().__init__()
-        self.bits, self.modes = bits, []
+def score(accelerator, rows, tokenizer=BYTES, batch_size=2, **fields):
+    model = tiny_lm(vocab_size=258, **fields).train()
+    collate = ReformerDataCollator(tokenizer)
+    filled = FilledRows(rows, 4)
+    batches = [
+        collate([filled[i] for i in range(start, start + batch_size)])
+        for start in range(0, len(filled), batch_size)
+    ]
+    found = score_batches(model, batches, tokenizer, accelerator)
+    assert model.training
+    return found
 
-    def forward(self, input_ids, labels):
-        assert torch.equal(input_ids, labels) and not torch.is_grad_enabled()
-        self.modes.append(self.training)
-        return type("Output", (), {"loss": torch.tensor(self.bits * math.log(2))})
+
+def rows_of(*texts):
+    return [{"input_ids": [*BYTES(text).input_ids, 1]} for text in texts]
+
+
+def test_every_token_counts_the_same_and_blank_rows_nothing(accelerator):
+    rows = rows_of("a", "some longer text é", "more")
+    found = score(accelerator, rows)
+    model, nats, tokens = tiny_lm(vocab_size=258), 0.0, 0
+    for row in rows:
+        ids = torch.tensor([row["input_ids"]])
+        with torch.no_grad():
+            nats += float(model(ids, labels=ids).loss) * (ids.numel() - 1)
+        tokens += ids.numel() - 1
+    assert found.tokens == tokens == 1 + 19 + 4
+    assert found.bytes == 0 + 18 + 3  # without the first byte of each row, which nothing predicts
+    assert found.loss == pytest.approx(nats / tokens, rel=1e-6)
+    assert found.perplexity == pytest.approx(math.exp(found.loss))
+    assert found.bits_per_byte == pytest.approx(nats / math.log(2) / 21, rel=1e-6)
+    for batch_size, chunk in ((1, 0), (4, 0), (2, 3)):
+        other = score(accelerator, rows, batch_size=batch_size, chunk_size_lm_head=chunk)
+        assert other.loss == pytest.approx(found.loss, rel=1e-5)
+
+
+def test_packed_documents_are_counted_one_by_one(accelerator):
+    texts = ["first é", "second"]
+    alone = score(accelerator, rows_of(*texts))
+    ids = [row["input_ids"] for row in rows_of(*texts)]
+    packed = [{"input_ids": ids[0] + ids[1], "seq_idx": [0] * len(ids[0]) + [1] * len(ids[1])}]
+    together = score(accelerator, packed)
+    assert (together.tokens, together.bytes) == (alone.tokens, alone.bytes)
+    assert together.loss == pytest.approx(alone.loss, rel=1e-5)
+
+
+def test_words_are_charged_to_their_bytes(accelerator):
+    words = ReformerHFTokenizer.train_from_iterator(["the cat and the dog"], 60)
+    text = "the cat and the dog"
+    ids = words(text).input_ids
+    found = score(accelerator, [{"input_ids": ids}], words)
+    first = words.decode(ids[:1])
+    assert found.tokens == len(ids) - 1 < found.bytes == len(text) - len(first)
+
+
+def test_nothing_to_predict_is_no_number(accelerator):
+    found = score(accelerator, [{"input_ids": [5]}])
+    assert (found.tokens, found.bytes, found.bits_per_byte) == (0, 0, None)
+    assert found.metrics("test")["test_tokens"] == 0
+
+
+def test_masked_models_are_asked_for_the_places_themselves(accelerator):
+    model = HEADS["masked language model"].build()
+    rows = [random_ids(1, seq, seed=seq) for seq in (7, 12)]
+    labels = [ids.masked_fill(torch.arange(ids.shape[1]) % 3 > 0, -100) for ids in rows]
+    batches = [{"input_ids": i, "labels": t} for i, t in zip(rows, labels, strict=True)]
+    found = score_batches(model, batches, BYTES, accelerator, masked=True)
+    counts = [3, 4]  # the first token among them
+    with torch.no_grad():
+        losses = [model(**batch).loss.item() for batch in batches]
+    expected = sum(n * loss for n, loss in zip(counts, losses, strict=True)) / 7
+    assert found.tokens == 7 and found.loss == pytest.approx(expected, rel=1e-6)
+    assert "eval_bits_per_byte" not in found.metrics()
+
+
+def test_bytes_that_are_no_text_count_one_each(accelerator):
+    latin = [byte + 2 for byte in "é\xff\xfe".encode("latin-1")]
+    cut = [byte + 2 for byte in "日本".encode()[1:-1]]
+    found = score(accelerator, [{"input_ids": [5, *latin]}, {"input_ids": [5, *cut]}])
+    assert found.tokens == found.bytes == 3 + 4
 
 
 def test_compressors_on_a_known_text():
     noise = random.Random(0).randbytes(5000)
-    for text in (TEXT, noise, b"a"):
-        gzip_9, bz2_9, uniform = compressor_scores(text)
-        assert gzip_9 == 8 * len(gzip.compress(text, compresslevel=9)) / len(text)
-        assert bz2_9 == 8 * len(bz2.compress(text, 9)) / len(text)
-        assert uniform == 8.0
-    assert gzip_9 > 8  # the header is counted
+    for text in (b"The quick brown fox jumps over the lazy dog. " * 60, noise, b"a"):
+        scores = compressor_scores(text)
+        assert scores["gzip -9"] == 8 * len(gzip.compress(text, compresslevel=9)) / len(text)
+        assert scores["bz2 -9"] == 8 * len(bz2.compress(text, 9)) / len(text)
+        assert scores["uniform"] == 8.0
+    assert scores["gzip -9"] > 8  # the header is counted
 
 
-def test_a_constant_model_scores_its_bits():
-    windows = Windows(ReformerHFByteTokenizer.encode_bytes(TEXT))
-    model = ConstantModel(3.0).train()
-    score = score_held_out(model, windows, batch_size=2)
-    assert score.bits_per_byte == pytest.approx(3.0, abs=1e-6)
-    assert (score.windows, score.context, score.windows_overlap) == (16, 128, False)
-    assert score.bytes_scored == 16 * 127  # the first byte of a window has no context
-    assert model.modes == [False] * 8 and model.training
-    scored = b"".join(TEXT[start + 1 : start + 128] for start in range(0, 2048, 128))
-    assert score.gzip_9_bits_per_byte == 8 * len(gzip.compress(scored, 9)) / len(scored)
-    assert score.bz2_9_bits_per_byte == 8 * len(bz2.compress(scored, 9)) / len(scored)
-
-
-def test_ends_of_documents_cost_bits_but_are_not_bytes():
-    ids = ReformerHFByteTokenizer.encode_bytes(TEXT[:128])
-    ids[40] = ids[80] = 1
-    score = score_held_out(ConstantModel(2.0), Windows(ids))
-    assert score.bytes_scored == 125
-    assert score.bits_per_byte == pytest.approx(2.0 * 127 / 125, rel=1e-6)
-
-
-def test_a_reformers_score_is_repeatable_and_is_its_likelihood(splits, tiny_model):
-    _, held_out = splits
-    first = score_held_out(tiny_model.train(), held_out, batch_size=2)
-    set_seed(123)
-    assert score_held_out(tiny_model.eval(), held_out, batch_size=2) == first
+def test_rows_of_bytes_are_scored_by_their_likelihood_again_and_again(accelerator):
+    model = tiny_lm(vocab_size=258).train()
+    rows = [random_ids(1, 40, seed=seed)[0] for seed in range(3)]
+    rows[1][20] = 1  # an end of sequence costs bits but is no byte
+    batches = [ReformerDataCollator(BYTES)([{"input_ids": row} for row in rows])]
+    first = score_batches(model, batches, BYTES, accelerator)
+    torch.rand(3)
+    assert score_batches(model, batches, BYTES, accelerator) == first and model.training
+    nats = size = 0.0
     with torch.no_grad():
-        nats = 0.0
-        for window in held_out:
-            ids = window["input_ids"]
-            log_probs = tiny_model(ids[None]).logits[0].double().log_softmax(-1)
+        for ids in rows:
+            log_probs = model.eval()(ids[None]).logits[0].double().log_softmax(-1)
             nats -= float(log_probs[:-1].gather(1, ids[1:, None]).sum())
-    assert first.bits_per_byte == pytest.approx(nats / math.log(2) / first.bytes_scored, rel=1e-5)
+            size += int((ids[1:] >= 2).sum())
+    assert first.bytes == size
+    assert first.bits_per_byte == pytest.approx(nats / math.log(2) / size, rel=1e-5)

@@ -11,7 +11,6 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from reformer_hf.training.checkpoints import last_whole_checkpoint
-from reformer_hf.training.loop_checkpoints import find_checkpoint
 from tests.training.kill_worker import run_script
 from tests.training.runs import largest_difference, tiny_overrides, weights, write_documents
 
@@ -45,12 +44,6 @@ def arguments_of(script, root, name):
     else:
         values |= {"max_train_steps": STEPS, "checkpointing_steps": 1}
     return [part for key, value in values.items() for part in (f"--{key}", str(value))]
-
-
-def last_checkpoint(script, directory):
-    if script == "train_clm":
-        return last_whole_checkpoint(directory)[0]
-    return find_checkpoint("last", directory)
 
 
 @pytest.mark.parametrize("script", ["train_clm", "train_clm_no_trainer"])
@@ -88,7 +81,7 @@ def test_kills_at_random_moments(tmp_path, processes, script, kills):
             continue
         assert process.exitcode == -signal.SIGKILL, log.read_text()[-3000:]
         killed += 1
-        checkpoint = last_checkpoint(script, directory)
+        checkpoint = last_whole_checkpoint(directory)[0]
         steps.append(0 if checkpoint is None else int(re.sub(r"\D", "", checkpoint.name)))
         if checkpoint is not None:
             AutoModelForCausalLM.from_pretrained(checkpoint)

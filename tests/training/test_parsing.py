@@ -2,7 +2,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from reformer_hf.training.data_arguments import argument
+from reformer_hf.training.arguments import argument
 from reformer_hf.training.parsing import parse_arguments, readable_errors
 
 

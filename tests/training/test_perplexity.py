@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from reformer_hf import ReformerHFByteTokenizer, ReformerHFTokenizer
-from reformer_hf.training.perplexity import (
+from reformer_hf.training.evaluation import (
     Piece,
     overlapping_windows,
     score_documents,

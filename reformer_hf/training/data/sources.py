@@ -7,7 +7,7 @@ from typing import Any
 
 import datasets
 
-from reformer_hf.training.data_arguments import argument, check_choices
+from reformer_hf.training.arguments import argument, check_choices
 
 SPLITS = {
     "train": "max_train_samples",
@@ -51,18 +51,6 @@ class RowArguments:
             if not path.is_file():
                 raise FileNotFoundError(f"{path}: there is no such file; check the path")
         return files
-
-
-def require_positive(arguments: Any, *names: str) -> None:
-    """Check that the named fields are above 0, where they are given.
-
-    Raises:
-        ValueError: naming field and value.
-    """
-    for name in names:
-        value = getattr(arguments, name)
-        if value is not None and value <= 0:
-            raise ValueError(f"{name}={value}: must be above 0")
 
 
 def load(path: str, kind: str = "rows", source: Any = None, **options: Any) -> Any:

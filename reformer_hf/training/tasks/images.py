@@ -17,7 +17,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.modeling_reformer_hf import ReformerHFForCausalLM
 from reformer_hf.training.callbacks import Clock, StopOnDivergence, recorded_seconds
-from reformer_hf.training.causal_model import parse_overrides
+from reformer_hf.training.build import parse_overrides
 from reformer_hf.training.data.images import (
     START,
     ImageArguments,

@@ -1,7 +1,8 @@
-"""A language model trained with `Trainer`, from arguments to results; a causal one by default."""
+"""A language model, causal or masked, trained with `Trainer`, from arguments to results."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,34 @@ from transformers import (
     set_seed,
 )
 
+from reformer_hf.models.modeling_heads import ReformerHFForMaskedLM
 from reformer_hf.models.modeling_reformer_hf import ReformerHFForCausalLM
+from reformer_hf.training.arguments import (
+    DataTrainingArguments,
+    MaskedDataArguments,
+    PretrainedModelArguments,
+)
+from reformer_hf.training.callbacks import Clock
 from reformer_hf.training.build import build_model, load_tokenizer
-from reformer_hf.training.collator import ReformerDataCollator
-from reformer_hf.training.data_arguments import DataTrainingArguments
-from reformer_hf.training.language_model_data import load_language_model_data
-from reformer_hf.training.model_arguments import PretrainedModelArguments
+from reformer_hf.training.data.collator import ReformerDataCollator
+from reformer_hf.training.data.text import data_settings, load_language_model_data
 from reformer_hf.training.plots import write_curves
 from reformer_hf.training.processes import hide_bars_unless
-from reformer_hf.training.run_record import RunRecord, describe_data
-from reformer_hf.training.trainer import CausalLMTrainer
-from reformer_hf.training.trainer_steps import (
+from reformer_hf.training.record import RunRecord, describe_data
+from reformer_hf.training.storage import readable_disk_errors
+from reformer_hf.training.trainer import (
+    CausalLMTrainer,
+    MaskedLMTrainer,
     checkpoint_to_resume,
     keep_metrics,
     train_or_load,
     upload_or_describe,
 )
+
+MASK_TOKEN = "<mask>"
+
+_MAY_CHANGE = {"token", "cache_dir", "trust_remote_code", "attn_implementation"}
+_KEPT = "The checkpoints are whole, and training need not be repeated."
 
 
 @dataclass(frozen=True)
@@ -83,7 +96,9 @@ def train_clm(
     """
     task = task or Task()
     hide_bars_unless(training_arguments.local_process_index == 0)
-    checkpoint = checkpoint_to_resume(training_arguments)
+    output = Path(str(training_arguments.output_dir))
+    settings = run_settings(model_arguments, data_arguments, training_arguments.seed, output)
+    checkpoint = checkpoint_to_resume(training_arguments, settings)
     set_seed(training_arguments.seed)
     tokenizer = load_tokenizer(model_arguments)
     task.complete(tokenizer)
@@ -103,6 +118,7 @@ def train_clm(
             model_arguments.cache_dir,
             model_arguments.token,
             training_arguments.seed,
+            output,
         )
     _check_data(training_arguments, data)
     trainer = task.trainer_class(
@@ -112,22 +128,48 @@ def train_clm(
         eval_dataset=data.validation if training_arguments.do_eval else None,
         processing_class=tokenizer,
         data_collator=task.make_collator(tokenizer),
-        callbacks=[*callbacks, RunRecord(**describe_data(data_arguments))],
+        callbacks=[
+            *callbacks,
+            Clock(getattr(training_arguments, "max_minutes", None)),
+            RunRecord(**describe_data(data_arguments)),
+        ],
     )
+    if training_arguments.should_save:
+        print(f"Model: {model.num_parameters():,} parameters")
     prepare(trainer)
     results: dict[str, Any] = {}
     if training_arguments.do_train:
         metrics = train_or_load(trainer, checkpoint)
-        trainer.save_model()
+        with readable_disk_errors(output, _KEPT):
+            trainer.save_model()
         results |= keep_metrics(trainer, "train", metrics)
     if training_arguments.do_eval:
         results |= keep_metrics(trainer, "eval", trainer.evaluate())
     if training_arguments.do_train:
-        trainer.save_state()
-        if trainer.is_world_process_zero():
-            write_curves(trainer.state.log_history, Path(str(training_arguments.output_dir)))
+        with readable_disk_errors(output, _KEPT):
+            trainer.save_state()
+            if trainer.is_world_process_zero():
+                write_curves(trainer.state.log_history, output)
         upload_or_describe(trainer)
     return results
+
+
+def run_settings(
+    model_arguments: PretrainedModelArguments,
+    data_arguments: DataTrainingArguments,
+    seed: int,
+    output: Path,
+) -> dict[str, Any]:
+    """What a run may not change when it goes on: its data, its model and its seed.
+
+    Args:
+        model_arguments: which model.
+        data_arguments: which data.
+        seed: of weights, order, dropout and hashing.
+        output: folder of the run, whose files are no data.
+    """
+    model = {k: v for k, v in asdict(model_arguments).items() if k not in _MAY_CHANGE}
+    return {"model": model, "data": data_settings(data_arguments, output), "seed": seed}
 
 
 def _check_data(arguments: TrainingArguments, data: Any) -> None:
@@ -139,3 +181,29 @@ def _check_data(arguments: TrainingArguments, data: Any) -> None:
     ):
         if wanted and rows is None:
             raise ValueError(f"do_{name[:5]}=True, but there is no {name} data; name a {name}_file")
+
+
+def train_mlm(
+    model_arguments: PretrainedModelArguments,
+    data_arguments: MaskedDataArguments,
+    training_arguments: TrainingArguments,
+    callbacks: Sequence[TrainerCallback] = (),
+    prepare: Callable[[Trainer], None] = lambda trainer: None,
+) -> dict[str, Any]:
+    """Train, evaluate and save, as :func:`train_clm` does."""
+    probability = data_arguments.mlm_probability
+    task = Task(
+        model_class=ReformerHFForMaskedLM,
+        trainer_class=MaskedLMTrainer,
+        make_collator=partial(ReformerDataCollator, mlm=True, mlm_probability=probability),
+        fields={"is_decoder": False},
+        complete=add_mask_token,
+    )
+    return train_clm(model_arguments, data_arguments, training_arguments, callbacks, task, prepare)
+
+
+def add_mask_token(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give a tokenizer a mask token if it has none; it is read in texts, as fill-mask needs it."""
+    if tokenizer.mask_token is None:
+        tokenizer.add_special_tokens({"mask_token": MASK_TOKEN})
+        tokenizer.split_special_tokens = False

@@ -2,7 +2,7 @@ import pytest
 from datasets import Dataset, IterableDataset
 
 from reformer_hf.models.tokenization_reformer_hf import ReformerHFByteTokenizer
-from reformer_hf.training.tokenization import tokenize_documents
+from reformer_hf.training.data.packing import tokenize_documents
 
 TOKENIZER = ReformerHFByteTokenizer(model_max_length=4)
 EOS = 1

@@ -9,8 +9,8 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset as TorchIterableDataset
 from torch.utils.data import Sampler, Subset
 
-from reformer_hf.training.byte_rows import ByteRows
-from reformer_hf.training.collator import IGNORE_INDEX
+from reformer_hf.training.data.bytes import ByteRows
+from reformer_hf.training.data.collator import IGNORE_INDEX
 
 
 def split_validation(rows: Any, percentage: int) -> tuple[Any, Any]:
@@ -18,7 +18,7 @@ def split_validation(rows: Any, percentage: int) -> tuple[Any, Any]:
 
     Args:
         rows: on the disk: the first ones are held out, as in transformers' example scripts, or of a
-            file of bytes the last ones. A stream: the first ones of each hundred.
+            bytes the last ones, or whole files of many. A stream: the first ones of each hundred.
         percentage: their share; on the disk at least one row.
 
     Returns:
@@ -45,13 +45,21 @@ def split_validation(rows: Any, percentage: int) -> tuple[Any, Any]:
 
 
 def first_rows(rows: Any, count: int | None) -> Any:
-    """Keep at most `count` rows; all if None."""
+    """Keep at most `count` rows, the first ones; all if None."""
     if count is None:
         return rows
     if isinstance(rows, IterableDataset):
         return rows.take(count)
     count = min(count, len(rows))
     return rows.select(range(count)) if isinstance(rows, Dataset) else Subset(rows, range(count))
+
+
+def spread_rows(rows: Any, count: int | None) -> Any:
+    """Keep at most `count` rows, evenly spread over all of them; all if None."""
+    if count is None or rows is None:
+        return rows
+    count = min(count, len(rows))
+    return Subset(rows, [index * len(rows) // count for index in range(count)])
 
 
 class FilledRows(TorchDataset):

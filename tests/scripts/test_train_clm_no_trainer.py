@@ -1,17 +1,24 @@
 import json
 import math
+import os
+import signal
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from transformers import AutoModelForCausalLM
+from transformers.optimization import Adafactor
 
-from reformer_hf.training import loop, loop_checkpoints
-from reformer_hf.training.data_arguments import DataTrainingArguments
-from reformer_hf.training.loop import train_clm_no_trainer
-from reformer_hf.training.loop_arguments import LoopArguments
-from reformer_hf.training.loop_checkpoints import find_checkpoint
-from reformer_hf.training.model_arguments import PretrainedModelArguments
+from reformer_hf.training import checkpoints
+from reformer_hf.training.arguments import (
+    DataTrainingArguments,
+    LoopArguments,
+    PretrainedModelArguments,
+)
+from reformer_hf.training.checkpoints import PROGRESS, find_checkpoint
+from scripts import train_clm_no_trainer
+from scripts.train_clm_no_trainer import make_optimizer
+from tests.models.tiny import tiny_lm
 from tests.training.runs import (
     largest_difference,
     losses,
@@ -46,7 +53,7 @@ def train(tmp_path):
             "learning_rate": 1e-2,
             "logging_steps": 1,
         } | fields
-        return train_clm_no_trainer(
+        return train_clm_no_trainer.train_clm_no_trainer(
             PretrainedModelArguments(
                 **{"cache_dir": str(tmp_path / "cache"), "config_overrides": tiny_overrides()}
                 | (model or {})
@@ -63,7 +70,7 @@ def train(tmp_path):
 @pytest.fixture
 def interrupt(monkeypatch):
     """Returns a function that makes a run fail in the step after some number of them."""
-    original = loop.take_step
+    original = train_clm_no_trainer.take_step
 
     def interrupt(steps):
         count = iter(range(steps))
@@ -73,7 +80,7 @@ def interrupt(monkeypatch):
                 raise KeyboardInterrupt
             return original(*args)
 
-        monkeypatch.setattr(loop, "take_step", take_step)
+        monkeypatch.setattr(train_clm_no_trainer, "take_step", take_step)
 
     yield interrupt
 
@@ -82,7 +89,9 @@ def interrupt(monkeypatch):
 def curves(monkeypatch):
     """The logs of the runs, in order."""
     found = []
-    monkeypatch.setattr(loop, "write_curves", lambda history, _: found.append(losses(history)))
+    monkeypatch.setattr(
+        train_clm_no_trainer, "write_curves", lambda history, _: found.append(losses(history))
+    )
     return found
 
 
@@ -92,7 +101,7 @@ def test_a_run_leaves_a_model_its_results_and_a_curve(train, tmp_path, capsys):
     names = {path.name for path in folder.iterdir()}
     assert names >= {
         *("model.safetensors", "config.json", "tokenizer.json", "all_results.json"),
-        *("loss_curve.csv", "loss_curve.png", "step_2", "step_4"),
+        *("loss_curve.csv", "loss_curve.png", "checkpoint-2", "checkpoint-4"),
     }
     assert json.loads((folder / "all_results.json").read_text()) == results
     assert results["perplexity"] == pytest.approx(math.exp(results["eval_loss"]))
@@ -120,8 +129,10 @@ def test_an_interrupted_run_ends_bit_for_bit_like_another(
         interrupt(15)
         train("broken", model, data, **fields)
     monkeypatch.undo()
-    monkeypatch.setattr(loop, "write_curves", lambda history, _: curves.append(losses(history)))
-    last = find_checkpoint("last", tmp_path / "broken")
+    monkeypatch.setattr(
+        train_clm_no_trainer, "write_curves", lambda history, _: curves.append(losses(history))
+    )
+    last = find_checkpoint("last", tmp_path / "broken", PROGRESS)
     step = json.loads((last / "progress.json").read_text())["step"]
     assert 0 < step <= 15
     train("broken", model, data, resume_from_checkpoint="last", **fields)
@@ -145,8 +156,8 @@ def test_accumulation_weights_every_token_the_same(train, tmp_path, curves):
 
 def test_it_learns_what_the_trainer_learns(train, tmp_path):
     """The same rows, steps and optimizer as the Trainer's, from the same seed."""
-    from reformer_hf.training.clm import train_clm
-    from reformer_hf.training.parsing import ReformerTrainingArguments
+    from reformer_hf.training.arguments import ReformerTrainingArguments
+    from reformer_hf.training.tasks.language_model import train_clm
 
     # The Trainer draws a number from the default generator at the beginning of an epoch.
     model = {"config_overrides": tiny_overrides(redraw_rotations=False)}
@@ -173,28 +184,30 @@ def test_it_learns_what_the_trainer_learns(train, tmp_path):
 
 def test_checkpoints_are_limited_and_guarded(train, tmp_path):
     train("run", checkpointing_steps="1", save_total_limit=2)
-    assert sorted(path.name for path in (tmp_path / "run").glob("step_*")) == ["step_3", "step_4"]
-    with pytest.raises(ValueError, match="holds step_4 of another run: go on with"):
+    assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == [
+        *("checkpoint-3", "checkpoint-4")
+    ]
+    with pytest.raises(ValueError, match="holds checkpoint-4 of another run: go on with"):
         train("run")
-    file = tmp_path / "run" / "step_4" / "model.safetensors"
+    file = tmp_path / "run" / "checkpoint-4" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(ValueError, match="step_3, which 'last' stands for"):
+    with pytest.raises(ValueError, match="checkpoint-3, which 'last' stands for"):
         train("run", resume_from_checkpoint=str(file.parent))
-    assert find_checkpoint("last", tmp_path / "run").name == "step_3"
+    assert find_checkpoint("last", tmp_path / "run", PROGRESS).name == "checkpoint-3"
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(train, tmp_path, monkeypatch):
-    original, count = loop_checkpoints.seal, iter(range(9))
+    original, count = checkpoints.seal, iter(range(9))
 
     def full(path):
         if next(count):
             raise OSError(28, "No space left on device")
         original(path)
 
-    monkeypatch.setattr(loop_checkpoints, "seal", full)
+    monkeypatch.setattr(checkpoints, "seal", full)
     with pytest.raises(OSError, match="disk is full.*checkpoints before this one are whole"):
         train("run", checkpointing_steps="2", save_total_limit=1)
-    assert find_checkpoint("last", tmp_path / "run").name == "step_2"
+    assert find_checkpoint("last", tmp_path / "run", PROGRESS).name == "checkpoint-2"
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # read by PEFT
@@ -204,7 +217,7 @@ def test_adapters_are_trained_and_go_on_from_a_checkpoint(train, tmp_path):
     trained = weights(tmp_path / "straight")
     assert all("lora" in name for name in trained)
     assert all(float(value.abs().max()) > 0 for name, value in trained.items() if "lora_B" in name)
-    checkpoint = tmp_path / "straight" / "step_2"
+    checkpoint = tmp_path / "straight" / "checkpoint-2"
     train("broken", lora, resume_from_checkpoint=str(checkpoint))
     assert largest_difference(trained, weights(tmp_path / "broken")) == 0
 
@@ -228,3 +241,50 @@ def test_what_cannot_be_done_is_said(train):
         train("run", data={"streaming": True}, max_train_steps=None)
     with pytest.raises(FloatingPointError, match="diverged.*max_grad_norm"):
         train("run", learning_rate=1e30)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_step_and_the_run_goes_on_bit_for_bit(
+    train, tmp_path, curves, monkeypatch, number
+):
+    model, fields = {"config_overrides": tiny_overrides(dropout=0.1)}, {"max_train_steps": 6}
+    train("straight", model, **fields)
+    original = train_clm_no_trainer.take_step
+
+    def take_step(run, group):
+        if count.pop(0) == 2:
+            os.kill(os.getpid(), number)
+        return original(run, group)
+
+    count = list(range(6))
+    with monkeypatch.context() as patch:
+        patch.setattr(train_clm_no_trainer, "take_step", take_step)
+        with pytest.raises(KeyboardInterrupt, match="checkpoint-3 is whole, and --resume"):
+            train("broken", model, **fields)
+    assert count == [3, 4, 5]
+    train("broken", model, resume_from_checkpoint="last", **fields)
+    assert largest_difference(weights(tmp_path / "straight"), weights(tmp_path / "broken")) == 0
+
+
+def test_a_run_goes_on_with_its_own_data_and_model_only(train, tmp_path, capsys):
+    train("run", checkpointing_steps="2", resume_from_checkpoint="last")
+    assert "There is no checkpoint to resume from" in capsys.readouterr().out
+    again = {"resume_from_checkpoint": "last", "max_train_steps": 6}
+    with pytest.raises(ValueError, match="data.packing was 'documents', now 'none'"):
+        train("run", data={"packing": "none"}, **again)
+    train("run", data={"max_eval_samples": 2}, learning_rate=1e-3, **again)
+    assert "Resuming from checkpoint-4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("given", "used"), [(0.9, None), (0.5, 0.5)])
+def test_adafactor_has_momentum_if_it_is_asked_for(given, used):
+    arguments = LoopArguments(optim="adafactor", adam_beta1=given)
+    optimizer = make_optimizer(tiny_lm(), arguments)
+    assert isinstance(optimizer, Adafactor)
+    assert [group["beta1"] for group in optimizer.param_groups] == [used] * 2
+
+
+def test_biases_and_norms_do_not_decay():
+    optimizer = make_optimizer(tiny_lm(), LoopArguments(weight_decay=0.1))
+    for group in optimizer.param_groups:
+        assert {parameter.ndim > 1 for parameter in group["params"]} == {group["weight_decay"] > 0}

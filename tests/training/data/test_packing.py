@@ -3,8 +3,8 @@ import pytest
 import torch
 from datasets import Dataset, IterableDataset
 
-from reformer_hf.training.collator import ReformerDataCollator
-from reformer_hf.training.packing import pack_rows
+from reformer_hf.training.data.collator import ReformerDataCollator
+from reformer_hf.training.data.packing import pack_rows
 from tests.models.tiny import gradients, tiny_lm
 
 LENGTHS = [3, 0, 9, 1, 1, 20, 4, 6]

@@ -2,8 +2,14 @@ import pytest
 import torch
 from datasets import Dataset
 
-from reformer_hf.training.byte_rows import ByteRows
-from reformer_hf.training.rows import FilledRows, ShuffledRows, first_rows, split_validation
+from reformer_hf.training.data.bytes import ByteRows
+from reformer_hf.training.data.rows import (
+    FilledRows,
+    ShuffledRows,
+    first_rows,
+    split_validation,
+    spread_rows,
+)
 
 
 def rows(count):
@@ -31,7 +37,7 @@ def test_of_a_stream_the_first_of_each_hundred_are_held_out():
 
 def test_of_bytes_the_last_rows_are_held_out(tmp_path):
     (tmp_path / "file").write_bytes(bytes(100))
-    train, held_out = split_validation(ByteRows(tmp_path / "file", 10), 20)
+    train, held_out = split_validation(ByteRows([tmp_path / "file"], 10), 20)
     assert (len(train), len(held_out)) == (8, 2)
 
 
@@ -39,8 +45,13 @@ def test_of_bytes_the_last_rows_are_held_out(tmp_path):
 def test_rows_are_limited(count, kept, tmp_path):
     (tmp_path / "file").write_bytes(bytes(50))
     assert len(first_rows(rows(5), count)) == kept
-    assert len(first_rows(ByteRows(tmp_path / "file", 10), count)) == kept
+    assert len(first_rows(ByteRows([tmp_path / "file"], 10), count)) == kept
     assert len(list(first_rows(rows(5).to_iterable_dataset(), count))) == kept
+
+
+def test_spread_rows_are_from_all_over():
+    assert numbers(spread_rows(rows(12), 3)) == [0, 4, 8]
+    assert len(spread_rows(rows(5), 9)) == 5 and len(spread_rows(rows(5), None)) == 5
 
 
 def test_blank_rows_fill_up_and_have_no_label():

@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 
 from reformer_hf.models.tokenization_reformer_hf import ReformerHFByteTokenizer, ReformerHFTokenizer
-from reformer_hf.training.byte_rows import ByteRows
-from reformer_hf.training.data import bytes_of
-from reformer_hf.training.data_arguments import DataTrainingArguments
-from reformer_hf.training.language_model_data import choose_block_size, load_language_model_data
+from reformer_hf.training.arguments import DataTrainingArguments
+from reformer_hf.training.data.bytes import ByteRows, bytes_of
+from reformer_hf.training.data.text import (
+    choose_block_size,
+    data_settings,
+    load_language_model_data,
+)
 from tests.models.tiny import tiny_config
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TOKENIZER = ReformerHFByteTokenizer()
 TEXT = "".join(f"line {index}: é\n" for index in range(200))
 
@@ -91,9 +94,36 @@ def test_what_does_not_fit_is_said(load, text_file, tmp_path):
         load(train_file=text_file, block_size=97)
     with pytest.raises(ValueError, match="attention_scope='chunk'.*packing='blocks'"):
         load(train_file=text_file, scope="chunk")
-    (tmp_path / "other.txt").touch()
-    with pytest.raises(ValueError, match="2 files, but data_format='bytes' reads one"):
-        load(train_file=str(tmp_path / "*.txt"), data_format="bytes")
+
+
+def test_the_bytes_of_a_folder_are_rows_without_the_runs_own_output(text_file, tmp_path):
+    (tmp_path / "other.txt").write_text("other")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log.txt").write_text("log")
+    config = tiny_config(vocab_size=258)
+    fields = {"train_file": str(tmp_path), "data_format": "bytes", "block_size": 16}
+    arguments = DataTrainingArguments(**fields, validation_file=text_file, max_eval_samples=3)
+    data = load_language_model_data(arguments, TOKENIZER, config, exclude=tmp_path / "run")
+    rows = [data.train[index] for index in range(len(data.train))]
+    assert content(rows) == b"other" + TEXT.encode()
+    last = (len(TEXT.encode()) + 15) // 16 * 2 // 3 * 16
+    assert content([data.validation[2]]) == TEXT.encode()[last : last + 16]
+
+
+def test_what_decides_the_training_rows(text_file, tmp_path):
+    def settings(**fields):
+        return data_settings(
+            DataTrainingArguments(train_file=text_file, **fields), tmp_path / "run"
+        )
+
+    first = settings(block_size=16)
+    assert first == settings(block_size=16, max_eval_samples=3, overwrite_cache=True)
+    assert first["train_file"].startswith(f"1 files, {len(TEXT.encode()):,} bytes, sha256 ")
+    assert first != settings(block_size=16, packing="blocks")
+    other = settings(block_size=16, validation_file=text_file)
+    assert other["validation_split_percentage"] is None != first["validation_split_percentage"]
+    (tmp_path / "text.txt").write_text(TEXT.replace("9", "8"), encoding="utf-8")
+    assert settings(block_size=16)["train_file"] != first["train_file"]
 
 
 def test_without_positions_there_is_no_limit():
@@ -107,10 +137,10 @@ import resource, sys
 from pathlib import Path
 import datasets, pyarrow
 from reformer_hf import ReformerHFByteTokenizer, ReformerHFConfig
-from reformer_hf.training.collator import ReformerDataCollator
-from reformer_hf.training.data_arguments import DataTrainingArguments
-from reformer_hf.training.language_model_data import load_language_model_data
-from reformer_hf.training.rows import FilledRows, ShuffledRows
+from reformer_hf.training.data.collator import ReformerDataCollator
+from reformer_hf.training.arguments import DataTrainingArguments
+from reformer_hf.training.data.text import load_language_model_data
+from reformer_hf.training.data.rows import FilledRows, ShuffledRows
 from torch.utils.data import DataLoader
 
 file, cache, data_format, streaming, megabytes = sys.argv[1:]

@@ -1,18 +1,25 @@
-"""What a run was, for its model card: collected while it runs."""
+"""What a run was and what it ran on, for its record and its model card."""
 
 import math
+import os
+import platform
+import sys
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel, TrainerCallback, TrainerState, TrainingArguments
 
 from reformer_hf.training.callbacks import recorded_seconds
-from reformer_hf.training.machine import machine_record
 from reformer_hf.training.storage import write_json
 
 RUN_RECORD = "run_record.json"
+
+_PACKAGES = ("reformer_hf", "torch", "transformers", "accelerate", "datasets", "tokenizers")
 
 _HYPERPARAMETERS = (
     "learning_rate",
@@ -55,10 +62,16 @@ def describe_data(arguments: Any) -> dict[str, Any]:
     elif dataset is not None:
         description = f"the dataset {dataset}" + (f" ({config})" if config else "")
     else:
-        description = f"the file {Path(arguments.train_file or '').name}"
+        description = _describe_files(arguments.train_file or "")
     file = arguments.validation_file
-    held_out = "rows that are held out" if file is None else f"the file {Path(file).name}"
+    held_out = "rows that are held out" if file is None else _describe_files(file)
     return {"data": description, "dataset": dataset, "evaluated_on": held_out}
+
+
+def _describe_files(pattern: str) -> str:
+    path = Path(pattern)
+    kind = "files in" if path.is_dir() else "files" if "*" in pattern else "file"
+    return f"the {kind} {path.name}"
 
 
 def make_record(
@@ -192,7 +205,7 @@ def _describe_model(model: Any) -> Mapping:
 
 
 def _public_name(source: str | None) -> str | None:
-    """Name of a checkpoint; of a folder its last part, since the rest is nobody's business."""
+    """Name of a checkpoint; of a folder only its last part, since paths are private."""
     if not source:
         return None
     return Path(source).absolute().name if Path(source).exists() else source
@@ -204,3 +217,44 @@ def _plain(value):
         if isinstance(value, int | float | bool | None)
         else str(getattr(value, "value", value))
     )
+
+
+def machine_record() -> dict:
+    """Describe the date, the machine and the versions of what matters."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cpu_count": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "versions": {"python": platform.python_version()} | {p: _version(p) for p in _PACKAGES},
+    }
+
+
+def peak_memory_bytes() -> int | None:
+    """Largest resident memory of this process so far; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -3,8 +3,8 @@ import json
 import pytest
 from datasets import Dataset, IterableDataset
 
-from reformer_hf.training.data_arguments import DataTrainingArguments
-from reformer_hf.training.texts import find_files, load_texts
+from reformer_hf.training.arguments import DataTrainingArguments
+from reformer_hf.training.data.text import find_files, load_texts
 
 TEXTS = ["one\ntwo\n", "drei é 🙂", "four\r\nfive"]
 
@@ -83,7 +83,7 @@ def test_a_local_dataset_is_loaded_by_name(tmp_path):
 def test_what_cannot_be_read_is_said(tmp_path):
     with pytest.raises(OSError, match=r"train_file=.*nothing.*: there is no such file"):
         load(tmp_path, train_file=str(tmp_path / "nothing.txt"))
-    with pytest.raises(OSError, match="'no/such' could not be loaded"):
+    with pytest.raises(OSError, match="could not be loaded from no/such"):
         load(tmp_path, dataset_name="no/such")
     (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
     with pytest.raises(Exception, match="(?s)not UTF-8 text.*data_format='bytes'"):
@@ -102,3 +102,39 @@ def test_a_pattern_names_files_in_order(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "d").mkdir()
     assert [path.name for path in find_files("x", str(tmp_path / "*"))] == ["a", "b", "c"]
+
+
+def test_a_pattern_reaches_into_folders_but_not_into_installed_packages(tmp_path):
+    names = ["a.txt", "b/c.txt", "b/d/e.txt", ".hidden/f.txt", "lib/site-packages/g.txt"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("text")
+
+    def found(pattern, **options):
+        paths = find_files("x", str(tmp_path / pattern), **options)
+        return [path.relative_to(tmp_path).as_posix() for path in paths]
+
+    assert found("**/*.txt") == names[:3]
+    assert found("b/**/*.txt") == names[1:3]
+    assert found("lib/site-packages/*.txt") == names[4:]
+    assert found("") == names[:3]
+    assert found("", exclude=tmp_path / "b") == names[:1]
+
+
+def test_a_folder_gives_its_text_files(tmp_path):
+    contents = {"z.txt": b"z", "b.md": b"b", "c.bin": b"\0\1", "empty": b"", "d.parquet": b"PAR1\0"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    assert [path.name for path in find_files("x", str(tmp_path))] == ["b.md", "d.parquet", "z.txt"]
+    (tmp_path / "no").mkdir()
+    with pytest.raises(OSError, match="x=.*no: the folder holds no text"):
+        find_files("x", str(tmp_path / "no"))
+    (tmp_path / "e.txt").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OSError, match="e.txt"):
+        find_files("x", str(tmp_path))
+
+
+def test_a_folder_of_texts_is_loaded(tmp_path):
+    write(tmp_path / "data", "txt")
+    texts = load(tmp_path, train_file=str(tmp_path / "data"))
+    assert list(texts["train"]["text"]) == TEXTS

@@ -3,9 +3,9 @@ import json
 import pytest
 from transformers import Trainer, TrainingArguments
 
-from reformer_hf.training.data_arguments import DataTrainingArguments
-from reformer_hf.training.run_record import RUN_RECORD, RunRecord, describe_data
-from reformer_hf.training.trainer_steps import train_or_load
+from reformer_hf.training.arguments import DataTrainingArguments
+from reformer_hf.training.record import RUN_RECORD, RunRecord, describe_data
+from reformer_hf.training.trainer import train_or_load
 from tests.models.tiny import tiny_lm
 
 ROWS = [{"input_ids": [5, 6, 7, 8] * 4, "labels": [5, 6, 7, 8] * 4} for _ in range(8)]

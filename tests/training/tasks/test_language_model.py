@@ -1,6 +1,8 @@
 import errno
 import json
 import math
+import os
+import signal
 
 import pytest
 import torch
@@ -14,12 +16,15 @@ from transformers import (
     TrainerState,
 )
 
-from reformer_hf.training import clm
+from reformer_hf import ReformerHFByteTokenizer
+from reformer_hf.training.arguments import (
+    DataTrainingArguments,
+    PretrainedModelArguments,
+    ReformerTrainingArguments,
+)
 from reformer_hf.training.checkpoints import last_whole_checkpoint
-from reformer_hf.training.clm import train_clm
-from reformer_hf.training.data_arguments import DataTrainingArguments
-from reformer_hf.training.model_arguments import PretrainedModelArguments
-from reformer_hf.training.parsing import ReformerTrainingArguments
+from reformer_hf.training.tasks.language_model import MASK_TOKEN, add_mask_token, train_clm
+from reformer_hf.training.trainer import CausalLMTrainer
 from tests.training.runs import (
     largest_difference,
     losses,
@@ -213,14 +218,14 @@ def test_a_full_disk_keeps_the_checkpoint_before(train, tmp_path, monkeypatch, w
 
 def test_one_checkpoint_is_kept_only_when_the_next_is_sealed(train, tmp_path, monkeypatch):
     seen = []
-    original = clm.CausalLMTrainer._save_checkpoint
+    original = CausalLMTrainer._save_checkpoint
 
     def look(trainer, *args):
         original(trainer, *args)
         seen.append(sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")))
 
     monkeypatch.setattr("reformer_hf.training.trainer.rotate", lambda *_: None)
-    monkeypatch.setattr(clm.CausalLMTrainer, "_save_checkpoint", look)
+    monkeypatch.setattr(CausalLMTrainer, "_save_checkpoint", look)
     train("run", save_total_limit=1)
     # Without the last call, after the seal, nothing is deleted.
     assert seen == [["checkpoint-2"], ["checkpoint-2", "checkpoint-4"]]
@@ -298,3 +303,103 @@ def test_what_cannot_be_done_is_said(train):
         train("run", do_train=False, do_eval=False)
     with pytest.raises(FloatingPointError, match="diverged"):
         train("run", learning_rate=1e30, max_grad_norm=0.0)
+
+
+def test_a_tokenizer_gets_a_mask_token_once():
+    tokenizer = ReformerHFByteTokenizer()
+    add_mask_token(tokenizer)
+    assert tokenizer.mask_token == MASK_TOKEN and len(tokenizer) == 259
+    assert tokenizer(f"a{MASK_TOKEN}b").input_ids.count(tokenizer.mask_token_id) == 1
+    add_mask_token(tokenizer)
+    assert len(tokenizer) == 259
+
+
+class SignalAt(TrainerCallback):
+    """Sends a signal to this process in a step."""
+
+    def __init__(self, step, number):
+        self.step, self.number = step, number
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_step_and_the_run_goes_on_bit_for_bit(train, tmp_path, number):
+    model = {"config_overrides": tiny_overrides(dropout=0.1)}
+    fields = {"max_steps": 6, "save_strategy": "no"}
+    train("straight", model, **fields)
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt, match="checkpoint-3 is whole, and --resume") as caught:
+        train("broken", model, callbacks=[SignalAt(2, number)], **fields)
+    assert caught.value.signal_number == number and signal.getsignal(number) == before
+    assert not (tmp_path / "broken" / "model.safetensors").exists()
+    train("broken", model, resume_from_checkpoint="last", **fields)
+    assert largest_difference(weights(tmp_path / "straight"), weights(tmp_path / "broken")) == 0
+    assert losses(history(tmp_path / "straight")) == losses(history(tmp_path / "broken"))
+
+
+def test_an_interruption_before_the_first_checkpoint_says_so(train):
+    with pytest.raises(KeyboardInterrupt, match="before the first checkpoint: there is nothing"):
+        train("run", callbacks=[InterruptAt(1)])
+
+
+def test_a_run_goes_on_with_its_own_data_and_model_only(train, tmp_path, capsys):
+    train("run", resume_from_checkpoint="last")
+    assert "There is no checkpoint to resume from" in capsys.readouterr().out
+    again = {"resume_from_checkpoint": "last", "max_steps": 6}
+    other = tiny_overrides(num_hashes=4)
+    with pytest.raises(ValueError, match="model.config_overrides was .*, now .*num_hashes=4"):
+        train("run", {"config_overrides": other}, **again)
+    with pytest.raises(ValueError, match="data.block_size was 64, now 32"):
+        train("run", data={"block_size": 32}, **again)
+    with pytest.raises(ValueError, match="seed was 42, now 7.*Give the old ones"):
+        train("run", seed=7, **again)
+    file = tmp_path / "data" / "train.jsonl"
+    content = file.read_text()
+    file.write_text(content.replace("line 0", "LINE 0"))
+    with pytest.raises(ValueError, match="data.train_file was '1 files, .*', now '1 files, "):
+        train("run", **again)
+    file.write_text(content)
+    may_change = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
+    may_change |= {"learning_rate": 1e-3, "logging_steps": 3}
+    train("run", data={"max_eval_samples": 2}, **may_change, **again)
+    assert "Resuming from checkpoint-4" in capsys.readouterr().out
+
+
+def test_the_clock_stops_training_with_a_checkpoint(train, tmp_path):
+    fields = {"eval_strategy": "steps", "eval_steps": 100, "resume_from_checkpoint": "last"}
+    assert "eval_loss" in train("run", max_minutes=1e-6, **fields)
+    checkpoint, _ = last_whole_checkpoint(tmp_path / "run")
+    assert checkpoint.name == "checkpoint-1"
+    state = TrainerState.load_from_json(checkpoint / "trainer_state.json")
+    assert "eval_loss" in state.log_history[-1]
+    # Its time is up for good, unless it is given more.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "training_step", None)
+        train("run", max_minutes=1e-6, **fields)
+    train("run", max_minutes=5.0, **fields)
+    assert last_whole_checkpoint(tmp_path / "run")[0].name == "checkpoint-4"
+
+
+def test_the_clock_counts_resumed_runs(train, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train("run", callbacks=[InterruptAt(3)])
+    before = TrainerState.load_from_json(tmp_path / "run" / "checkpoint-2" / "trainer_state.json")
+    train("run", resume_from_checkpoint="last")
+    log = [entry for entry in history(tmp_path / "run") if "seconds" in entry]
+    seconds, steps = ([entry[name] for entry in log] for name in ("seconds", "step_seconds"))
+    assert seconds == sorted(seconds) and steps == sorted(steps)
+    assert 0 < steps[-1] <= seconds[-1]
+    recorded = before.log_history[-1]
+    assert log[len(before.log_history) - 1] == recorded
+    assert steps[len(before.log_history)] >= recorded["step_seconds"] > 0
+
+
+def test_the_loss_falls_from_that_of_knowing_nothing(train, tmp_path):
+    overrides = tiny_overrides() + ",initializer_range=0.02"
+    train("run", {"config_overrides": overrides}, max_steps=12)
+    curve = [entry["loss"] for entry in history(tmp_path / "run") if "loss" in entry]
+    assert curve[0] == pytest.approx(math.log(258), rel=0.1)
+    assert curve[-1] < curve[0] - 0.5

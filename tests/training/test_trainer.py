@@ -5,7 +5,7 @@ from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from reformer_hf.training.checkpoints import SEAL, seal
-from reformer_hf.training.trainer_steps import checkpoint_to_resume
+from reformer_hf.training.trainer import checkpoint_to_resume
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from reformer_hf.models.tokenization_reformer_hf import ReformerHFByteTokenizer
-from reformer_hf.training.collator import ReformerDataCollator
+from reformer_hf.training.data.collator import ReformerDataCollator
 from tests.models.tiny import random_ids, tiny_lm
 
 TOKENIZER = ReformerHFByteTokenizer(mask_token="<mask>")

@@ -1,0 +1,319 @@
+"""From arguments to the rows of a language model: find, load, tokenise, pack, hold out, limit.
+
+Text comes from the Hub or from files, on the disk or as a stream, and is never in memory as a
+whole.
+"""
+
+import glob
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Features,
+    IterableDataset,
+    IterableDatasetDict,
+    Value,
+)
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
+from reformer_hf.training.arguments import DataTrainingArguments
+from reformer_hf.training.data.bytes import ByteRows
+from reformer_hf.training.data.packing import ENDS_DOCUMENT, pack_rows, tokenize_documents
+from reformer_hf.training.data.rows import first_rows, split_validation, spread_rows
+from reformer_hf.training.data.sources import load
+
+Texts = DatasetDict | IterableDatasetDict
+
+logger = logging.get_logger(__name__)
+
+_LONGEST_DEFAULT = 8192
+_SHUFFLED_TOKENS = 1 << 21  # of a stream, held in memory as Python's numbers
+_PROBE = 8192  # bytes in which a NUL marks a file as binary, as git does it
+_HASHED = 1 << 20  # bytes at the start of each file
+_MAY_CHANGE = {
+    *("validation_file", "max_eval_samples", "preprocessing_num_workers", "overwrite_cache"),
+    "max_seq_length",  # another name of block_size
+}
+
+_PIECE = 1 << 14  # characters; tokenizers take a hundred bytes for each
+_BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+_PIECES = Features({"text": Value("string"), ENDS_DOCUMENT: Value("bool")})
+
+
+class LanguageModelData(NamedTuple):
+    """Rows with `input_ids`, and `seq_idx` where they hold documents; None for what is not given.
+
+    Attributes:
+        train: to train on.
+        validation: to evaluate on.
+        block_size: tokens in a row.
+    """
+
+    train: Any
+    validation: Any
+    block_size: int
+
+
+def load_language_model_data(
+    arguments: DataTrainingArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    config: ReformerHFConfig,
+    cache_dir: str | None = None,
+    token: str | None = None,
+    seed: int = 0,
+    exclude: Path | None = None,
+) -> LanguageModelData:
+    """Make the rows that the arguments describe.
+
+    Args:
+        arguments: which data, and how.
+        tokenizer: of the model.
+        config: of the model, which limits the length of a row.
+        cache_dir: where `datasets` keeps its files.
+        token: for private datasets.
+        seed: of the order of a stream.
+        exclude: a folder whose files are no data, such as the run's own output.
+
+    Raises:
+        OSError: if data cannot be found or read.
+        ValueError: if rows are too long for the model, or there are too few.
+    """
+    block_size = choose_block_size(arguments.block_size, config)
+    if config.attention_scope == "chunk" and arguments.packing == "documents":
+        raise ValueError(
+            "packing='documents' with attention_scope='chunk', whose chunks mix documents: choose "
+            "packing='blocks' or 'none'"
+        )
+    if arguments.data_format == "bytes":
+        rows = _byte_rows(arguments, tokenizer, block_size, exclude)
+    else:
+        rows = {
+            split: pack_rows(
+                tokenize_documents(
+                    texts,
+                    tokenizer,
+                    arguments.text_column_name,
+                    arguments.preprocessing_num_workers,
+                    arguments.overwrite_cache,
+                ),
+                block_size,
+                arguments.packing,
+                cache_dir,
+            )
+            for split, texts in load_texts(arguments, cache_dir, token, exclude).items()
+        }
+    train, validation = rows.get("train"), rows.get("validation")
+    if train is not None and validation is None:
+        train, validation = split_validation(train, arguments.validation_split_percentage)
+    train = first_rows(train, arguments.max_train_samples) if train is not None else None
+    if arguments.streaming and train is not None:
+        size = arguments.shuffle_buffer_size or max(2, _SHUFFLED_TOKENS // block_size)
+        train = train.shuffle(seed=seed, buffer_size=size)
+    choose = spread_rows if arguments.data_format == "bytes" else first_rows
+    return LanguageModelData(train, choose(validation, arguments.max_eval_samples), block_size)
+
+
+def choose_block_size(block_size: int | None, config: ReformerHFConfig) -> int:
+    """Take the given number of tokens in a row, or what suits the model.
+
+    Raises:
+        ValueError: if it is longer than the model's longest input.
+    """
+    limit = config.position_limit
+    if block_size is None:
+        block_size = min(limit or _LONGEST_DEFAULT, _LONGEST_DEFAULT)
+        logger.info(f"block_size: {block_size} tokens in a row")
+    if limit is not None and block_size > limit:
+        raise ValueError(
+            f"block_size={block_size}: the model has {limit} positions; choose a smaller "
+            "block_size, or a configuration with a larger axial_pos_shape"
+        )
+    return block_size
+
+
+def _byte_rows(
+    arguments: DataTrainingArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    block_size: int,
+    exclude: Path | None,
+) -> dict[str, ByteRows]:
+    if tokenizer("\n\u00e9", add_special_tokens=False)["input_ids"] != [12, 197, 171]:
+        raise ValueError(
+            f"data_format='bytes' needs ReformerHFByteTokenizer, the tokenizer is a "
+            f"{type(tokenizer).__name__}: leave data_format out"
+        )
+    files = _files(arguments, exclude)
+    return {split: ByteRows(paths, block_size) for split, paths in files.items()}
+
+
+def data_settings(arguments: DataTrainingArguments, exclude: Path | None = None) -> dict[str, Any]:
+    """What decides the rows that a run trains on, by the arguments' names.
+
+    Files are described by number, size and a hash, so that they may move but not change.
+
+    Args:
+        arguments: which data.
+        exclude: as for :func:`load_language_model_data`.
+
+    Returns:
+        JSON values.
+    """
+    settings = {k: v for k, v in asdict(arguments).items() if k not in _MAY_CHANGE}
+    if arguments.validation_file is not None:
+        settings["validation_split_percentage"] = None
+    if arguments.train_file is not None:
+        settings["train_file"] = _describe_files(_files(arguments, exclude)["train"])
+    return settings
+
+
+def _describe_files(paths: Sequence[Path]) -> str:
+    digest, total = hashlib.sha256(), 0
+    for path in paths:
+        size = path.stat().st_size
+        total += size
+        with path.open("rb") as file:
+            digest.update(f"{path.name}\0{size}\0".encode() + file.read(_HASHED))
+    return f"{len(paths)} files, {total:,} bytes, sha256 {digest.hexdigest()[:16]}"
+
+
+def load_texts(
+    arguments: DataTrainingArguments,
+    cache_dir: str | None = None,
+    token: str | None = None,
+    exclude: Path | None = None,
+) -> Texts:
+    """Open the splits `train` and `validation`, as far as they are there.
+
+    A text file is cut into pieces, so that its size does not matter; the column `ends_document`
+    says which of them is the last. Rows of other sources are whole documents.
+
+    Args:
+        arguments: which data.
+        cache_dir: where `datasets` keeps it; its default if None.
+        token: for private datasets of the Hub.
+        exclude: as for :func:`load_language_model_data`.
+
+    Raises:
+        OSError: if there is no such dataset, or no file of that name.
+        ValueError: if a file has another kind than the first, or is not text.
+    """
+    if arguments.dataset_name is not None:
+        texts = load(
+            arguments.dataset_name,
+            "text",
+            name=arguments.dataset_config_name,
+            streaming=arguments.streaming,
+            cache_dir=cache_dir,
+            token=token,
+        )
+        return texts.__class__({k: v for k, v in texts.items() if k in ("train", "validation")})
+    files = _files(arguments, exclude)
+    builders = {_BUILDERS.get(path.suffix.lower()) for paths in files.values() for path in paths}
+    if len(builders) > 1:
+        names = sorted(path.name for paths in files.values() for path in paths)
+        raise ValueError(
+            f"train_file, validation_file: {names[:4]} are of different kinds; give files of one "
+            "kind (text, JSON, CSV or Parquet)"
+        )
+    (builder,) = builders
+    if builder is not None:
+        paths = {split: [str(path) for path in paths] for split, paths in files.items()}
+        source = [str(path) for found in files.values() for path in found][:4]
+        options = {"streaming": arguments.streaming, "cache_dir": cache_dir}
+        return load(builder, "text", source, data_files=paths, **options)
+    texts: Any = {split: _text_files(paths, arguments, cache_dir) for split, paths in files.items()}
+    return (IterableDatasetDict if arguments.streaming else DatasetDict)(texts)
+
+
+def find_files(name: str, pattern: str, exclude: Path | None = None) -> list[Path]:
+    """Find the files that a path, a folder or a pattern names, in order.
+
+    Hidden files and installed packages are left out unless the pattern names their folder, and of
+    a folder also empty and binary files.
+
+    Args:
+        name: of the argument, for errors.
+        pattern: what it holds; `**` stands for any number of folders.
+        exclude: a folder whose files are left out.
+
+    Raises:
+        OSError: if there are none, or one cannot be read.
+    """
+    path = Path(pattern).expanduser()
+    is_folder = path.is_dir()
+    found = glob.glob(f"{glob.escape(str(path))}/**" if is_folder else str(path), recursive=True)
+    left_out = {"site-packages", "dist-packages"} - set(path.parts)
+    paths = [each for each in map(Path, sorted(found)) if not each.is_dir()]
+    paths = [
+        each
+        for each in paths
+        if not left_out & set(each.parts)
+        and not (exclude is not None and each.resolve().is_relative_to(exclude.resolve()))
+        and (not is_folder or each.suffix.lower() in _BUILDERS or _is_text(each))
+    ]
+    if not paths and is_folder:
+        raise FileNotFoundError(f"{name}={pattern}: the folder holds no text; name another one")
+    if not paths:
+        raise FileNotFoundError(f"{name}={pattern}: there is no such file; check the path")
+    return paths
+
+
+def _is_text(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(_PROBE)
+    return bool(start) and b"\0" not in start
+
+
+def _files(arguments: DataTrainingArguments, exclude: Path | None) -> dict[str, list[Path]]:
+    """The files that the arguments name, by split."""
+    return {
+        split: find_files(name, pattern, exclude)
+        for split, name in (("train", "train_file"), ("validation", "validation_file"))
+        if (pattern := getattr(arguments, name)) is not None
+    }
+
+
+def _text_files(
+    paths: list[Path], arguments: DataTrainingArguments, cache_dir: str | None
+) -> Dataset | IterableDataset:
+    # Size and date, so that a file that was changed is read again and not found in the cache.
+    files = [(str(path), (s := path.stat()).st_size, s.st_mtime_ns) for path in paths]
+    options: dict[str, Any] = {
+        "features": _PIECES,
+        "gen_kwargs": {"files": files, "keep_linebreaks": arguments.keep_linebreaks},
+    }
+    if arguments.streaming:
+        return IterableDataset.from_generator(_read_pieces, **options)
+    return Dataset.from_generator(_read_pieces, **options, cache_dir=cache_dir)  # type: ignore[arg-type]
+
+
+def _read_pieces(
+    files: list[tuple[str, int, int]], keep_linebreaks: bool
+) -> Iterator[dict[str, Any]]:
+    """Read text files in pieces that end with a line, where lines are not longer than a piece."""
+    for path, _, _ in files:
+        with open(path, encoding="utf-8", newline="") as file:
+            try:
+                piece = _next_piece(file)
+                while piece:
+                    following = _next_piece(file)
+                    text = piece if keep_linebreaks else "".join(piece.splitlines())
+                    yield {"text": text, ENDS_DOCUMENT: not following}
+                    piece = following
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{path}: not UTF-8 text ({error}); convert it, or read it with "
+                    "data_format='bytes'"
+                ) from error
+
+
+def _next_piece(file) -> str:
+    piece = file.read(_PIECE)
+    return piece + file.readline(_PIECE) if piece else piece
