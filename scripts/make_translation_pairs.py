@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from reformer_hf.training.data_arguments import argument
+from reformer_hf.training.arguments import argument
 from reformer_hf.training.parsing import parse_arguments, readable_errors
 from reformer_hf.training.storage import new_directory, write_json
 

@@ -13,13 +13,9 @@ import sys
 
 import reformer_hf  # noqa: F401 (registers the classes)
 from reformer_hf.hub.card import use_run_card
+from reformer_hf.training.arguments import PretrainedModelArguments, ReformerTrainingArguments
 from reformer_hf.training.data.labelled import ClassificationDataArguments
-from reformer_hf.training.model_arguments import PretrainedModelArguments
-from reformer_hf.training.parsing import (
-    ReformerTrainingArguments,
-    parse_arguments,
-    readable_errors,
-)
+from reformer_hf.training.parsing import parse_arguments, readable_errors
 from reformer_hf.training.tasks.classification import train_classification
 
 

@@ -20,8 +20,6 @@ _HOMES = {
     "train_mlm": "tasks.language_model",
 }
 
-__all__ = list(_HOMES)
-
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
@@ -30,4 +28,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return list(_HOMES)

@@ -1,6 +1,5 @@
 """The model and the tokenizer that a training script's arguments describe."""
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -89,12 +88,6 @@ def build_model(
     if arguments.freeze_embeddings:
         model.base_model.embeddings.requires_grad_(False)
     return _add_adapters(model, arguments) if arguments.use_lora else model
-
-
-def axial_shape(positions: int) -> tuple[int, int]:
-    """Choose two axis lengths, about equal, whose product covers a number of positions."""
-    rows = 2 ** round(math.log2(positions) / 2)
-    return rows, math.ceil(positions / rows)
 
 
 def parse_overrides(text: str) -> dict[str, Any]:

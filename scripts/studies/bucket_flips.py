@@ -18,7 +18,7 @@ from reformer_hf import ReformerHFConfig, ReformerHFForCausalLM
 from reformer_hf.nn.attention import LSHSelfAttention
 from reformer_hf.nn.heads import split_heads
 from reformer_hf.nn.reversible import Decision
-from reformer_hf.training.machine import machine_record
+from reformer_hf.training.record import machine_record
 from reformer_hf.training.storage import write_json
 from scripts.benchmarks.common.arguments import make_parser, option
 from scripts.studies.library import read_ids

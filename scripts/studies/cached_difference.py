@@ -16,7 +16,7 @@ from tqdm import tqdm
 from transformers import set_seed
 
 from reformer_hf import ReformerHFCache, ReformerHFConfig, ReformerHFForCausalLM
-from reformer_hf.training.machine import machine_record
+from reformer_hf.training.record import machine_record
 from reformer_hf.training.storage import write_json
 from scripts.benchmarks.common.arguments import make_parser, option
 from scripts.studies.library import read_ids

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from torch import Tensor
 
-from reformer_hf.training.byte_rows import ByteRows
+from reformer_hf.training.data.bytes import ByteRows
 
 DESCRIPTION = f"the source of Python {sys.version.split()[0]}'s standard library"
 
@@ -36,4 +36,4 @@ def read_ids(count: int, text_file: str | None = None) -> Tensor:
     """The first bytes of a file, or else of the standard library, as token ids (1, count)."""
     with TemporaryDirectory() as folder:
         path = Path(text_file) if text_file else join_standard_library(Path(folder, "text"), count)
-        return ByteRows(path, count)[0]["input_ids"][None]
+        return ByteRows([path], count)[0]["input_ids"][None]

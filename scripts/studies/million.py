@@ -27,11 +27,11 @@ from tqdm import tqdm
 from transformers import set_seed
 
 from reformer_hf import ReformerHFConfig, ReformerHFForCausalLM
-from reformer_hf.training.machine import machine_record, peak_memory_bytes
+from reformer_hf.models.configuration_rules import axial_shape
+from reformer_hf.training.record import machine_record, peak_memory_bytes
 from reformer_hf.training.storage import write_json
 from scripts.benchmarks.common.arguments import make_parser, option
 from scripts.benchmarks.common.memory import RETURN_LARGE
-from scripts.benchmarks.common.peers import axial_shape
 from scripts.studies.library import read_ids
 
 TOLERANCE = 1e-9  # of the checks, in float64

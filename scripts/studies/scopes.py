@@ -21,11 +21,10 @@ from torch import Tensor
 from transformers import Trainer, TrainingArguments, set_seed
 
 from reformer_hf import ReformerHFByteTokenizer, ReformerHFConfig, ReformerHFForCausalLM
-from reformer_hf.training.byte_rows import ByteRows
-from reformer_hf.training.machine import machine_record
-from reformer_hf.training.scoring import score_batches
+from reformer_hf.training.data.bytes import ByteRows
+from reformer_hf.training.evaluation import score_batches
+from reformer_hf.training.record import machine_record
 from scripts.benchmarks.common.arguments import make_parser, option
-from scripts.benchmarks.common.peers import axial_shape
 from scripts.benchmarks.common.runs import Planned, Record
 from scripts.benchmarks.common.tables import counts, describe_machine, table
 from scripts.studies.library import DESCRIPTION, join_standard_library
@@ -66,21 +65,17 @@ def build_config(arguments: ScopeArguments, variant: str) -> ReformerHFConfig:
     fields["attn_layers"] = fields["attn_layers"] * (arguments.num_hidden_layers // 2)
     # A band of 96 keys shows about as many as a chunk of 64 and the one before it.
     chunk_length = fields.pop("attn_chunk_length", 96)
-    half = arguments.hidden_size // 2
     return ReformerHFConfig(
         vocab_size=258,
         eos_token_id=1,
         is_decoder=True,
         hidden_size=arguments.hidden_size,
         num_attention_heads=2,
-        attention_head_size=half,
         feed_forward_size=2 * arguments.hidden_size,
         local_attn_chunk_length=chunk_length,
         lsh_attn_chunk_length=chunk_length,
         num_hashes=arguments.num_hashes,
-        axial_pos_shape=list(axial_shape(arguments.block_size)),
-        axial_pos_embds_dim=[half, arguments.hidden_size - half],
-        axial_norm_std=0.02,
+        max_position_embeddings=arguments.block_size,
         hidden_dropout_prob=0.0,
         local_attention_probs_dropout_prob=0.0,
         lsh_attention_probs_dropout_prob=0.0,
@@ -175,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     path = Path(arguments.text_file or join_standard_library(folder / "text"))
     text = DESCRIPTION if arguments.text_file is None else f"the file {path.name}"
-    rows = ByteRows(path, arguments.block_size).split(arguments.validation_split_percentage)
+    rows = ByteRows([path], arguments.block_size).split(arguments.validation_split_percentage)
     not_decisive = ("output_dir", "text_file", "variants", "seeds")
     settings = {k: v for k, v in asdict(arguments).items() if k not in not_decisive}
     header = {

@@ -13,7 +13,7 @@ import reformer_hf
 from reformer_hf import ReformerHFByteTokenizer
 from reformer_hf.hub.card import TASKS, build_run_card, task_of, use_run_card, write_run_card
 from reformer_hf.hub.remote_code import add_remote_code
-from reformer_hf.training.run_record import RunRecord
+from reformer_hf.training.record import RunRecord
 from tests.hub.conftest import TOKEN
 from tests.hub.fake_validation import metadata_errors
 from tests.models.seq2seq import tiny_seq2seq

@@ -123,6 +123,10 @@ def test_an_interrupted_run_ends_like_another(pairs, tmp_path, capsys, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(Seq2SeqTrainer, "training_step", interrupted)
         assert train_seq2seq.main(arguments(pairs, tmp_path / "run", ["do_train"])) == 130
+    changes = {"resume_from_checkpoint": "last", "max_source_length": 8}
+    changed = arguments(pairs, tmp_path / "run", ["do_train"], **changes)
+    assert train_seq2seq.main(changed) == 1
+    assert "data.max_source_length was 16, now 8" in capsys.readouterr().err
     for name in ("run", "straight"):
         changes = {"resume_from_checkpoint": "last"}
         assert train_seq2seq.main(arguments(pairs, tmp_path / name, ["do_train"], **changes)) == 0

@@ -10,10 +10,10 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from reformer_hf.training.collator import IGNORE_INDEX
+from reformer_hf.training.arguments import argument
+from reformer_hf.training.data.collator import IGNORE_INDEX
 from reformer_hf.training.data.labels import LabelSpace
 from reformer_hf.training.data.sources import RowArguments, load, take_first
-from reformer_hf.training.data_arguments import argument
 
 logger = logging.get_logger(__name__)
 

@@ -15,8 +15,8 @@ from reformer_hf.models.tokenization_reformer_hf import (
     UNK_TOKEN,
     ReformerHFTokenizer,
 )
+from reformer_hf.training.arguments import argument
 from reformer_hf.training.data.sources import SPLITS, RowArguments, load, take_first
-from reformer_hf.training.data_arguments import argument
 
 
 @dataclass

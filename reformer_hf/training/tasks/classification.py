@@ -20,9 +20,10 @@ from transformers import (
 
 from reformer_hf.models.modeling_classification import ReformerHFForSequenceClassification
 from reformer_hf.models.modeling_heads import ReformerHFForTokenClassification
+from reformer_hf.training.arguments import PretrainedModelArguments
 from reformer_hf.training.build import build_model, load_tokenizer
 from reformer_hf.training.callbacks import StopOnDivergence
-from reformer_hf.training.collator import IGNORE_INDEX
+from reformer_hf.training.data.collator import IGNORE_INDEX
 from reformer_hf.training.data.labelled import (
     ClassificationDataArguments,
     choose_columns,
@@ -30,12 +31,11 @@ from reformer_hf.training.data.labelled import (
     tokenize_rows,
 )
 from reformer_hf.training.data.labels import LabelSpace, find_labels
-from reformer_hf.training.model_arguments import PretrainedModelArguments
 from reformer_hf.training.processes import hide_bars_unless
-from reformer_hf.training.run_record import RunRecord, describe_data
+from reformer_hf.training.record import RunRecord, describe_data
 from reformer_hf.training.storage import readable_disk_errors
-from reformer_hf.training.trainer import SealedCheckpoints
-from reformer_hf.training.trainer_steps import (
+from reformer_hf.training.trainer import (
+    SealedCheckpoints,
     checkpoint_to_resume,
     keep_metrics,
     train_or_load,

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
-from transformers import AutoModelForCausalLM, PreTrainedModel, TrainerState, set_seed
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers import AutoModelForCausalLM, PreTrainedModel, set_seed
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.modeling_reformer_hf import ReformerHFForCausalLM
-from reformer_hf.training.callbacks import Clock, StopOnDivergence, recorded_seconds
+from reformer_hf.training.arguments import ReformerTrainingArguments, argument
 from reformer_hf.training.build import parse_overrides
+from reformer_hf.training.callbacks import Clock, StopOnDivergence, recorded_seconds
 from reformer_hf.training.data.images import (
     START,
     ImageArguments,
@@ -28,14 +28,12 @@ from reformer_hf.training.data.images import (
     save_png,
 )
 from reformer_hf.training.data.sources import require_positive
-from reformer_hf.training.data_arguments import argument
 from reformer_hf.training.evaluation import compressor_scores
-from reformer_hf.training.parsing import ReformerTrainingArguments
 from reformer_hf.training.plots import plot_loss_curve, write_loss_curve_csv
-from reformer_hf.training.run_record import RunRecord
+from reformer_hf.training.record import RunRecord
 from reformer_hf.training.storage import readable_disk_errors
-from reformer_hf.training.trainer import SealedCheckpoints
-from reformer_hf.training.trainer_steps import (
+from reformer_hf.training.trainer import (
+    SealedCheckpoints,
     checkpoint_to_resume,
     keep_metrics,
     train_or_load,
@@ -70,7 +68,7 @@ class ImageTrainingArguments(ReformerTrainingArguments):
     """transformers' `TrainingArguments` with the defaults of this task."""
 
     output_dir: str | None = argument("outputs/images", "Folder for all that the run writes.")
-    max_minutes: float = argument(
+    max_minutes: float | None = argument(
         60.0, "Stop training after so many minutes, resumed ones included, even before max_steps."
     )
     max_steps: int = argument(250, "Optimiser steps.")
@@ -89,7 +87,6 @@ class ImageTrainingArguments(ReformerTrainingArguments):
     dataloader_pin_memory: bool = argument(False, "Pin the memory of batches.")
 
     def __post_init__(self):
-        require_positive(self, "max_minutes")
         self.do_train = True
         self.prediction_loss_only = True
         self.remove_unused_columns = False  # `shift_labels` is no parameter of a forward
@@ -141,22 +138,18 @@ def train_images(
     doing, folder = training_arguments, Path(str(training_arguments.output_dir))
     if doing.world_size > 1:
         raise ValueError(f"{doing.world_size} processes: start this script in one, with python")
-    checkpoint = checkpoint_to_resume(doing)
+    settings = {"images": asdict(image_arguments), "config": model_arguments.config_overrides}
+    checkpoint = checkpoint_to_resume(doing, settings | {"seed": doing.seed})
     record, train_rows, held_out = load_images(image_arguments, folder / PIXELS)
     set_seed(doing.seed)
     model = ReformerHFForCausalLM(build_config(model_arguments.config_overrides, record.shape))
-    clock = Clock(doing.max_minutes)
-    if checkpoint is not None:
-        state = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME)))
-        if clock.is_up(state):
-            doing.max_steps = state.global_step  # nothing is left to train
     trainer = SealedCheckpoints(
         model,
         doing,
         train_dataset=train_rows,
         eval_dataset=held_out.spread(model_arguments.max_eval_samples // 8 or 1),
         callbacks=[
-            clock,
+            Clock(doing.max_minutes),
             StopOnDivergence(),
             RunRecord(record.description, image_arguments.dataset_name, "held-out images"),
         ],
@@ -195,29 +188,16 @@ def build_config(overrides: str | None, shape: Sequence[int]) -> ReformerHFConfi
         overrides: fields, as `name=value,name=value`.
         shape: height, width and channels of the images.
     """
-    fields: dict[str, Any] = {
-        "attn_layers": ["local", "lsh"] * 2,
-        "hidden_size": 128,
-        "num_attention_heads": 2,
-        "feed_forward_size": 512,
-        "num_hashes": 2,
-        "hidden_dropout_prob": 0.0,
-        "local_attention_probs_dropout_prob": 0.0,
-        "chunk_size_lm_head": 1024,
-    } | (parse_overrides(overrides) if overrides else {})
-    width = fields["hidden_size"]
-    third = width // 3
-    if not third:
-        raise ValueError(f"hidden_size={width}: three axes need at least 3")
-    positions = {
-        "attention_head_size": width // fields["num_attention_heads"],
-        "axial_pos_shape": list(shape),
-        "axial_pos_embds_dim": [third, third, width - 2 * third],
-        "axial_norm_std": 0.02,
-    }
+    fields: dict[str, Any] = {"hidden_size": 128, "chunk_size_lm_head": 1024}
+    fields |= parse_overrides(overrides) if overrides else {}
+    if fields["hidden_size"] < len(shape):
+        raise ValueError(f"hidden_size={fields['hidden_size']}: three axes need at least 3")
+    if "attn_layers" not in fields:
+        fields.setdefault("num_hidden_layers", 4)
     return ReformerHFConfig(
-        **positions | fields,
+        **fields,
         is_decoder=True,
+        axial_pos_shape=list(shape),
         vocab_size=START + 1,
         bos_token_id=START,
         eos_token_id=None,
@@ -246,11 +226,11 @@ def score_images(model: PreTrainedModel, images: Dataset, batch_size: int = 1) -
             png += png_size(pixels)
             content += pixels.tobytes()
     model.train(was_training)
-    dims = math.prod(shape)
+    dims, others = math.prod(shape), compressor_scores(bytes(content))
     return ImageScore(
         nats / math.log(2) / len(content),
         8 * png / len(content),
-        *compressor_scores(bytes(content)),
+        *(others[name] for name in ("gzip -9", "bz2 -9", "uniform")),
         images=len(content) // dims,
         dims=dims,
     )

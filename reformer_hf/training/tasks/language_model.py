@@ -22,8 +22,8 @@ from reformer_hf.training.arguments import (
     MaskedDataArguments,
     PretrainedModelArguments,
 )
-from reformer_hf.training.callbacks import Clock
 from reformer_hf.training.build import build_model, load_tokenizer
+from reformer_hf.training.callbacks import Clock
 from reformer_hf.training.data.collator import ReformerDataCollator
 from reformer_hf.training.data.text import data_settings, load_language_model_data
 from reformer_hf.training.plots import write_curves

@@ -1,8 +1,7 @@
 """An encoder-decoder that translates: its vocabulary, its configuration, its run."""
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from reformer_hf.models.tokenization_reformer_hf import (
     ReformerHFByteTokenizer,
     ReformerHFTokenizer,
 )
+from reformer_hf.training.arguments import ReformerTrainingArguments, argument
 from reformer_hf.training.callbacks import StopOnDivergence
 from reformer_hf.training.data.pairs import (
     TranslationArguments,
@@ -33,12 +33,10 @@ from reformer_hf.training.data.pairs import (
     tokenize_pairs,
     train_sentencepiece,
 )
-from reformer_hf.training.data_arguments import argument
-from reformer_hf.training.parsing import ReformerTrainingArguments
-from reformer_hf.training.run_record import RunRecord, describe_data
+from reformer_hf.training.record import RunRecord, describe_data
 from reformer_hf.training.storage import readable_disk_errors
-from reformer_hf.training.trainer import SealedCheckpoints
-from reformer_hf.training.trainer_steps import (
+from reformer_hf.training.trainer import (
+    SealedCheckpoints,
     checkpoint_to_resume,
     keep_metrics,
     train_or_load,
@@ -131,7 +129,8 @@ def train_translation(
     doing, folder = training_arguments, Path(str(training_arguments.output_dir))
     wanted = {"train": doing.do_train, "validation": doing.do_eval, "test": doing.do_predict}
     _check(doing, model_arguments, wanted)
-    checkpoint = checkpoint_to_resume(doing)
+    settings = {"model": asdict(model_arguments), "data": asdict(data_arguments)}
+    checkpoint = checkpoint_to_resume(doing, settings | {"seed": doing.seed})
     pairs = load_pairs(data_arguments)
     for split in wanted:
         if wanted[split] and not len(pairs.get(split, ())):
@@ -258,8 +257,6 @@ def build_config(
     kinds = arguments.layer_type.split("_")
     layers = [kinds[layer % len(kinds)] for layer in range(arguments.num_hidden_layers)]
     positions = max_length * (2 if arguments.decoder_form == "packed" else 1)
-    rows = 2 ** round(math.log2(positions) / 2)
-    half = arguments.hidden_size // 2
     return ReformerHFConfig(
         is_encoder_decoder=True,
         encoder_attn_layers=layers,
@@ -270,11 +267,7 @@ def build_config(
         **special_tokens(tokenizer),
         hidden_size=arguments.hidden_size,
         num_attention_heads=arguments.num_attention_heads,
-        attention_head_size=arguments.hidden_size // arguments.num_attention_heads,
         feed_forward_size=arguments.feed_forward_size,
-        axial_pos_shape=[rows, math.ceil(positions / rows)],
-        axial_pos_embds_dim=[half, arguments.hidden_size - half],
-        axial_norm_std=0.02,
         max_position_embeddings=positions,
         hidden_dropout_prob=arguments.hidden_dropout_prob,
         local_attention_probs_dropout_prob=arguments.attention_probs_dropout_prob,

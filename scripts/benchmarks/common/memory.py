@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from reformer_hf.training.machine import peak_memory_bytes
+from reformer_hf.training.record import peak_memory_bytes
 
 STATUS = Path("/proc/self/status")
 RESET = Path("/proc/self/clear_refs")

@@ -19,7 +19,7 @@ from transformers import (
 from transformers.models.reformer.modeling_reformer import ReformerDynamicCache
 
 from reformer_hf import ReformerHFCache, ReformerHFConfig, ReformerHFForCausalLM
-from reformer_hf.training.causal_lm import axial_shape as axial_shape
+from reformer_hf.models.configuration_rules import axial_shape
 from scripts.benchmarks.common.arguments import option
 
 VARIANTS = {

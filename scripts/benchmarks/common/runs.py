@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 import reformer_hf
-from reformer_hf.training.machine import machine_record
+from reformer_hf.training.record import machine_record
 from reformer_hf.training.storage import write_json
 from scripts.benchmarks.common.tables import counts
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from reformer_hf.training.machine import machine_record
+from reformer_hf.training.record import machine_record
 from scripts.benchmarks.common.arguments import make_parser, option
 from scripts.benchmarks.common.plot import new_figure
 from scripts.benchmarks.common.processes import exit_when_terminated, run_process

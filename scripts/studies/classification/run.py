@@ -14,7 +14,6 @@ from transformers import BertConfig, BertModel, get_scheduler, set_seed
 from reformer_hf import ReformerHFConfig, ReformerHFForSequenceClassification
 from scripts.benchmarks.common.arguments import option
 from scripts.benchmarks.common.memory import PeakMemory
-from scripts.benchmarks.common.peers import axial_shape
 from scripts.studies.classification.data import LANGUAGES, Messages, Rows, draw_rows, load_messages
 
 REFORMER, FULL, BERT = "Reformer", "full attention", "BERT"
@@ -86,12 +85,10 @@ def build_model(variant: str, settings: Settings) -> nn.Module:
     return ReformerClassifier(
         ReformerHFConfig(
             attn_layers=[kinds[i % len(kinds)] for i in range(settings.num_hidden_layers)],
-            attention_head_size=settings.hidden_size // settings.num_attention_heads,
             feed_forward_size=4 * settings.hidden_size,
             is_decoder=False,
             num_hashes=settings.num_hashes,
-            axial_norm_std=0.02,
-            axial_pos_shape=list(axial_shape(settings.length)),
+            max_position_embeddings=settings.length,
             axial_pos_embds_dim=[quarter, settings.hidden_size - quarter],
             lsh_attention_probs_dropout_prob=0.0,
             local_attention_probs_dropout_prob=0.0,

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from statistics import mean
 
-from reformer_hf.training.machine import machine_record
+from reformer_hf.training.record import machine_record
 from scripts.benchmarks.common.arguments import make_parser, option
 from scripts.benchmarks.common.memory import RETURN_LARGE
 from scripts.benchmarks.common.plot import new_figure

@@ -11,22 +11,21 @@ from transformers import (
     MBartForConditionalGeneration,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
     set_seed,
 )
 
 from reformer_hf import ReformerHFForConditionalGeneration
 from reformer_hf.training.callbacks import StopOnDivergence
-from reformer_hf.training.checkpoints import SealCheckpoints
 from reformer_hf.training.data.pairs import TranslationArguments, load_pairs, tokenize_pairs
 from reformer_hf.training.tasks.translation import (
     Seq2SeqModelArguments,
+    TranslationTrainer,
     build_config,
     open_tokenizer,
     special_tokens,
 )
-from reformer_hf.training.trainer_steps import checkpoint_to_resume, train_or_load
+from reformer_hf.training.trainer import checkpoint_to_resume, train_or_load
 from scripts.benchmarks.common.arguments import option
 from scripts.benchmarks.common.memory import PeakMemory
 
@@ -143,7 +142,7 @@ def train(run: ReversibleRun) -> dict[str, Any]:
     seed = run.seed or 0
     set_seed(seed)
     model = build_model(run, tokenizer)
-    trainer = Seq2SeqTrainer(
+    trainer = TranslationTrainer(
         model,
         Seq2SeqTrainingArguments(
             output_dir=str(Path(run.folder) / "checkpoints" / f"{run.variant} {run.seed}"),
@@ -165,7 +164,7 @@ def train(run: ReversibleRun) -> dict[str, Any]:
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
         train_dataset=tokens["train"],
         eval_dataset=tokens["validation"],
-        callbacks=[StopOnDivergence(), SealCheckpoints()],
+        callbacks=[StopOnDivergence()],
     )
     checkpoint, memory = checkpoint_to_resume(trainer.args), PeakMemory()
     with memory.phase("training"):
