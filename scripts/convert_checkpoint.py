@@ -7,7 +7,7 @@ python scripts/convert_checkpoint.py converted back --to reformer
 import argparse
 import sys
 
-from reformer_hf.models.conversion import convert_checkpoint
+from reformer_hf.models.files.conversion import convert_checkpoint
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -3,21 +3,21 @@
 from tests.mutation import Mutation
 
 MODEL = ("tests/models/test_modeling_encoder_decoder.py",)
-LAYERS = ("tests/models/test_decoder_layers.py",)
-GENERATION = ("tests/models/test_seq2seq_generation.py",)
+LAYERS = ("tests/models/encoder_decoder/test_decoder_layers.py",)
+GENERATION = ("tests/models/encoder_decoder/test_seq2seq_generation.py",)
 ATTENTION = ("tests/nn/test_cross_attention.py",)
 
 ENCODER_DECODER_MUTATIONS = [
     Mutation(
         "the streams of a decoder block do not swap",
-        "reformer_hf/models/decoder_layers.py",
+        "reformer_hf/models/encoder_decoder/decoder_layers.py",
         "return x2, x1, attention_map, probabilities[0]",
         "return x1, x2, attention_map, probabilities[0]",
         LAYERS,
     ),
     Mutation(
         "padding of the source is attended to",
-        "reformer_hf/models/cross_attention.py",
+        "reformer_hf/models/encoder_decoder/cross_attention.py",
         "            source.visible,\n",
         "            None,\n",
         MODEL,
@@ -45,7 +45,7 @@ ENCODER_DECODER_MUTATIONS = [
     ),
     Mutation(
         "the keys and values of a source are kept for each layer",
-        "reformer_hf/models/decoder_layers.py",
+        "reformer_hf/models/encoder_decoder/decoder_layers.py",
         "            output, found = self.cross_attention(stream, source, output_map)\n",
         "            attention = self.cross_attention.cross_attention\n"
         "            self.kept = attention.project_source(source.states)\n"
@@ -54,7 +54,7 @@ ENCODER_DECODER_MUTATIONS = [
     ),
     Mutation(
         "the keys of a source are projected in each decoding step",
-        "reformer_hf/models/cross_attention.py",
+        "reformer_hf/models/encoder_decoder/cross_attention.py",
         "        if not cache.get_seq_length(index):\n",
         "        self.cross_attention.project_source(source.states)\n"
         "        if not cache.get_seq_length(index):\n",
@@ -62,21 +62,21 @@ ENCODER_DECODER_MUTATIONS = [
     ),
     Mutation(
         "a packed target counts its positions from the end of the source",
-        "reformer_hf/models/packed_decoder.py",
+        "reformer_hf/models/encoder_decoder/packed_decoder.py",
         "            padding = padding.to(source_mask.device) - (source_mask == 0).sum(dim=1)\n",
         "            padding = padding.to(source_mask.device)\n",
         GENERATION,
     ),
     Mutation(
         "a packed target may look at the padding of its source",
-        "reformer_hf/models/packed_decoder.py",
+        "reformer_hf/models/encoder_decoder/packed_decoder.py",
         "torch.cat([source_mask, target_mask], dim=1),",
         "torch.cat([torch.ones_like(source_mask), target_mask], dim=1),",
         MODEL,
     ),
     Mutation(
         "labels padded on the left begin with padding",
-        "reformer_hf/models/target_inputs.py",
+        "reformer_hf/models/encoder_decoder/target_inputs.py",
         "return shifted.scatter(1, first, start)",
         "return shifted.scatter(1, 0 * first, start)",
         MODEL,

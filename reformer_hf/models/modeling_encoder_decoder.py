@@ -1,8 +1,8 @@
 """The encoder-decoder with the interface of transformers, in two forms of decoder.
 
 No algorithm lives here. The blocks are in :mod:`reformer_hf.models.layers` and
-:mod:`reformer_hf.models.decoder_layers`, the rows of the packed form in
-:mod:`reformer_hf.models.packed_decoder`.
+:mod:`reformer_hf.models.encoder_decoder.decoder_layers`, the rows of the packed form in
+:mod:`reformer_hf.models.encoder_decoder.packed_decoder`.
 """
 
 from dataclasses import dataclass
@@ -17,16 +17,21 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.import_utils import is_tracing
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
-from reformer_hf.models.cross_attention import Source
-from reformer_hf.models.decoder_layers import ReformerHFDecoderLayer
-from reformer_hf.models.language_model import LanguageModelMixin, ReformerHFLMHead
-from reformer_hf.models.modeling_reformer_hf import ReformerHFModel, ReformerHFPreTrainedModel
-from reformer_hf.models.packed_decoder import pack_rows
-from reformer_hf.models.seq2seq_generation import (
+from reformer_hf.models.encoder_decoder.cross_attention import Source
+from reformer_hf.models.encoder_decoder.decoder_layers import ReformerHFDecoderLayer
+from reformer_hf.models.encoder_decoder.packed_decoder import pack_rows
+from reformer_hf.models.encoder_decoder.seq2seq_generation import (
     ReformerHFSeq2SeqGenerationMixin,
     choose_seq2seq_cache,
 )
-from reformer_hf.models.target_inputs import check_source, check_target, mask_padding, shift_right
+from reformer_hf.models.encoder_decoder.target_inputs import (
+    check_source,
+    check_target,
+    mask_padding,
+    shift_right,
+)
+from reformer_hf.models.language_model import LanguageModelMixin, ReformerHFLMHead
+from reformer_hf.models.modeling_reformer_hf import ReformerHFModel, ReformerHFPreTrainedModel
 from reformer_hf.nn.layer_norm import cast_for_products
 
 WORDS = "embeddings.word_embeddings.weight"

@@ -23,9 +23,9 @@ from transformers.utils.import_utils import is_fake_tensor
 
 from reformer_hf.models.cache_reformer_hf import Remembered
 from reformer_hf.models.cached_inputs import check_cache, choose_cache, place_tokens
-from reformer_hf.models.checkpoint_files import CONSTANT_BUFFERS, explain_unreadable_files
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
-from reformer_hf.models.cross_attention import Source
+from reformer_hf.models.encoder_decoder.cross_attention import Source
+from reformer_hf.models.files.checkpoint_files import CONSTANT_BUFFERS, explain_unreadable_files
 from reformer_hf.models.generation import ReformerHFGenerationMixin
 from reformer_hf.models.implementations import to_implementation
 from reformer_hf.models.inputs import (

@@ -15,8 +15,8 @@ from transformers import (
 )
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 
-from reformer_hf.models.checkpoint_files import HeadBiasConverter
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
+from reformer_hf.models.files.checkpoint_files import HeadBiasConverter
 from reformer_hf.models.modeling_classification import (
     ReformerHFForMultipleChoice,
     ReformerHFForSequenceClassification,

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedConfig, PreTrainedTokenizerFast
 
-from reformer_hf.models.sentencepiece_model import read_sentencepiece_model
+from reformer_hf.models.files.sentencepiece_model import read_sentencepiece_model
 
 PAD_TOKEN, UNK_TOKEN, EOS_TOKEN = "<pad>", "<unk>", "</s>"
 """Names of the special tokens where a vocabulary does not say otherwise."""

@@ -9,8 +9,8 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
 from reformer_hf.models.cache_reformer_hf import ReformerHFCache
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
+from reformer_hf.models.encoder_decoder.packed_decoder import ReformerHFPackedCache
 from reformer_hf.models.generation import ReformerHFGenerationMixin
-from reformer_hf.models.packed_decoder import ReformerHFPackedCache
 
 
 def new_seq2seq_cache(config: ReformerHFConfig, offloading: bool = False) -> Cache:

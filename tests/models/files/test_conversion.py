@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM, ReformerConfig, ReformerModelWith
 
 from reformer_hf import ReformerHFConfig, ReformerHFForCausalLM, ReformerHFModel
 from reformer_hf.models import conversion
-from reformer_hf.models.conversion import convert_checkpoint, to_stock_config
+from reformer_hf.models.files.conversion import convert_checkpoint, to_stock_config
 from tests.parity.published_models import TINY, build_stock, write_checkpoint
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "convert_checkpoint.py"
+SCRIPT = Path(__file__).parents[3] / "scripts" / "convert_checkpoint.py"
 TOKENIZER = {"spiece.model": b"\x0a\x01pieces", "tokenizer_config.json": b'{"model_max_length": 9}'}
 CHUNK_FIELDS = {
     **TINY,

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from reformer_hf import ReformerHFForCausalLM, ReformerHFModel
-from reformer_hf.models.checkpoint_files import choose_head_bias
+from reformer_hf.models.files.checkpoint_files import choose_head_bias
 from tests.parity.published_models import TINY, build_stock, random_ids, write_checkpoint
 
 IN_HEAD, IN_DECODER = "lm_head.bias", "lm_head.decoder.bias"

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from reformer_hf.models.cache_reformer_hf import Remembered
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
-from reformer_hf.models.cross_attention import ReformerHFCrossAttention, Source
+from reformer_hf.models.encoder_decoder.cross_attention import ReformerHFCrossAttention, Source
 from reformer_hf.models.layers import ReformerHFLayer
 from reformer_hf.nn.reversible import PlainCoupling, ReversibleCoupling
 from reformer_hf.nn.self_attention import DEFAULT_HASHING, Hashing

@@ -1,0 +1,1 @@
+"""What encoder-decoders have beside the parts of a plain model."""

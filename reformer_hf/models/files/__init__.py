@@ -1,0 +1,1 @@
+"""Files of other formats: checkpoints of transformers' Reformer, SentencePiece models."""
