@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, ReformerConfig, ReformerModelWithLMHead
 
 from reformer_hf import ReformerHFConfig, ReformerHFForCausalLM, ReformerHFModel
-from reformer_hf.models import conversion
+from reformer_hf.models.files import conversion
 from reformer_hf.models.files.conversion import convert_checkpoint, to_stock_config
 from tests.parity.published_models import TINY, build_stock, write_checkpoint
 
