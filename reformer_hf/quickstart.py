@@ -57,6 +57,7 @@ NAME = "Byte-level Reformer (quickstart)"
 CONFIGURATION = Path(__file__).with_suffix(".yaml")
 STANDARD_LIBRARY = str(Path(sysconfig.get_path("stdlib"), "**", "*.py"))
 METRICS = "metrics.json"
+REFERENCES = ("gzip -9", "bz2 -9", "uniform")
 PROMPT_BYTES = 400
 
 
@@ -156,7 +157,8 @@ def run(
         )
     rows: Any = trainer.eval_dataset.rows  # type: ignore[union-attr]
     held_out = [torch.as_tensor(row["input_ids"]) for row in rows]
-    references = compressor_scores(b"".join(bytes_of(ids[1:]) for ids in held_out))
+    content = b"".join(bytes_of(ids[1:]) for ids in held_out)
+    references = dict(zip(REFERENCES, compressor_scores(content), strict=True))
     check_reload(folder, trainer.model, trainer.processing_class, held_out[0])  # type: ignore[arg-type]
     scored = {
         "bits_per_byte": results["eval_bits_per_byte"],

@@ -99,6 +99,33 @@ def train_clm(
     output = Path(str(training_arguments.output_dir))
     settings = run_settings(model_arguments, data_arguments, training_arguments.seed, output)
     checkpoint = checkpoint_to_resume(training_arguments, settings)
+    trainer = _make_trainer(task, model_arguments, data_arguments, training_arguments, callbacks)
+    prepare(trainer)
+    results: dict[str, Any] = {}
+    if training_arguments.do_train:
+        metrics = train_or_load(trainer, checkpoint)
+        with readable_disk_errors(output, _KEPT):
+            trainer.save_model()
+        results |= keep_metrics(trainer, "train", metrics)
+    if training_arguments.do_eval:
+        results |= keep_metrics(trainer, "eval", trainer.evaluate())
+    if training_arguments.do_train:
+        with readable_disk_errors(output, _KEPT):
+            trainer.save_state()
+            if trainer.is_world_process_zero():
+                write_curves(trainer.state.log_history, output)
+        upload_or_describe(trainer)
+    return results
+
+
+def _make_trainer(
+    task: Task,
+    model_arguments: PretrainedModelArguments,
+    data_arguments: DataTrainingArguments,
+    training_arguments: TrainingArguments,
+    callbacks: Sequence[TrainerCallback],
+) -> Trainer:
+    """Load tokenizer, model and data, and set the Trainer up."""
     set_seed(training_arguments.seed)
     tokenizer = load_tokenizer(model_arguments)
     task.complete(tokenizer)
@@ -118,10 +145,12 @@ def train_clm(
             model_arguments.cache_dir,
             model_arguments.token,
             training_arguments.seed,
-            output,
+            Path(str(training_arguments.output_dir)),
         )
     _check_data(training_arguments, data)
-    trainer = task.trainer_class(
+    if training_arguments.should_save:
+        print(f"Model: {model.num_parameters():,} parameters")
+    return task.trainer_class(
         model=model,
         args=training_arguments,
         train_dataset=data.train if training_arguments.do_train else None,
@@ -134,24 +163,6 @@ def train_clm(
             RunRecord(**describe_data(data_arguments)),
         ],
     )
-    if training_arguments.should_save:
-        print(f"Model: {model.num_parameters():,} parameters")
-    prepare(trainer)
-    results: dict[str, Any] = {}
-    if training_arguments.do_train:
-        metrics = train_or_load(trainer, checkpoint)
-        with readable_disk_errors(output, _KEPT):
-            trainer.save_model()
-        results |= keep_metrics(trainer, "train", metrics)
-    if training_arguments.do_eval:
-        results |= keep_metrics(trainer, "eval", trainer.evaluate())
-    if training_arguments.do_train:
-        with readable_disk_errors(output, _KEPT):
-            trainer.save_state()
-            if trainer.is_world_process_zero():
-                write_curves(trainer.state.log_history, output)
-        upload_or_describe(trainer)
-    return results
 
 
 def run_settings(
