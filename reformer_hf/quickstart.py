@@ -158,7 +158,7 @@ def run(
     rows: Any = trainer.eval_dataset.rows  # type: ignore[union-attr]
     held_out = [torch.as_tensor(row["input_ids"]) for row in rows]
     content = b"".join(bytes_of(ids[1:]) for ids in held_out)
-    references = dict(zip(REFERENCES, compressor_scores(content), strict=True))
+    references: dict[str, float] = dict(zip(REFERENCES, compressor_scores(content), strict=True))
     check_reload(folder, trainer.model, trainer.processing_class, held_out[0])  # type: ignore[arg-type]
     scored = {
         "bits_per_byte": results["eval_bits_per_byte"],

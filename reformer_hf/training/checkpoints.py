@@ -26,6 +26,15 @@ SEAL = "seal.json"
 PROGRESS = "progress.json"
 RUN_SETTINGS = "run_settings.json"
 
+MAY_CHANGE = frozenset(
+    (
+        *("token", "cache_dir", "trust_remote_code", "attn_implementation"),
+        *("validation_file", "test_file", "max_eval_samples", "max_predict_samples"),
+        *("preprocessing_num_workers", "overwrite_cache"),
+    )
+)
+"""Names of arguments that a run may change when it goes on; secrets are among them."""
+
 
 def seal(checkpoint: Path) -> None:
     """Mark a checkpoint as whole."""
@@ -109,6 +118,11 @@ def find_checkpoint(
     if tell is not None:
         tell(f"Resuming from {found.name}")
     return found
+
+
+def settings_of(arguments: Any) -> dict[str, Any]:
+    """The fields of a dataclass of arguments that decide what is trained."""
+    return {name: v for name, v in asdict(arguments).items() if name not in MAY_CHANGE}
 
 
 def check_settings(

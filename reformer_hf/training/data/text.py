@@ -7,7 +7,6 @@ whole.
 import glob
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +23,7 @@ from transformers.utils import logging
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.training.arguments import DataTrainingArguments
+from reformer_hf.training.checkpoints import settings_of
 from reformer_hf.training.data.bytes import ByteRows
 from reformer_hf.training.data.packing import ENDS_DOCUMENT, pack_rows, tokenize_documents
 from reformer_hf.training.data.rows import first_rows, split_validation, spread_rows
@@ -37,11 +37,6 @@ _LONGEST_DEFAULT = 8192
 _SHUFFLED_TOKENS = 1 << 21  # of a stream, held in memory as Python's numbers
 _PROBE = 8192  # bytes in which a NUL marks a file as binary, as git does it
 _HASHED = 1 << 20  # bytes at the start of each file
-_MAY_CHANGE = {
-    *("validation_file", "max_eval_samples", "preprocessing_num_workers", "overwrite_cache"),
-    "max_seq_length",  # another name of block_size
-}
-
 _PIECE = 1 << 14  # characters; tokenizers take a hundred bytes for each
 _BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 _PIECES = Features({"text": Value("string"), ENDS_DOCUMENT: Value("bool")})
@@ -165,7 +160,7 @@ def data_settings(arguments: DataTrainingArguments, exclude: Path | None = None)
     Returns:
         JSON values.
     """
-    settings = {k: v for k, v in asdict(arguments).items() if k not in _MAY_CHANGE}
+    settings = settings_of(arguments)
     if arguments.validation_file is not None:
         settings["validation_split_percentage"] = None
     if arguments.train_file is not None:

@@ -1,7 +1,7 @@
 """A language model, causal or masked, trained with `Trainer`, from arguments to results."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from reformer_hf.training.arguments import (
 )
 from reformer_hf.training.build import build_model, load_tokenizer
 from reformer_hf.training.callbacks import Clock
+from reformer_hf.training.checkpoints import settings_of
 from reformer_hf.training.data.collator import ReformerDataCollator
 from reformer_hf.training.data.text import data_settings, load_language_model_data
 from reformer_hf.training.plots import write_curves
@@ -41,7 +42,6 @@ from reformer_hf.training.trainer import (
 
 MASK_TOKEN = "<mask>"
 
-_MAY_CHANGE = {"token", "cache_dir", "trust_remote_code", "attn_implementation"}
 _KEPT = "The checkpoints are whole, and training need not be repeated."
 
 
@@ -179,8 +179,8 @@ def run_settings(
         seed: of weights, order, dropout and hashing.
         output: folder of the run, whose files are no data.
     """
-    model = {k: v for k, v in asdict(model_arguments).items() if k not in _MAY_CHANGE}
-    return {"model": model, "data": data_settings(data_arguments, output), "seed": seed}
+    data = data_settings(data_arguments, output)
+    return {"model": settings_of(model_arguments), "data": data, "seed": seed}
 
 
 def _check_data(arguments: TrainingArguments, data: Any) -> None:
