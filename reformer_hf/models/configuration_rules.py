@@ -383,7 +383,8 @@ def _check_windows(config: Any) -> None:
         return
     if config.num_buckets is not None:
         bucket_factors(config.num_buckets)
-    if config.attention_scope == "band" and not any(config.attention_window("lsh", False)[1:]):
+    window = config.attention_window("lsh", causal=False)
+    if config.attention_scope == "band" and len(window.offsets) == 1:
         raise ValueError(
             "lsh_num_chunks_before=0 and lsh_num_chunks_after=0 in the band scope: a query "
             "would see only itself; set lsh_num_chunks_before to at least 1"

@@ -1,5 +1,6 @@
 """Self-attention as a sub-layer of a reversible block, built from the configuration."""
 
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -39,7 +40,7 @@ def build_self_attention(config: ReformerHFConfig, layer_index: int) -> SelfAtte
     }
     if kind in ("full", "full_shared_qk"):
         return FullSelfAttention(shared_query_key=shared_qk, **common)
-    common |= {"scope": config.attention_scope, **config.attention_window(kind, causal)._asdict()}
+    common |= asdict(config.attention_window(kind, causal))
     if kind == "local":
         return LocalSelfAttention(**common)
     common |= {"num_buckets": config.num_buckets, "share_rotations": config.share_rotations}
@@ -77,10 +78,8 @@ class ReformerHFAttention(nn.Module):
 
         Of some `heads`, their share of what is added; `dropout_seed` is the same for all of them.
         """
-        attention, normalised = (
-            self.self_attention,
-            cast_for_products(self.layer_norm(hidden_states)),
-        )
+        attention = self.self_attention
+        normalised = cast_for_products(self.layer_norm(hidden_states))
         options: Any = {
             "hashing": hashing,
             "output_map": output_map,
@@ -96,8 +95,7 @@ class ReformerHFAttention(nn.Module):
                 normalised, past, remembered.new, **options
             )
         if heads is not None:
-            count = self.self_attention.num_heads
-            return self.output.project_some(outputs, count, heads, dropout_seed), None
+            return self.output.project_some(outputs, attention.num_heads, heads, dropout_seed), None
         return self.output(outputs), attention_map
 
     def head_groups(self) -> list[slice]:

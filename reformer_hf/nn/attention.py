@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from reformer_hf.nn.checks import check_local_attention, check_lsh_attention, check_pass
+from reformer_hf.nn.checks import check_hashing, check_pass
 from reformer_hf.nn.distance_attention import DistanceSelfAttention
 from reformer_hf.nn.heads import merge_heads, project_heads
 from reformer_hf.nn.past.base import LSHPast, NewTokens, Past
@@ -76,24 +76,10 @@ class LSHSelfAttention(SelfAttention):
         share_rotations: bool = False,
         chunk_lengths: tuple[int, ...] = (),
     ):
-        check_lsh_attention(
-            hidden_size=hidden_size,
-            num_heads=num_heads,
-            head_dim=head_dim,
-            num_buckets=num_buckets,
-            num_hashes=num_hashes,
-            chunk_length=chunk_length,
-            num_chunks_before=num_chunks_before,
-            num_chunks_after=num_chunks_after,
-            causal=causal,
-            scope=scope,
-            deduplicate_rounds=deduplicate_rounds,
-            dropout=dropout,
-            layer_index=layer_index,
-        )
-        super().__init__(num_heads=num_heads, dropout=dropout)
+        super().__init__(hidden_size, num_heads, head_dim, dropout)
         self.window = Window(chunk_length, num_chunks_before, num_chunks_after, scope, causal)
-        self.head_dim, self.num_buckets, self.num_hashes = head_dim, num_buckets, num_hashes
+        check_hashing(self.window, num_buckets, num_hashes, layer_index, deduplicate_rounds)
+        self.num_buckets, self.num_hashes = num_buckets, num_hashes
         self.layer_index, self.share_rotations = layer_index, share_rotations
         self.chunk_lengths = (chunk_length, *chunk_lengths)
         self.deduplicate_rounds = deduplicate_rounds
@@ -169,12 +155,15 @@ class LSHSelfAttention(SelfAttention):
         query, value = self._project(hidden_states, None)
         decision = Decision() if hashing.decision is None else hashing.decision
         buckets = decision.recall(lambda: hash_vectors(query, past.rotations, self.num_buckets))
-        tokens = (query, value, buckets, new)
-        options = {"dropout": self.active_dropout, "output_map": output_map}
-        if past.length:
-            output, attention_map = past.decode(*tokens, **options)
-        else:
-            output, attention_map = past.prefill(*tokens, implementation=implementation, **options)
+        output, attention_map = past.attend(
+            query,
+            value,
+            buckets,
+            new,
+            dropout=self.active_dropout,
+            output_map=output_map,
+            implementation=implementation,
+        )
         return merge_heads(output), attention_map
 
     def hash(
@@ -253,18 +242,7 @@ class LocalSelfAttention(DistanceSelfAttention):
         scope: Scope = "band",
         dropout: float = 0.0,
     ):
-        check_local_attention(
-            hidden_size=hidden_size,
-            num_heads=num_heads,
-            head_dim=head_dim,
-            chunk_length=chunk_length,
-            num_chunks_before=num_chunks_before,
-            num_chunks_after=num_chunks_after,
-            causal=causal,
-            scope=scope,
-            dropout=dropout,
-        )
-        super().__init__(num_heads=num_heads, dropout=dropout)
+        super().__init__(hidden_size, num_heads, head_dim, dropout)
         self.window = Window(chunk_length, num_chunks_before, num_chunks_after, scope, causal)
         self.query = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
         self.key = nn.Linear(hidden_size, num_heads * head_dim, bias=False)

@@ -15,12 +15,7 @@ from reformer_hf.ops.attention_map import AttentionMap
 
 
 class DistanceSelfAttention(SelfAttention):
-    """Self-attention in which places alone decide who sees whom.
-
-    Args:
-        num_heads: heads.
-        dropout: of the attention probabilities, in training.
-    """
+    """Self-attention in which places alone decide who sees whom; see the base class."""
 
     value: nn.Module  # each kind makes it
 

@@ -37,7 +37,7 @@ class FullSelfAttention(DistanceSelfAttention):
         causal: bool = True,
         dropout: float = 0.0,
     ):
-        super().__init__(num_heads=num_heads, dropout=dropout)
+        super().__init__(hidden_size, num_heads, head_dim, dropout)
         self.causal, self.shared_query_key = causal, shared_query_key
         if shared_query_key:
             self.query_key = nn.Linear(hidden_size, num_heads * head_dim, bias=False)

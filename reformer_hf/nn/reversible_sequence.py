@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
-from reformer_hf.nn.checks import check_hidden_states, require_bools, require_ints
+from reformer_hf.nn.checks import check_hidden_states
 from reformer_hf.nn.layer_norm import StreamLayerNorm, cast_for_products
 from reformer_hf.nn.reversible import Decision, PlainCoupling, ReversibleCoupling, SubLayer
+from reformer_hf.ops.checks import require_bools, require_ints
 
 
 class Replayable:
