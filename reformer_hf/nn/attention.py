@@ -1,5 +1,7 @@
 """LSH and local self-attention: projections around the functions of :mod:`reformer_hf.ops`."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -20,7 +22,7 @@ from reformer_hf.nn.self_attention import (
 )
 from reformer_hf.ops.attend import Implementation
 from reformer_hf.ops.attention import local_attention, lsh_attention
-from reformer_hf.ops.attention_map import AttentionMap
+from reformer_hf.ops.attention_map import HeadsAndMap
 from reformer_hf.ops.chunk_ring import layout_length
 from reformer_hf.ops.chunk_scope import chunk_attention
 from reformer_hf.ops.hashing import (
@@ -263,22 +265,7 @@ class LocalSelfAttention(DistanceSelfAttention):
         return query, key, value
 
     def attend(
-        self,
-        query: Float[Tensor, "batch heads seq dim"],
-        key: Float[Tensor, "batch heads seq dim"],
-        value: Float[Tensor, "batch heads seq dim"],
-        documents: Int[Tensor, "batch seq"] | None,
-        output_map: bool,
-        implementation: Implementation,
-    ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
+        self, query: Tensor, key: Tensor, value: Tensor, documents: Tensor | None, **options: Any
+    ) -> HeadsAndMap:
         """Attend within rows; see the base class."""
-        return local_attention(
-            query,
-            key,
-            value,
-            documents,
-            window=self.window,
-            dropout=self.active_dropout,
-            output_map=output_map,
-            implementation=implementation,
-        )
+        return local_attention(query, key, value, documents, window=self.window, **options)
