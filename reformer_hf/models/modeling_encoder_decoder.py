@@ -259,15 +259,9 @@ class ReformerHFForConditionalGeneration(
         labels = labels.long().contiguous()  # which transformers' loss takes for granted
         if not self.config.chunk_size_lm_head:
             logits = self.lm_head(hidden_states)
-            loss = self.loss_function(
-                logits,
-                labels,
-                vocab_size=self.config.vocab_size,
-                num_items_in_batch=num_items,
-                shift_labels=labels,
-            )
+            loss = self._token_loss(hidden_states, logits, labels, labels, num_items)
             return loss, slice_logits_to_keep(logits, logits_to_keep)
-        loss = self._chunked_loss(hidden_states, labels, num_items)
+        loss = self._token_loss(hidden_states, None, labels, labels, num_items)
         if self.training:
             return loss, None
         return loss, self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep))

@@ -14,9 +14,8 @@ from transformers.utils.generic import can_return_tuple
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.inputs import can_look, require_integers, require_whole_rows
-from reformer_hf.models.labels import check_token_labels
+from reformer_hf.models.labels import IGNORE_INDEX, check_token_labels
 from reformer_hf.models.language_model import LanguageModelMixin, ReformerHFLMHead
-from reformer_hf.models.modeling_reformer_hf import IGNORE_INDEX
 from reformer_hf.models.task_model import ReformerHFTaskModel, leading_shape
 
 

@@ -35,12 +35,10 @@ from reformer_hf.models.inputs import (
     check_other_arguments,
     lay_out_rows,
 )
-from reformer_hf.models.labels import check_token_labels, first_token_labels
+from reformer_hf.models.labels import IGNORE_INDEX, check_token_labels, first_token_labels
 from reformer_hf.models.language_model import LanguageModelMixin, ReformerHFLMHead
 from reformer_hf.models.layers import ReformerHFEmbeddings, ReformerHFEncoder, ReformerHFLayer
 from reformer_hf.nn.reversible import Decision
-
-IGNORE_INDEX = -100
 
 
 class ReformerHFPreTrainedModel(PreTrainedModel):
@@ -381,7 +379,7 @@ class ReformerHFForCausalLM(
                     labels = first_token_labels(labels, mask, position_ids, seq_idx, counted)
                     shift_labels = nn.functional.pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:]
                 both = (labels, shift_labels.long().contiguous())
-                loss = self._loss(hidden_states, logits, *both, num_items_in_batch, chunked)
+                loss = self._token_loss(hidden_states, logits, *both, num_items_in_batch)
                 if logits is not None and not chunked:
                     logits = slice_logits_to_keep(logits, logits_to_keep)
         return ReformerHFCausalLMOutput(
@@ -391,26 +389,6 @@ class ReformerHFForCausalLM(
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-
-    def _loss(
-        self,
-        hidden_states: Tensor | tuple[Tensor, Tensor],
-        logits: Tensor | None,
-        labels: Tensor | None,
-        shift_labels: Tensor,
-        num_items: Tensor | int | None,
-        chunked: bool,
-    ) -> Tensor:
-        """Next-token loss, from the logits or in chunks from the hidden states."""
-        if not chunked:
-            return self.loss_function(
-                logits,
-                labels,
-                vocab_size=self.config.vocab_size,
-                num_items_in_batch=num_items,
-                shift_labels=shift_labels,
-            )
-        return self._chunked_loss(hidden_states, shift_labels, num_items)
 
 
 def _default(value: bool | None, default: bool | None) -> bool:
