@@ -19,7 +19,6 @@ from transformers.modeling_outputs import (
 )
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
-from transformers.utils.import_utils import is_fake_tensor
 
 from reformer_hf.models.cache_reformer_hf import Remembered
 from reformer_hf.models.cached_inputs import check_cache, choose_cache, place_tokens
@@ -39,6 +38,7 @@ from reformer_hf.models.labels import IGNORE_INDEX, check_token_labels, first_to
 from reformer_hf.models.language_model import LanguageModelMixin, ReformerHFLMHead
 from reformer_hf.models.layers import ReformerHFEmbeddings, ReformerHFEncoder, ReformerHFLayer
 from reformer_hf.nn.reversible import Decision
+from reformer_hf.ops.dropout import draw_seed
 
 
 class ReformerHFPreTrainedModel(PreTrainedModel):
@@ -195,30 +195,27 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         assert inputs_embeds is not None
         if hash_decisions is None:
             hash_decisions = [Decision() for _ in self.encoder.layers]
-        recorded = (
-            _default(output_hidden_states, self.config.output_hidden_states),
-            _default(output_attentions, self.config.output_attentions),
-        )
+        options: dict[str, Any] = {
+            "num_hashes": num_hashes,
+            "decisions": hash_decisions,
+            "output_hidden_states": _default(
+                output_hidden_states, self.config.output_hidden_states
+            ),
+            "output_attentions": _default(output_attentions, self.config.output_attentions),
+            "source": source,
+        }
         cache = choose_cache(self.config, past_key_values, use_cache, seq_idx)
         if cache is not None:
-            rows = (attention_mask, position_ids)
-            return self._forward_with_cache(
-                cache, inputs_embeds, *rows, num_hashes, hash_decisions, *recorded, source
-            )
+            rows = (inputs_embeds, attention_mask, position_ids)
+            return self._forward_with_cache(cache, *rows, options)
         layout: RowLayout = lay_out_rows(
             self.config, inputs_embeds, attention_mask, position_ids, seq_idx
         )
         embedded = [self.embeddings(inputs_embeds, layout.position_ids)]
         del inputs_embeds  # as large as a stream
+        seed = self._draw_hash_seed()
         return self.encoder(
-            embedded,
-            layout.documents,
-            self._draw_hash_seed(),
-            num_hashes,
-            hash_decisions,
-            *recorded,
-            return_streams=return_streams,
-            source=source,
+            embedded, layout.documents, seed, return_streams=return_streams, **options
         )
 
     @torch.no_grad()
@@ -228,31 +225,20 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         inputs_embeds: Tensor,
         attention_mask: Tensor | None,
         position_ids: Tensor | None,
-        num_hashes: int | None,
-        hash_decisions: list[Decision],
-        output_hidden_states: bool,
-        output_attentions: bool,
-        source: Source | None,
+        options: dict[str, Any],
     ) -> BaseModelOutputWithPast | BaseModelOutputWithPastAndCrossAttentions:
         """Encode what comes after the cached tokens, and remember it too."""
-        check_cache(cache, inputs_embeds.shape[0], num_hashes)
+        check_cache(cache, inputs_embeds.shape[0], options["num_hashes"])
         new, position_ids = place_tokens(
             self.config, cache, inputs_embeds, attention_mask, position_ids
         )
         layers: list[Any] = cache.layers
         offload = getattr(cache, "offload_between_layers", cache.offloading)
         layers[0].in_pass = True
-        outputs = self.encoder(
-            [self.embeddings(inputs_embeds, position_ids)],
-            None,
-            self.config.hash_seed or 0,
-            num_hashes,
-            hash_decisions,
-            output_hidden_states,
-            output_attentions,
-            [Remembered(layer, new, offload) for layer in layers],
-            source=source,
-        )
+        remembered = [Remembered(layer, new, offload) for layer in layers]
+        embedded = [self.embeddings(inputs_embeds, position_ids)]
+        seed = self.config.hash_seed or 0
+        outputs = self.encoder(embedded, None, seed, remembered=remembered, **options)
         layers[0].in_pass = False
         outputs.past_key_values = cache
         return outputs
@@ -268,10 +254,9 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
     def _draw_hash_seed(self) -> int:
         """The seed of this pass's rotations: fixed outside training, else drawn."""
         if self.training and self.config.redraw_rotations and "lsh" in self.config.attn_layers:
-            # From the CPU's default generator, so that `set_seed` reproduces a run.
-            drawn = torch.randint(2**63 - 1, (), device="cpu")
-            if not is_fake_tensor(drawn):  # a fake pass has no numbers to draw
-                return int(drawn)
+            drawn = draw_seed()  # from the default generator: `set_seed` reproduces a run
+            if drawn is not None:
+                return drawn
         return self.config.hash_seed or 0
 
 

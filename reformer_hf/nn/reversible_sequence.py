@@ -125,7 +125,9 @@ class ReversibleSequence(nn.Module):
                 f"cache has {len(caches)} entries for {len(self.sublayers)} sub-layers: give a "
                 "new_cache() of this sequence"
             )
-        coupling = ReversibleCoupling() if self.reversible else PlainCoupling()
+        # A replay would give a cache its tokens once more.
+        replays = self.reversible and cache is None
+        coupling = ReversibleCoupling() if replays else PlainCoupling()
         target = source = x.to(torch.promote_types(x.dtype, torch.float32))
         for sublayer, norm, remembered in zip(self.sublayers, self.norms, caches, strict=True):
             options: dict[str, Any] = {}
