@@ -30,7 +30,6 @@ from reformer_hf.ops.hashing import (
     hash_vectors,
     narrow_buckets,
     sample_rotations,
-    sample_shared_rotations,
     total_buckets,
 )
 from reformer_hf.ops.window import Scope, Window
@@ -203,9 +202,8 @@ class LSHSelfAttention(SelfAttention):
             Standard normal float32.
         """
         shape = (self.num_heads, self.head_dim, num_hashes, self.num_buckets, device)
-        if self.share_rotations:
-            return sample_shared_rotations(hash_seed, *shape)
-        return sample_rotations(hash_seed, *shape, layer_index=self.layer_index)
+        layer_index = None if self.share_rotations else self.layer_index
+        return sample_rotations(hash_seed, *shape, layer_index=layer_index)
 
     def _project(self, hidden_states: Tensor, heads: slice | None) -> tuple[Tensor, Tensor]:
         linears = (self.query_key, self.value)
