@@ -29,8 +29,6 @@ from reformer_hf.nn.self_attention import Hashing
 from reformer_hf.ops.attention_map import AttentionMap
 from reformer_hf.ops.dropout import draw_seed
 
-NO_INPUTS = LayerInputs()
-
 
 class ReformerHFEmbeddings(nn.Module):
     """Word embeddings plus position embeddings, in the precision of the streams."""
@@ -83,7 +81,7 @@ class ReformerHFLayer(nn.Module):
         x1: Tensor,
         x2: Tensor,
         coupling: PlainCoupling | ReversibleCoupling,
-        inputs: LayerInputs = NO_INPUTS,
+        inputs: LayerInputs,
     ) -> tuple[Any, ...]:
         """Advance both streams.
 

@@ -94,6 +94,19 @@ class ReformerHFPreTrainedModel(PreTrainedModel):
         with explain_unreadable_files(pretrained_model_name_or_path):
             return super().from_pretrained(pretrained_model_name_or_path, *inputs, **kwargs)
 
+    def recorded(
+        self, output_hidden_states: bool | None, output_attentions: bool | None
+    ) -> dict[str, bool]:
+        """What a pass records: as asked, or else as the configuration says."""
+        asked = {
+            "output_hidden_states": output_hidden_states,
+            "output_attentions": output_attentions,
+        }
+        return {
+            name: bool(getattr(self.config, name) if value is None else value)
+            for name, value in asked.items()
+        }
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -198,11 +211,8 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         options: dict[str, Any] = {
             "num_hashes": num_hashes,
             "decisions": hash_decisions,
-            "output_hidden_states": _default(
-                output_hidden_states, self.config.output_hidden_states
-            ),
-            "output_attentions": _default(output_attentions, self.config.output_attentions),
             "source": source,
+            **self.recorded(output_hidden_states, output_attentions),
         }
         cache = choose_cache(self.config, past_key_values, use_cache, seq_idx)
         if cache is not None:
@@ -374,10 +384,6 @@ class ReformerHFForCausalLM(
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-
-
-def _default(value: bool | None, default: bool | None) -> bool:
-    return bool(default if value is None else value)
 
 
 def _refuse_encoder_decoder(config: ReformerHFConfig) -> None:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.encoder_decoder.cross_attention import ReformerHFCrossAttention
-from reformer_hf.models.layers import NO_INPUTS, ReformerHFLayer
+from reformer_hf.models.layers import ReformerHFLayer
 from reformer_hf.models.self_attention import LayerInputs
 from reformer_hf.nn.reversible import PlainCoupling, ReversibleCoupling
 
@@ -31,7 +31,7 @@ class ReformerHFDecoderLayer(ReformerHFLayer):
         x1: Tensor,
         x2: Tensor,
         coupling: PlainCoupling | ReversibleCoupling,
-        inputs: LayerInputs = NO_INPUTS,
+        inputs: LayerInputs,
     ) -> tuple[Any, ...]:
         """Advance both streams; see `ReformerHFLayer.forward`.
 
