@@ -46,10 +46,10 @@ ENCODER_DECODER_MUTATIONS = [
     Mutation(
         "the keys and values of a source are kept for each layer",
         "reformer_hf/models/encoder_decoder/decoder_layers.py",
-        "            output, found = self.cross_attention(stream, source, output_map)\n",
+        "            assert inputs.source is not None\n",
+        "            assert inputs.source is not None\n"
         "            attention = self.cross_attention.cross_attention\n"
-        "            self.kept = attention.project_source(source.states)\n"
-        "            output, found = self.cross_attention(stream, source, output_map)\n",
+        "            self.kept = attention.project_source(inputs.source.states)\n",
         LAYERS,
     ),
     Mutation(

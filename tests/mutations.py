@@ -205,8 +205,8 @@ MUTATIONS = [
     Mutation(
         "rotations are drawn from the default generator",
         "reformer_hf/ops/hashing.py",
-        "    return torch.randn(shape, generator=generator, device=",
-        "    return torch.randn(shape, device=",
+        "        return torch.randn(num_heads, head_dim, num_hashes, columns, **options)\n",
+        "        return torch.randn(num_heads, head_dim, num_hashes, columns)\n",
         ("tests/ops/test_hashing.py",),
     ),
     Mutation(

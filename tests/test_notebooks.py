@@ -27,6 +27,8 @@ def plots(tmp_path, monkeypatch) -> list[int]:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    pyplot.close("all")  # what another test left open would be drawn on
+
     shown: list[int] = []
 
     def show() -> None:

@@ -8,7 +8,7 @@ from transformers.cache_utils import Cache
 
 from reformer_hf.models.cache_reformer_hf import ReformerHFCache, ReformerHFCacheLayer
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
-from reformer_hf.models.inputs import can_look, check_positions, require_integers
+from reformer_hf.models.inputs import can_look, check_positions, expand_rows
 from reformer_hf.nn.past.base import NewTokens
 
 
@@ -192,13 +192,7 @@ def _new_positions(
     position_ids: Tensor, batch: int, seq: int, begin: Tensor, masked: bool
 ) -> Tensor:
     """The positions of the new tokens, which must not begin another document."""
-    require_integers("position_ids", position_ids)
-    if position_ids.shape not in ((seq,), (1, seq), (batch, seq)):
-        raise ValueError(
-            f"position_ids has shape {tuple(position_ids.shape)}: give one number per new token, "
-            f"{(batch, seq)}"
-        )
-    position_ids = position_ids.expand(batch, -1)
+    position_ids = expand_rows("position_ids", position_ids, batch, seq)
     if can_look(position_ids) and not masked:
         restarts = ((position_ids[:, :1] == 0) & (begin > 0)).any()
         if restarts or (seq > 1 and (position_ids.diff(dim=1) != 1).any()):

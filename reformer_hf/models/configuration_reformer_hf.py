@@ -5,7 +5,7 @@ import math
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import fields
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -24,6 +24,7 @@ from reformer_hf.models.configuration_rules import (
     own_names,
     unknown_names,
 )
+from reformer_hf.ops.window import Window
 
 logger = logging.get_logger(__name__)
 
@@ -33,20 +34,6 @@ LORA_TARGETS = ("query", "query_key", "value")
 
 Side = Literal["encoder", "decoder"]
 SIDES: tuple[Side, Side] = ("encoder", "decoder")
-
-
-class AttentionWindow(NamedTuple):
-    """How far a chunked layer looks.
-
-    Attributes:
-        chunk_length: tokens.
-        num_chunks_before: chunks.
-        num_chunks_after: chunks.
-    """
-
-    chunk_length: int
-    num_chunks_before: int
-    num_chunks_after: int
 
 
 @strict
@@ -327,7 +314,7 @@ class ReformerHFConfig(PreTrainedConfig):
             limit = min(limit, math.prod(self.axial_pos_shape))
         return limit
 
-    def attention_window(self, layer_type: str, causal: bool) -> AttentionWindow:
+    def attention_window(self, layer_type: str, causal: bool) -> Window:
         """How far the layers of a chunked type, `local` or `lsh`, look in a model so causal."""
         length, before, after = (
             getattr(self, f"{layer_type}_{name}")
@@ -335,7 +322,7 @@ class ReformerHFConfig(PreTrainedConfig):
         )
         if after is None:
             after = before if self.attention_scope == "band" and not causal else 0
-        return AttentionWindow(length, before, after)
+        return Window(length, before, after, self.attention_scope, causal)  # type: ignore[arg-type]
 
     def chunk_lengths(self) -> tuple[int, ...]:
         """Chunk lengths of the chunked layers, which decide the padding in the `chunk` scope."""

@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from transformers import GenerationConfig, PreTrainedConfig, ReformerConfig
@@ -14,7 +14,6 @@ STOCK_TYPE = "reformer"
 """The model type of transformers' Reformer."""
 
 LAYER_TYPES = ("local", "lsh", "full", "full_shared_qk")
-DECODER_FORMS = ("cross_attention", "packed")
 DEFAULT_HASH_LENGTH = 8192
 HEAD_SIZE = 64
 """About the size of a head where only the width is given."""
@@ -64,12 +63,9 @@ STOCK_DEFAULTS: dict[str, Any] = {
 }
 
 DEPENDENTS = {
-    "hidden_size": [
-        "num_attention_heads",
-        "attention_head_size",
-        "feed_forward_size",
-        "axial_pos_embds_dim",
-    ],
+    "hidden_size": (
+        ["num_attention_heads", "attention_head_size", "feed_forward_size", "axial_pos_embds_dim"]
+    ),
     "axial_pos_shape": ["max_position_embeddings"],
     "max_position_embeddings": ["axial_pos_shape"],
     "num_hidden_layers": ["attn_layers", "encoder_attn_layers", "decoder_attn_layers"],
@@ -270,13 +266,15 @@ def _derive_buckets(config: Any) -> None:
 
 
 def check_model(config: Any) -> None:
-    """Check the fields of one side, or of a model without sides, against each other.
-
-    Raises:
-        ValueError: naming field, value and fix.
-    """
+    """Check the fields of one side, or of a model without sides, against each other."""
     _check_layers(config)
-    _check_positions(config)
+    if config.position_embedding_type == "axial":
+        _check_axes(config)
+    limit = config.position_limit
+    if limit is not None and limit < 1:
+        raise ValueError(
+            f"max_position_embeddings={config.max_position_embeddings!r} must be at least 1"
+        )
     _check_windows(config)
     _check_sizes(config)
     if config.tie_word_embeddings:
@@ -288,18 +286,13 @@ def check_model(config: Any) -> None:
 
 
 def check_encoder_decoder(config: Any) -> None:
-    """Check the fields that an encoder-decoder has besides those of its sides.
-
-    Raises:
-        ValueError: naming field, value and fix.
-    """
+    """Check the fields that an encoder-decoder has besides those of its sides."""
     if config.is_decoder:
         raise ValueError(
             "is_decoder=True with is_encoder_decoder=True: only the decoder is causal, which needs "
             "no saying; leave is_decoder out"
         )
-    if config.decoder_form not in DECODER_FORMS:
-        raise ValueError(f"decoder_form={config.decoder_form!r}: choose one of {DECODER_FORMS}")
+    _check_choices(config, decoder_form=("cross_attention", "packed"))
     if config.attention_scope == "chunk":
         raise ValueError(
             "attention_scope='chunk' with is_encoder_decoder=True: that scope is for published "
@@ -313,13 +306,18 @@ def check_encoder_decoder(config: Any) -> None:
         )
 
 
+def _check_choices(config: Any, **choices: tuple[str, ...]) -> None:
+    for name, some in choices.items():
+        if getattr(config, name) not in some:
+            raise ValueError(f"{name}={getattr(config, name)!r}: choose one of {some}")
+
+
 def _check_layers(config: Any) -> None:
-    for name, choices in (
-        ("attention_scope", ("band", "chunk")),
-        ("position_embedding_type", ("axial", "learned", "none")),
-    ):
-        if getattr(config, name) not in choices:
-            raise ValueError(f"{name}={getattr(config, name)!r}: choose one of {choices}")
+    _check_choices(
+        config,
+        attention_scope=("band", "chunk"),
+        position_embedding_type=("axial", "learned", "none"),
+    )
     wrong = [kind for kind in config.attn_layers if kind not in LAYER_TYPES]
     if wrong or not config.attn_layers:
         raise ValueError(
@@ -330,16 +328,6 @@ def _check_layers(config: Any) -> None:
         raise ValueError(
             f"hidden_act={config.hidden_act!r} is not an activation of transformers: "
             "choose one of transformers.activations.ACT2FN, such as 'relu' or 'gelu'"
-        )
-
-
-def _check_positions(config: Any) -> None:
-    if config.position_embedding_type == "axial":
-        _check_axes(config)
-    limit = config.position_limit
-    if limit is not None and limit < 1:
-        raise ValueError(
-            f"max_position_embeddings={config.max_position_embeddings!r} must be at least 1"
         )
 
 
@@ -365,15 +353,13 @@ def _check_windows(config: Any) -> None:
     for kind in ("local", "lsh"):
         if kind not in config.attn_layers:
             continue
-        fields = [f"{kind}_attn_chunk_length", f"{kind}_num_chunks_before"]
-        for name, least in zip(fields, (1, 0), strict=True):
-            value = getattr(config, name)
-            if value is None or value < least:
-                raise ValueError(f"{name}={value!r} must be an int of at least {least}")
         name = f"{kind}_num_chunks_after"
         after = getattr(config, name)
-        if after is not None and after < 0:
-            raise ValueError(f"{name}={after!r} must be at least 0")
+        bounds = {f"{kind}_attn_chunk_length": 1, f"{kind}_num_chunks_before": 0}
+        for bounded, least in (bounds if after is None else bounds | {name: 0}).items():
+            value = getattr(config, bounded)
+            if value is None or value < least:
+                raise ValueError(f"{bounded}={value!r} must be an int of at least {least}")
         if after and config.is_decoder:
             raise ValueError(
                 f"{name}={after!r} with is_decoder=True: a causal layer cannot look ahead; "
@@ -383,7 +369,8 @@ def _check_windows(config: Any) -> None:
         return
     if config.num_buckets is not None:
         bucket_factors(config.num_buckets)
-    if config.attention_scope == "band" and not any(config.attention_window("lsh", False)[1:]):
+    window = config.attention_window("lsh", causal=False)
+    if config.attention_scope == "band" and len(window.offsets) == 1:
         raise ValueError(
             "lsh_num_chunks_before=0 and lsh_num_chunks_after=0 in the band scope: a query "
             "would see only itself; set lsh_num_chunks_before to at least 1"
@@ -391,39 +378,27 @@ def _check_windows(config: Any) -> None:
 
 
 def _check_sizes(config: Any) -> None:
-    for names, fits, advice in _BOUNDS:
+    for names, least, below, advice in _BOUNDS:
         for name in names.split():
             value = getattr(config, name)
-            if value is not None and not fits(value):
+            if value is not None and not least <= value < below:
                 raise ValueError(f"{name}={value!r} must be {advice}")
 
 
-_BOUNDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    (
-        "hidden_size num_attention_heads attention_head_size feed_forward_size num_hashes "
-        "hash_length vocab_size",
-        lambda value: value >= 1,
-        "at least 1",
-    ),
-    (
-        "chunk_size_attention_heads chunk_size_feed_forward chunk_size_lm_head",
-        lambda value: value >= 0,
-        "0 (no chunks), or a number of heads or tokens",
-    ),
-    (
-        "activation_budget",
-        lambda value: value >= 0,
-        "0 (rebuild all activations) or a number of bytes",
-    ),
-    (
-        "initializer_range axial_norm_std layer_norm_eps",
-        lambda value: value >= 0,
-        "at least 0",
-    ),
-    (
-        "hidden_dropout_prob local_attention_probs_dropout_prob lsh_attention_probs_dropout_prob "
-        "classifier_dropout",
-        lambda value: 0 <= value < 1,
-        "in [0, 1)",
-    ),
+_SIZES = """
+hidden_size num_attention_heads attention_head_size feed_forward_size num_hashes hash_length
+vocab_size
+"""
+_CHUNKS = "chunk_size_attention_heads chunk_size_feed_forward chunk_size_lm_head"
+_DROPOUTS = """
+hidden_dropout_prob local_attention_probs_dropout_prob lsh_attention_probs_dropout_prob
+classifier_dropout
+"""
+_BOUNDS = (
+    (_SIZES, 1, math.inf, "at least 1"),
+    (_CHUNKS, 0, math.inf, "0 (no chunks), or a number of heads or tokens"),
+    ("activation_budget", 0, math.inf, "0 (rebuild all activations) or a number of bytes"),
+    ("initializer_range axial_norm_std layer_norm_eps", 0, math.inf, "at least 0"),
+    (_DROPOUTS, 0, 1, "in [0, 1)"),
 )
+"""Fields, their least value, what they are below, and advice."""

@@ -76,18 +76,7 @@ def check_inputs(
     if (input_ids is None) == (inputs_embeds is None):
         raise ValueError("give exactly one of input_ids and inputs_embeds")
     if input_ids is not None:
-        require_integers("input_ids", input_ids)
-        if input_ids.ndim != 2 or 0 in input_ids.shape:
-            raise ValueError(
-                f"input_ids has shape {tuple(input_ids.shape)}: it must be (batch, seq) with at "
-                "least one row and one token"
-            )
-        if can_look(input_ids) and not 0 <= input_ids.min() <= input_ids.max() < config.vocab_size:
-            raise ValueError(
-                f"input_ids has ids from {int(input_ids.min())} to {int(input_ids.max())}, but "
-                f"vocab_size={config.vocab_size}: use the tokenizer of this model, or "
-                "resize_token_embeddings"
-            )
+        check_ids("input_ids", input_ids, config.vocab_size)
     else:
         assert inputs_embeds is not None
         embedded = inputs_embeds.shape
@@ -100,6 +89,25 @@ def check_inputs(
         return
     if can_look(attention_mask) and not ((attention_mask == 0) | (attention_mask == 1)).all():
         raise ValueError("attention_mask has values other than 0 (padding) and 1 (real token)")
+
+
+def check_ids(name: str, ids: Tensor, vocab_size: int) -> None:
+    """Check token ids, their values on the CPU only.
+
+    Raises:
+        ValueError: naming the argument, its value and the fix.
+    """
+    require_integers(name, ids)
+    if ids.ndim != 2 or 0 in ids.shape:
+        raise ValueError(
+            f"{name} has shape {tuple(ids.shape)}: it must be (batch, seq) with at least one row "
+            "and one token"
+        )
+    if can_look(ids) and not 0 <= ids.min() <= ids.max() < vocab_size:
+        raise ValueError(
+            f"{name} has ids from {int(ids.min())} to {int(ids.max())}, but vocab_size="
+            f"{vocab_size}: use the tokenizer of this model, or resize_token_embeddings"
+        )
 
 
 def lay_out_rows(
@@ -120,16 +128,10 @@ def lay_out_rows(
             f"attention_mask has shape {tuple(attention_mask.shape)}, the input has "
             f"{(batch, seq)}: give one 0 or 1 per token"
         )
-    for name, ids in (("position_ids", position_ids), ("seq_idx", seq_idx)):
-        if ids is None:
-            continue
-        require_integers(name, ids)
-        if ids.shape not in ((seq,), (1, seq), (batch, seq)):
-            raise ValueError(
-                f"{name} has shape {tuple(ids.shape)}: give one number per token, {(batch, seq)}"
-            )
+    if seq_idx is not None:
+        seq_idx = expand_rows("seq_idx", seq_idx, batch, seq)
     if position_ids is not None:
-        position_ids = position_ids.expand(batch, -1)
+        position_ids = expand_rows("position_ids", position_ids, batch, seq)
     documents = find_documents(batch, attention_mask, position_ids, seq_idx)
     if config.attention_scope == "chunk" and _is_packed(documents, attention_mask):
         raise ValueError(
@@ -250,6 +252,16 @@ def check_positions(limit: int | None, low: int, high: int) -> None:
             "model: shorten the input, raise axial_pos_shape or max_position_embeddings before "
             "training, or use position_embedding_type='none'"
         )
+
+
+def expand_rows(name: str, numbers: Tensor, batch: int, seq: int) -> Tensor:
+    """Check a number per token of each row, or of all rows; returns (batch, seq)."""
+    require_integers(name, numbers)
+    if numbers.shape not in ((seq,), (1, seq), (batch, seq)):
+        raise ValueError(
+            f"{name} has shape {tuple(numbers.shape)}: give one number per token, {(batch, seq)}"
+        )
+    return numbers.expand(batch, -1)
 
 
 def require_integers(name: str, tensor: Tensor) -> None:

@@ -12,6 +12,9 @@ from reformer_hf.models.inputs import can_look, find_documents, require_integers
 
 logger = logging.get_logger(__name__)
 
+IGNORE_INDEX = -100
+"""Label without a loss."""
+
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 
 
@@ -54,7 +57,7 @@ def check_classes(labels: Tensor, count: int, field: str) -> None:
     """
     if not can_look(labels):
         return
-    wrong = labels[((labels < 0) & (labels != -100)) | (labels >= count)]
+    wrong = labels[((labels < 0) & (labels != IGNORE_INDEX)) | (labels >= count)]
     if wrong.numel():
         fix = "token ids" if field == "vocab_size" else f"numbers from 0 to {count - 1}"
         raise ValueError(
@@ -91,13 +94,13 @@ def first_token_labels(
     documents = documents.to(labels.device)
     begins = torch.ones_like(labels, dtype=torch.bool)
     begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
-    dropped = begins[:, 1:] & (labels[:, 1:] != -100)
+    dropped = begins[:, 1:] & (labels[:, 1:] != IGNORE_INDEX)
     if counted and can_look(labels) and dropped.any():
         logger.warning_once(
             "num_items_in_batch counts labels of first tokens of documents, which have no loss "
             "here, so the loss is a little too small: set these labels to -100, or pad on the right"
         )
-    return labels.masked_fill(begins, -100)
+    return labels.masked_fill(begins, IGNORE_INDEX)
 
 
 def problem_type_of(config: ReformerHFConfig, labels: Tensor) -> ProblemType:

@@ -62,6 +62,28 @@ class LanguageModelMixin:
         asked = arguments.get("output_hidden_states")
         return bool(self.config.output_hidden_states if asked is None else asked)
 
+    def _token_loss(
+        self,
+        hidden_states: Tensor | tuple[Tensor, Tensor],
+        logits: Tensor | None,
+        labels: Tensor | None,
+        targets: Tensor,
+        num_items: Tensor | int | None,
+    ) -> Tensor:
+        """Loss from the logits, or with `chunk_size_lm_head` from the hidden states in chunks.
+
+        `labels` are what the `targets` were made of; see `_chunked_loss` for the rest.
+        """
+        if self.config.chunk_size_lm_head:
+            return self._chunked_loss(hidden_states, targets, num_items)
+        return self.loss_function(  # type: ignore[attr-defined]
+            logits,
+            labels,
+            vocab_size=self.config.vocab_size,
+            num_items_in_batch=num_items,
+            shift_labels=targets,
+        )
+
     def _chunked_loss(
         self,
         hidden_states: Tensor | tuple[Tensor, Tensor],

@@ -19,13 +19,13 @@ from transformers.modeling_outputs import (
 from reformer_hf.models.cache_reformer_hf import Remembered
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.encoder_decoder.cross_attention import Source
-from reformer_hf.models.self_attention import ReformerHFAttention
+from reformer_hf.models.self_attention import LayerInputs, ReformerHFAttention
 from reformer_hf.nn.dropout import SeededDropout
 from reformer_hf.nn.embeddings import AxialPositionEmbeddings, LearnedPositionEmbeddings
 from reformer_hf.nn.feed_forward import ChunkedFeedForward
 from reformer_hf.nn.layer_norm import StreamLayerNorm
 from reformer_hf.nn.reversible import Decision, PlainCoupling, ReversibleCoupling
-from reformer_hf.nn.self_attention import DEFAULT_HASHING, Hashing
+from reformer_hf.nn.self_attention import Hashing
 from reformer_hf.ops.attention_map import AttentionMap
 from reformer_hf.ops.dropout import draw_seed
 
@@ -81,11 +81,7 @@ class ReformerHFLayer(nn.Module):
         x1: Tensor,
         x2: Tensor,
         coupling: PlainCoupling | ReversibleCoupling,
-        documents: Tensor | None = None,
-        hashing: Hashing = DEFAULT_HASHING,
-        output_map: bool = False,
-        remembered: Remembered | None = None,
-        source: Source | None = None,
+        inputs: LayerInputs,
     ) -> tuple[Any, ...]:
         """Advance both streams.
 
@@ -93,55 +89,35 @@ class ReformerHFLayer(nn.Module):
             x1: stream of shape (batch, seq, hidden) that attention adds to.
             x2: stream of the same shape that the feed-forward sub-layer adds to.
             coupling: adds a sub-layer's output to a stream, plainly or for replay.
-            documents: document of each place, (batch, seq), or None.
-            hashing: how LSH layers hash.
-            output_map: also return the attention map.
-            remembered: the tokens before, in a pass with a cache.
-            source: what a decoder's layers attend to beside their own tokens; nothing here.
+            inputs: what the layer is given besides.
 
         Returns:
             Both streams, and the map or None.
         """
-        x1, attention_map = self.add_attention(
-            x1, x2, coupling, documents, hashing, output_map, remembered
-        )
+        x1, attention_map = self.add_attention(x1, x2, coupling, inputs)
         x2 = self.add_feed_forward(x2, x1, coupling)
         return x1, x2, attention_map
 
     def add_attention(
-        self,
-        target: Tensor,
-        stream: Tensor,
-        coupling: PlainCoupling,
-        documents: Tensor | None,
-        hashing: Hashing,
-        output_map: bool,
-        remembered: Remembered | None,
+        self, target: Tensor, stream: Tensor, coupling: PlainCoupling, inputs: LayerInputs
     ) -> tuple[Tensor, AttentionMap | None]:
         """Add self-attention of a stream to the other; of some heads at a time if need be."""
         maps = []
 
-        def attend(stream: Tensor, hashing: Hashing, **some_heads: Any) -> Tensor:
-            output, attention_map = self.attention(
-                stream, documents, hashing, output_map, remembered, **some_heads
-            )
+        def attend(stream: Tensor, inputs: LayerInputs, **some_heads: Any) -> Tensor:
+            output, attention_map = self.attention(stream, inputs, **some_heads)
             maps.append(attention_map)
             return output
 
-        terms = [partial(attend, hashing=hashing)]
+        terms = [partial(attend, inputs=inputs)]
         groups = self.attention.head_groups()
-        if len(groups) > 1 and not output_map and remembered is None:
+        if len(groups) > 1 and not inputs.output_map and inputs.remembered is None:
             drops = self.training and self.attention.output.dropout.p
             seed = draw_seed() if drops else None
-            terms = [
-                partial(
-                    attend,
-                    hashing=hashing._replace(decision=Decision()),
-                    heads=heads,
-                    dropout_seed=seed,
-                )
-                for heads in groups
-            ]
+            terms = []
+            for heads in groups:
+                own = inputs._replace(hashing=inputs.hashing._replace(decision=Decision()))
+                terms.append(partial(attend, inputs=own, heads=heads, dropout_seed=seed))
         target = coupling.couple(target, terms, stream)
         return target, maps[0]
 
@@ -196,10 +172,9 @@ class ReformerHFEncoder(nn.Module):
                 streams.append(torch.cat([x1, x2], dim=-1))
             hashing = Hashing(hash_seed, num_hashes, decision)
             past = None if remembered is None else remembered[index]
-            arguments = (x1, x2, coupling, documents, hashing, output_attentions, past, source)
+            inputs = LayerInputs(documents, hashing, output_attentions, past, source)
             run = partial(self._gradient_checkpointing_func, layer) if checkpointing else layer
-            x1, x2, attention_map, *cross_map = run(*arguments)
-            del arguments
+            x1, x2, attention_map, *cross_map = run(x1, x2, coupling, inputs)
             maps.append(attention_map)
             cross_maps += cross_map
             if past is not None and past.offload:

@@ -112,13 +112,7 @@ class ReformerHFForSequenceClassification(ReformerHFTaskModel):
             kind = problem_type_of(self.config, labels)
             rows = leading_shape(input_ids, inputs_embeds, 1)[0]
             check_row_labels(labels, rows, self.config, kind)
-        outputs = self.encode(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            arguments=kwargs,
-        )
+        outputs = self.encode(kwargs, input_ids, attention_mask, position_ids, inputs_embeds)
         causal = bool(self.config.is_decoder)
         logits = self.classifier(pool(outputs.last_hidden_state, attention_mask, causal))
         loss = None
@@ -181,7 +175,7 @@ class ReformerHFForMultipleChoice(ReformerHFTaskModel):
         require_whole_rows(rows["attention_mask"], rows["position_ids"], kwargs.get("seq_idx"))
         if labels is not None:
             _check_choices(labels, *shape[:2])
-        outputs = self.encode(**rows, arguments=kwargs)
+        outputs = self.encode(kwargs, **rows)
         causal = bool(self.config.is_decoder)
         pooled = pool(outputs.last_hidden_state, rows["attention_mask"], causal)
         logits = self.classifier(pooled).view(shape[:2])

@@ -147,14 +147,7 @@ class ReformerHFForConditionalGeneration(
             TypeError: if an argument is unknown.
         """
         check_target(self.config, decoder_input_ids, decoder_inputs_embeds, labels)
-        asked = {
-            "output_hidden_states": output_hidden_states,
-            "output_attentions": output_attentions,
-        }
-        recorded = {
-            name: getattr(self.config, name) if value is None else value
-            for name, value in asked.items()
-        }
+        recorded = self.recorded(output_hidden_states, output_attentions)
         options = {**kwargs, **recorded, "num_hashes": num_hashes, "return_dict": True}
         if encoder_outputs is None:
             encoder_outputs = self.encoder(
@@ -178,7 +171,7 @@ class ReformerHFForConditionalGeneration(
         check_source(states, attention_mask, rows, 2 * self.config.hidden_size)
         chunked = labels is not None and self.config.chunk_size_lm_head > 0
         in_training = cache is None and self.training and not recorded["output_hidden_states"]
-        outputs = (self._decode_packed if self.packed else self._decode)(
+        outputs = self._decode(
             states,
             attention_mask,
             decoder_inputs_embeds,
@@ -212,29 +205,19 @@ class ReformerHFForConditionalGeneration(
         cache: Any,
         options: dict[str, Any],
     ) -> Any:
-        """Run the decoder with cross-attention."""
-        visible = None if source_mask is None else source_mask.bool()
-        if visible is not None and not is_tracing(visible) and visible.all():
-            visible = None
-        kept = None if cache is None else cache.cross_attention_cache
-        return self.decoder(
-            inputs_embeds=embedded,
-            attention_mask=target_mask,
-            past_key_values=None if cache is None else cache.self_attention_cache,
-            source=Source(cast_for_products(states), visible, kept),
-            **options,
-        )
-
-    def _decode_packed(
-        self,
-        states: Tensor,
-        source_mask: Tensor | None,
-        embedded: Tensor,
-        target_mask: Tensor | None,
-        cache: Any,
-        options: dict[str, Any],
-    ) -> Any:
-        """Run the packed decoder; its last hidden state is then that of the target alone."""
+        """Run the decoder; of a packed one, the last hidden state is that of the target alone."""
+        if not self.packed:
+            visible = None if source_mask is None else source_mask.bool()
+            if visible is not None and not is_tracing(visible) and visible.all():
+                visible = None
+            kept = None if cache is None else cache.cross_attention_cache
+            return self.decoder(
+                inputs_embeds=embedded,
+                attention_mask=target_mask,
+                past_key_values=None if cache is None else cache.self_attention_cache,
+                source=Source(cast_for_products(states), visible, kept),
+                **options,
+            )
         first = cache is None or not cache.source_length
         source = self.enc_to_dec_proj(states) if first else None
         rows = pack_rows(source, embedded, source_mask, target_mask, cache)
@@ -259,15 +242,9 @@ class ReformerHFForConditionalGeneration(
         labels = labels.long().contiguous()  # which transformers' loss takes for granted
         if not self.config.chunk_size_lm_head:
             logits = self.lm_head(hidden_states)
-            loss = self.loss_function(
-                logits,
-                labels,
-                vocab_size=self.config.vocab_size,
-                num_items_in_batch=num_items,
-                shift_labels=labels,
-            )
+            loss = self._token_loss(hidden_states, logits, labels, labels, num_items)
             return loss, slice_logits_to_keep(logits, logits_to_keep)
-        loss = self._chunked_loss(hidden_states, labels, num_items)
+        loss = self._token_loss(hidden_states, None, labels, labels, num_items)
         if self.training:
             return loss, None
         return loss, self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep))

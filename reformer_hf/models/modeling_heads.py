@@ -14,9 +14,8 @@ from transformers.utils.generic import can_return_tuple
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.inputs import can_look, require_integers, require_whole_rows
-from reformer_hf.models.labels import check_token_labels
+from reformer_hf.models.labels import IGNORE_INDEX, check_token_labels
 from reformer_hf.models.language_model import LanguageModelMixin, ReformerHFLMHead
-from reformer_hf.models.modeling_reformer_hf import IGNORE_INDEX
 from reformer_hf.models.task_model import ReformerHFTaskModel, leading_shape
 
 
@@ -70,15 +69,9 @@ class ReformerHFForMaskedLM(LanguageModelMixin, ReformerHFTaskModel):
             shape = leading_shape(input_ids, inputs_embeds, 2)
             check_token_labels(labels, shape, self.config, "vocab_size")
         chunked = labels is not None and self.training and self.config.chunk_size_lm_head > 0
-        outputs = self.encode(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            seq_idx=seq_idx,
-            return_streams=chunked and not self._records_hidden_states(kwargs),
-            arguments=kwargs,
-        )
+        inputs = (input_ids, attention_mask, position_ids, inputs_embeds)
+        streams = chunked and not self._records_hidden_states(kwargs)
+        outputs = self.encode(kwargs, *inputs, seq_idx=seq_idx, return_streams=streams)
         hidden_states: Any = outputs.last_hidden_state
         logits = None if chunked else self.lm_head(hidden_states)
         loss = None
@@ -142,14 +135,8 @@ class ReformerHFForTokenClassification(ReformerHFTaskModel):
         if labels is not None:
             shape = leading_shape(input_ids, inputs_embeds, 2)
             check_token_labels(labels, shape, self.config, "num_labels")
-        outputs = self.encode(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            seq_idx=seq_idx,
-            arguments=kwargs,
-        )
+        inputs = (input_ids, attention_mask, position_ids, inputs_embeds)
+        outputs = self.encode(kwargs, *inputs, seq_idx=seq_idx)
         logits = self.classifier(self.dropout(outputs.last_hidden_state))
         loss = None
         if labels is not None:
@@ -205,13 +192,7 @@ class ReformerHFForQuestionAnswering(ReformerHFTaskModel):
         require_whole_rows(attention_mask, position_ids, kwargs.get("seq_idx"))
         if (start_positions is None) != (end_positions is None):
             raise ValueError("give both of start_positions and end_positions, or neither")
-        outputs = self.encode(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            arguments=kwargs,
-        )
+        outputs = self.encode(kwargs, input_ids, attention_mask, position_ids, inputs_embeds)
         logits = self.qa_outputs(outputs.last_hidden_state)
         if attention_mask is not None:
             padding = (attention_mask == 0).to(logits.device).unsqueeze(-1)

@@ -20,7 +20,6 @@ from transformers.modeling_outputs import (
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.generic import can_return_tuple
-from transformers.utils.import_utils import is_fake_tensor
 
 from reformer_hf.models.cache_reformer_hf import Remembered
 from reformer_hf.models.cached_inputs import check_cache, choose_cache, place_tokens
@@ -36,12 +35,11 @@ from reformer_hf.models.inputs import (
     check_other_arguments,
     lay_out_rows,
 )
-from reformer_hf.models.labels import check_token_labels, first_token_labels
+from reformer_hf.models.labels import IGNORE_INDEX, check_token_labels, first_token_labels
 from reformer_hf.models.language_model import LanguageModelMixin, ReformerHFLMHead
 from reformer_hf.models.layers import ReformerHFEmbeddings, ReformerHFEncoder, ReformerHFLayer
 from reformer_hf.nn.reversible import Decision
-
-IGNORE_INDEX = -100
+from reformer_hf.ops.dropout import draw_seed
 
 
 class ReformerHFPreTrainedModel(PreTrainedModel):
@@ -96,6 +94,19 @@ class ReformerHFPreTrainedModel(PreTrainedModel):
         """
         with explain_unreadable_files(pretrained_model_name_or_path):
             return super().from_pretrained(pretrained_model_name_or_path, *inputs, **kwargs)
+
+    def recorded(
+        self, output_hidden_states: bool | None, output_attentions: bool | None
+    ) -> dict[str, bool]:
+        """What a pass records: as asked, or else as the configuration says."""
+        asked = {
+            "output_hidden_states": output_hidden_states,
+            "output_attentions": output_attentions,
+        }
+        return {
+            name: bool(getattr(self.config, name) if value is None else value)
+            for name, value in asked.items()
+        }
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -198,30 +209,24 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         assert inputs_embeds is not None
         if hash_decisions is None:
             hash_decisions = [Decision() for _ in self.encoder.layers]
-        recorded = (
-            _default(output_hidden_states, self.config.output_hidden_states),
-            _default(output_attentions, self.config.output_attentions),
-        )
+        options: dict[str, Any] = {
+            "num_hashes": num_hashes,
+            "decisions": hash_decisions,
+            "source": source,
+            **self.recorded(output_hidden_states, output_attentions),
+        }
         cache = choose_cache(self.config, past_key_values, use_cache, seq_idx)
         if cache is not None:
-            rows = (attention_mask, position_ids)
-            return self._forward_with_cache(
-                cache, inputs_embeds, *rows, num_hashes, hash_decisions, *recorded, source
-            )
+            rows = (inputs_embeds, attention_mask, position_ids)
+            return self._forward_with_cache(cache, *rows, options)
         layout: RowLayout = lay_out_rows(
             self.config, inputs_embeds, attention_mask, position_ids, seq_idx
         )
         embedded = [self.embeddings(inputs_embeds, layout.position_ids)]
         del inputs_embeds  # as large as a stream
+        seed = self._draw_hash_seed()
         return self.encoder(
-            embedded,
-            layout.documents,
-            self._draw_hash_seed(),
-            num_hashes,
-            hash_decisions,
-            *recorded,
-            return_streams=return_streams,
-            source=source,
+            embedded, layout.documents, seed, return_streams=return_streams, **options
         )
 
     @torch.no_grad()
@@ -231,31 +236,20 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         inputs_embeds: Tensor,
         attention_mask: Tensor | None,
         position_ids: Tensor | None,
-        num_hashes: int | None,
-        hash_decisions: list[Decision],
-        output_hidden_states: bool,
-        output_attentions: bool,
-        source: Source | None,
+        options: dict[str, Any],
     ) -> BaseModelOutputWithPast | BaseModelOutputWithPastAndCrossAttentions:
         """Encode what comes after the cached tokens, and remember it too."""
-        check_cache(cache, inputs_embeds.shape[0], num_hashes)
+        check_cache(cache, inputs_embeds.shape[0], options["num_hashes"])
         new, position_ids = place_tokens(
             self.config, cache, inputs_embeds, attention_mask, position_ids
         )
         layers: list[Any] = cache.layers
         offload = getattr(cache, "offload_between_layers", cache.offloading)
         layers[0].in_pass = True
-        outputs = self.encoder(
-            [self.embeddings(inputs_embeds, position_ids)],
-            None,
-            self.config.hash_seed or 0,
-            num_hashes,
-            hash_decisions,
-            output_hidden_states,
-            output_attentions,
-            [Remembered(layer, new, offload) for layer in layers],
-            source=source,
-        )
+        remembered = [Remembered(layer, new, offload) for layer in layers]
+        embedded = [self.embeddings(inputs_embeds, position_ids)]
+        seed = self.config.hash_seed or 0
+        outputs = self.encoder(embedded, None, seed, remembered=remembered, **options)
         layers[0].in_pass = False
         outputs.past_key_values = cache
         return outputs
@@ -271,10 +265,9 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
     def _draw_hash_seed(self) -> int:
         """The seed of this pass's rotations: fixed outside training, else drawn."""
         if self.training and self.config.redraw_rotations and "lsh" in self.config.attn_layers:
-            # From the CPU's default generator, so that `set_seed` reproduces a run.
-            drawn = torch.randint(2**63 - 1, (), device="cpu")
-            if not is_fake_tensor(drawn):  # a fake pass has no numbers to draw
-                return int(drawn)
+            drawn = draw_seed()  # from the default generator: `set_seed` reproduces a run
+            if drawn is not None:
+                return drawn
         return self.config.hash_seed or 0
 
 
@@ -382,7 +375,7 @@ class ReformerHFForCausalLM(
                     labels = first_token_labels(labels, mask, position_ids, seq_idx, counted)
                     shift_labels = nn.functional.pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:]
                 both = (labels, shift_labels.long().contiguous())
-                loss = self._loss(hidden_states, logits, *both, num_items_in_batch, chunked)
+                loss = self._token_loss(hidden_states, logits, *both, num_items_in_batch)
                 if logits is not None and not chunked:
                     logits = slice_logits_to_keep(logits, logits_to_keep)
         return ReformerHFCausalLMOutput(
@@ -393,33 +386,9 @@ class ReformerHFForCausalLM(
             attentions=outputs.attentions,
         )
 
-    def _loss(
-        self,
-        hidden_states: Tensor | tuple[Tensor, Tensor],
-        logits: Tensor | None,
-        labels: Tensor | None,
-        shift_labels: Tensor,
-        num_items: Tensor | int | None,
-        chunked: bool,
-    ) -> Tensor:
-        """Next-token loss, from the logits or in chunks from the hidden states."""
-        if not chunked:
-            return self.loss_function(
-                logits,
-                labels,
-                vocab_size=self.config.vocab_size,
-                num_items_in_batch=num_items,
-                shift_labels=shift_labels,
-            )
-        return self._chunked_loss(hidden_states, shift_labels, num_items)
-
 
 # Trainer asks here by name whether labels are to be shifted, as its label smoothing must do.
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[ReformerHFConfig.model_type] = ReformerHFForCausalLM.__name__
-
-
-def _default(value: bool | None, default: bool | None) -> bool:
-    return bool(default if value is None else value)
 
 
 def _refuse_encoder_decoder(config: ReformerHFConfig) -> None:

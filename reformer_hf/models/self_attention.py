@@ -1,18 +1,20 @@
 """Self-attention as a sub-layer of a reversible block, built from the configuration."""
 
+from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from reformer_hf.models.cache_reformer_hf import Remembered
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
+from reformer_hf.models.encoder_decoder.cross_attention import Source
 from reformer_hf.models.implementations import to_implementation
 from reformer_hf.nn.attention import LocalSelfAttention, LSHSelfAttention
 from reformer_hf.nn.feed_forward import OutputProjection
 from reformer_hf.nn.full_attention import FullSelfAttention
 from reformer_hf.nn.layer_norm import StreamLayerNorm, cast_for_products
-from reformer_hf.nn.self_attention import Hashing, SelfAttention
+from reformer_hf.nn.self_attention import DEFAULT_HASHING, Hashing, SelfAttention
 from reformer_hf.ops.attention_map import AttentionMap
 
 
@@ -39,7 +41,7 @@ def build_self_attention(config: ReformerHFConfig, layer_index: int) -> SelfAtte
     }
     if kind in ("full", "full_shared_qk"):
         return FullSelfAttention(shared_query_key=shared_qk, **common)
-    common |= {"scope": config.attention_scope, **config.attention_window(kind, causal)._asdict()}
+    common |= asdict(config.attention_window(kind, causal))
     if kind == "local":
         return LocalSelfAttention(**common)
     common |= {"num_buckets": config.num_buckets, "share_rotations": config.share_rotations}
@@ -50,6 +52,24 @@ def build_self_attention(config: ReformerHFConfig, layer_index: int) -> SelfAtte
         chunk_lengths=config.chunk_lengths(),
         **common,
     )
+
+
+class LayerInputs(NamedTuple):
+    """What a layer is given beside the streams.
+
+    Attributes:
+        documents: document of each place, (batch, seq), or None.
+        hashing: how LSH layers hash.
+        output_map: also return the attention map.
+        remembered: the tokens before, in a pass with a cache.
+        source: what a decoder's layers attend to beside their own tokens.
+    """
+
+    documents: Tensor | None = None
+    hashing: Hashing = DEFAULT_HASHING
+    output_map: bool = False
+    remembered: Remembered | None = None
+    source: Source | None = None
 
 
 class ReformerHFAttention(nn.Module):
@@ -66,10 +86,7 @@ class ReformerHFAttention(nn.Module):
     def forward(
         self,
         hidden_states: Tensor,
-        documents: Tensor | None,
-        hashing: Hashing,
-        output_map: bool,
-        remembered: Remembered | None = None,
+        inputs: LayerInputs,
         heads: slice | None = None,
         dropout_seed: int | None = None,
     ) -> tuple[Tensor, AttentionMap | None]:
@@ -77,27 +94,22 @@ class ReformerHFAttention(nn.Module):
 
         Of some `heads`, their share of what is added; `dropout_seed` is the same for all of them.
         """
-        attention, normalised = (
-            self.self_attention,
-            cast_for_products(self.layer_norm(hidden_states)),
-        )
+        attention = self.self_attention
+        normalised = cast_for_products(self.layer_norm(hidden_states))
         options: Any = {
-            "hashing": hashing,
-            "output_map": output_map,
+            "hashing": inputs.hashing,
+            "output_map": inputs.output_map,
             # Read at each pass: `set_attn_implementation` changes it.
             "implementation": to_implementation(self.config._attn_implementation),
         }
-        if remembered is None:
-            outputs, attention_map = attention(normalised, documents, heads=heads, **options)
+        if inputs.remembered is None:
+            outputs, attention_map = attention(normalised, inputs.documents, heads=heads, **options)
         else:
-            new_past = partial(attention.new_past, hashing, normalised.device)
-            past = remembered.layer.fetch(new_past, remembered.new)
-            outputs, attention_map = attention.attend_cached(
-                normalised, past, remembered.new, **options
-            )
+            layer, new, _ = inputs.remembered
+            past = layer.fetch(partial(attention.new_past, inputs.hashing, normalised.device), new)
+            outputs, attention_map = attention.attend_cached(normalised, past, new, **options)
         if heads is not None:
-            count = self.self_attention.num_heads
-            return self.output.project_some(outputs, count, heads, dropout_seed), None
+            return self.output.project_some(outputs, attention.num_heads, heads, dropout_seed), None
         return self.output(outputs), attention_map
 
     def head_groups(self) -> list[slice]:

@@ -16,12 +16,24 @@ class ReformerHFTaskModel(ReformerHFPreTrainedModel):
         super().__init__(config)
         self.reformer = ReformerHFModel(config)
 
-    def encode(self, *, arguments: dict[str, Any], **inputs: Any) -> Any:
+    def encode(
+        self,
+        arguments: dict[str, Any],
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        **others: Any,
+    ) -> Any:
         """Run the Reformer.
 
         Args:
-            arguments: further ones of a forward.
-            **inputs: those that the forward has parameters for.
+            arguments: those that the forward has no parameters for.
+            input_ids: as given to the forward, like the following.
+            attention_mask: see there.
+            position_ids: see there.
+            inputs_embeds: see there.
+            **others: of `ReformerHFModel.forward`.
 
         Returns:
             `BaseModelOutputWithPast`.
@@ -34,7 +46,15 @@ class ReformerHFTaskModel(ReformerHFPreTrainedModel):
                 f"use_cache=True or past_key_values with {type(self).__name__}, which reads whole "
                 "rows: leave it out"
             )
-        return self.reformer(**inputs, **arguments, return_dict=True)
+        return self.reformer(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            return_dict=True,
+            **others,
+            **arguments,
+        )
 
     @property
     def head_dropout(self) -> float:

@@ -1,10 +1,12 @@
 """LSH and local self-attention: projections around the functions of :mod:`reformer_hf.ops`."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from reformer_hf.nn.checks import check_local_attention, check_lsh_attention, check_pass
+from reformer_hf.nn.checks import check_hashing, check_pass
 from reformer_hf.nn.distance_attention import DistanceSelfAttention
 from reformer_hf.nn.heads import merge_heads, project_heads
 from reformer_hf.nn.past.base import LSHPast, NewTokens, Past
@@ -20,7 +22,7 @@ from reformer_hf.nn.self_attention import (
 )
 from reformer_hf.ops.attend import Implementation
 from reformer_hf.ops.attention import local_attention, lsh_attention
-from reformer_hf.ops.attention_map import AttentionMap
+from reformer_hf.ops.attention_map import HeadsAndMap
 from reformer_hf.ops.chunk_ring import layout_length
 from reformer_hf.ops.chunk_scope import chunk_attention
 from reformer_hf.ops.hashing import (
@@ -28,7 +30,6 @@ from reformer_hf.ops.hashing import (
     hash_vectors,
     narrow_buckets,
     sample_rotations,
-    sample_shared_rotations,
     total_buckets,
 )
 from reformer_hf.ops.window import Scope, Window
@@ -76,24 +77,10 @@ class LSHSelfAttention(SelfAttention):
         share_rotations: bool = False,
         chunk_lengths: tuple[int, ...] = (),
     ):
-        check_lsh_attention(
-            hidden_size=hidden_size,
-            num_heads=num_heads,
-            head_dim=head_dim,
-            num_buckets=num_buckets,
-            num_hashes=num_hashes,
-            chunk_length=chunk_length,
-            num_chunks_before=num_chunks_before,
-            num_chunks_after=num_chunks_after,
-            causal=causal,
-            scope=scope,
-            deduplicate_rounds=deduplicate_rounds,
-            dropout=dropout,
-            layer_index=layer_index,
-        )
-        super().__init__(num_heads=num_heads, dropout=dropout)
+        super().__init__(hidden_size, num_heads, head_dim, dropout)
         self.window = Window(chunk_length, num_chunks_before, num_chunks_after, scope, causal)
-        self.head_dim, self.num_buckets, self.num_hashes = head_dim, num_buckets, num_hashes
+        check_hashing(self.window, num_buckets, num_hashes, layer_index, deduplicate_rounds)
+        self.num_buckets, self.num_hashes = num_buckets, num_hashes
         self.layer_index, self.share_rotations = layer_index, share_rotations
         self.chunk_lengths = (chunk_length, *chunk_lengths)
         self.deduplicate_rounds = deduplicate_rounds
@@ -169,12 +156,15 @@ class LSHSelfAttention(SelfAttention):
         query, value = self._project(hidden_states, None)
         decision = Decision() if hashing.decision is None else hashing.decision
         buckets = decision.recall(lambda: hash_vectors(query, past.rotations, self.num_buckets))
-        tokens = (query, value, buckets, new)
-        options = {"dropout": self.active_dropout, "output_map": output_map}
-        if past.length:
-            output, attention_map = past.decode(*tokens, **options)
-        else:
-            output, attention_map = past.prefill(*tokens, implementation=implementation, **options)
+        output, attention_map = past.attend(
+            query,
+            value,
+            buckets,
+            new,
+            dropout=self.active_dropout,
+            output_map=output_map,
+            implementation=implementation,
+        )
         return merge_heads(output), attention_map
 
     def hash(
@@ -212,9 +202,8 @@ class LSHSelfAttention(SelfAttention):
             Standard normal float32.
         """
         shape = (self.num_heads, self.head_dim, num_hashes, self.num_buckets, device)
-        if self.share_rotations:
-            return sample_shared_rotations(hash_seed, *shape)
-        return sample_rotations(hash_seed, *shape, layer_index=self.layer_index)
+        layer_index = None if self.share_rotations else self.layer_index
+        return sample_rotations(hash_seed, *shape, layer_index=layer_index)
 
     def _project(self, hidden_states: Tensor, heads: slice | None) -> tuple[Tensor, Tensor]:
         linears = (self.query_key, self.value)
@@ -253,18 +242,7 @@ class LocalSelfAttention(DistanceSelfAttention):
         scope: Scope = "band",
         dropout: float = 0.0,
     ):
-        check_local_attention(
-            hidden_size=hidden_size,
-            num_heads=num_heads,
-            head_dim=head_dim,
-            chunk_length=chunk_length,
-            num_chunks_before=num_chunks_before,
-            num_chunks_after=num_chunks_after,
-            causal=causal,
-            scope=scope,
-            dropout=dropout,
-        )
-        super().__init__(num_heads=num_heads, dropout=dropout)
+        super().__init__(hidden_size, num_heads, head_dim, dropout)
         self.window = Window(chunk_length, num_chunks_before, num_chunks_after, scope, causal)
         self.query = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
         self.key = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
@@ -285,22 +263,7 @@ class LocalSelfAttention(DistanceSelfAttention):
         return query, key, value
 
     def attend(
-        self,
-        query: Float[Tensor, "batch heads seq dim"],
-        key: Float[Tensor, "batch heads seq dim"],
-        value: Float[Tensor, "batch heads seq dim"],
-        documents: Int[Tensor, "batch seq"] | None,
-        output_map: bool,
-        implementation: Implementation,
-    ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
+        self, query: Tensor, key: Tensor, value: Tensor, documents: Tensor | None, **options: Any
+    ) -> HeadsAndMap:
         """Attend within rows; see the base class."""
-        return local_attention(
-            query,
-            key,
-            value,
-            documents,
-            window=self.window,
-            dropout=self.active_dropout,
-            output_map=output_map,
-            implementation=implementation,
-        )
+        return local_attention(query, key, value, documents, window=self.window, **options)

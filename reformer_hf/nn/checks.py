@@ -4,66 +4,38 @@ Wrong types raise `TypeError`, wrong values `ValueError`. Values inside tensors 
 CPU only: elsewhere the host would have to wait for the device.
 """
 
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from reformer_hf.ops.attend import Implementation
+from reformer_hf.ops.checks import require_bools, require_choice, require_ints
 from reformer_hf.ops.hashing import bucket_factors
-from reformer_hf.ops.window import Scope, Window
+from reformer_hf.ops.window import Window
 
 
-def require_ints(least: int, **arguments: Any) -> None:
-    """Demand ints that are not too small."""
-    for name, value in arguments.items():
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"{name}={value!r}: give an int of at least {least}")
-        if not least <= value < 2**63:
-            raise ValueError(f"{name}={value}: give an int of at least {least} and below 2**63")
-
-
-def require_bools(**arguments: Any) -> None:
-    """Demand True or False."""
-    for name, value in arguments.items():
-        if not isinstance(value, bool):
-            raise TypeError(f"{name}={value!r}: give True or False")
-
-
-def check_local_attention(
-    *,
-    chunk_length: Any,
-    num_chunks_before: Any,
-    num_chunks_after: Any,
-    causal: Any,
-    scope: Any,
-    dropout: Any,
-    **sizes: Any,
-) -> None:
-    """Check the arguments of `LocalSelfAttention`; `sizes` are those that are at least 1."""
-    require_ints(1, chunk_length=chunk_length, **sizes)
-    require_ints(0, num_chunks_before=num_chunks_before, num_chunks_after=num_chunks_after)
-    _require_choice("scope", scope, Scope)
-    require_bools(causal=causal)
-    Window(chunk_length, num_chunks_before, num_chunks_after, scope, causal)  # checks the rest
+def check_sizes(dropout: Any, **sizes: Any) -> None:
+    """Check what all attention modules are given; `sizes` are at least 1."""
+    require_ints(1, **sizes)
     if not isinstance(dropout, int | float) or isinstance(dropout, bool):
         raise TypeError(f"dropout={dropout!r}: give a float of at least 0 and below 1")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout={dropout}: give a probability of at least 0 and below 1")
 
 
-def check_lsh_attention(
-    *, num_buckets: Any, layer_index: Any, deduplicate_rounds: Any, **others: Any
+def check_hashing(
+    window: Window, num_buckets: Any, num_hashes: Any, layer_index: Any, deduplicate_rounds: Any
 ) -> None:
-    """Check the arguments of `LSHSelfAttention`; `others` are those of local attention."""
-    check_local_attention(**others)
-    if others["scope"] == "band" and others["num_chunks_before"] == others["num_chunks_after"] == 0:
+    """Check what LSH attention is given besides."""
+    if window.scope == "band" and window.num_chunks_before == window.num_chunks_after == 0:
         raise ValueError(
             "num_chunks_before=0 in the band scope: a token would see only itself; give at least 1"
         )
     for factor in num_buckets if isinstance(num_buckets, list | tuple) else [num_buckets]:
         require_ints(2, num_buckets=factor)
     bucket_factors(num_buckets)
+    require_ints(1, num_hashes=num_hashes)
     require_ints(0, layer_index=layer_index)
     require_bools(deduplicate_rounds=deduplicate_rounds)
 
@@ -76,7 +48,7 @@ def check_implementation(implementation: Any, dropout: float, ring: bool) -> Non
         dropout: of the attention probabilities.
         ring: whether windows wrap around, as those of LSH layers in the `chunk` scope.
     """
-    _require_choice("implementation", implementation, Implementation)
+    require_choice(Implementation, implementation=implementation)
     if implementation == "flex_attention" and (dropout or ring):
         reason = f"dropout={dropout}" if dropout else "scope='chunk'"
         raise ValueError(f"implementation='flex_attention' cannot do {reason}: choose another")
@@ -161,12 +133,6 @@ def _check_marks(name: str, marks: Any, hidden_states: Tensor, wanted: str) -> N
         raise ValueError(
             f"{name} is on {marks.device}, the tokens on {hidden_states.device}: move it with to()"
         )
-
-
-def _require_choice(name: str, value: Any, literal: Any) -> None:
-    choices = get_args(literal)
-    if value not in choices:
-        raise ValueError(f"{name}={value!r}: choose one of {', '.join(map(repr, choices))}")
 
 
 def _can_look(tensor: Tensor) -> bool:

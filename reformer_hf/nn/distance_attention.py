@@ -1,6 +1,7 @@
 """What local and full self-attention have in common: a token sees others by their distance."""
 
 from abc import abstractmethod
+from typing import Any
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -11,16 +12,11 @@ from reformer_hf.nn.past.base import NewTokens, Past
 from reformer_hf.nn.past.distance import DistancePast
 from reformer_hf.nn.self_attention import DEFAULT_HASHING, Attention, Hashing, SelfAttention
 from reformer_hf.ops.attend import Implementation
-from reformer_hf.ops.attention_map import AttentionMap
+from reformer_hf.ops.attention_map import HeadsAndMap
 
 
 class DistanceSelfAttention(SelfAttention):
-    """Self-attention in which places alone decide who sees whom.
-
-    Args:
-        num_heads: heads.
-        dropout: of the attention probabilities, in training.
-    """
+    """Self-attention in which places alone decide who sees whom; see the base class."""
 
     value: nn.Module  # each kind makes it
 
@@ -38,7 +34,13 @@ class DistanceSelfAttention(SelfAttention):
         check_pass(hidden_states, documents, self.value)
         query, key, value = self.project(hidden_states, heads)
         output, attention_map = self.attend(
-            query, key, value, documents, output_map, implementation
+            query,
+            key,
+            value,
+            documents,
+            dropout=self.active_dropout,
+            output_map=output_map,
+            implementation=implementation,
         )
         return merge_heads(output), attention_map
 
@@ -55,15 +57,13 @@ class DistanceSelfAttention(SelfAttention):
         """Attend from new tokens; see the base class."""
         assert isinstance(past, DistancePast)
         query, key, value = self.project(hidden_states)
+        options: dict[str, Any] = {"dropout": self.active_dropout, "output_map": output_map}
         if past.length:
-            output, attention_map = past.decode(
-                query, key, value, new, dropout=self.active_dropout, output_map=output_map
-            )
+            output, attention_map = past.decode(query, key, value, new, **options)
         else:
             past.remember(key, value, new)
-            output, attention_map = self.attend(
-                query, key, value, new.documents, output_map, implementation
-            )
+            options["implementation"] = implementation
+            output, attention_map = self.attend(query, key, value, new.documents, **options)
         return merge_heads(output), attention_map
 
     @abstractmethod
@@ -87,9 +87,8 @@ class DistanceSelfAttention(SelfAttention):
         key: Float[Tensor, "batch heads seq dim"],
         value: Float[Tensor, "batch heads seq dim"],
         documents: Int[Tensor, "batch seq"] | None,
-        output_map: bool,
-        implementation: Implementation,
-    ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
+        **options: Any,
+    ) -> HeadsAndMap:
         """Attend from all tokens of a row to each other.
 
         Args:
@@ -97,8 +96,8 @@ class DistanceSelfAttention(SelfAttention):
             key: keys.
             value: values.
             documents: document of each place, padding last; None for a single document.
-            output_map: also return the attention map.
-            implementation: how to compute it.
+            **options: `dropout`, `output_map` and `implementation`, as the functions of
+                :mod:`reformer_hf.ops` have them.
 
         Returns:
             The output, and the map or None.

@@ -1,15 +1,17 @@
 """Exact self-attention: what the other kinds approximate."""
 
+from typing import Any
+
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from reformer_hf.nn.distance_attention import DistanceSelfAttention
 from reformer_hf.nn.heads import project_heads
 from reformer_hf.nn.past.distance import DistancePast
 from reformer_hf.nn.self_attention import DEFAULT_HASHING, Hashing
-from reformer_hf.ops.attend import Implementation, normalise_keys
-from reformer_hf.ops.attention_map import AttentionMap
+from reformer_hf.ops.attend import normalise_keys
+from reformer_hf.ops.attention_map import HeadsAndMap
 from reformer_hf.ops.full_attention import full_attention
 
 
@@ -37,7 +39,7 @@ class FullSelfAttention(DistanceSelfAttention):
         causal: bool = True,
         dropout: float = 0.0,
     ):
-        super().__init__(num_heads=num_heads, dropout=dropout)
+        super().__init__(hidden_size, num_heads, head_dim, dropout)
         self.causal, self.shared_query_key = causal, shared_query_key
         if shared_query_key:
             self.query_key = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
@@ -65,14 +67,8 @@ class FullSelfAttention(DistanceSelfAttention):
         return query, key, value
 
     def attend(
-        self,
-        query: Float[Tensor, "batch heads seq dim"],
-        key: Float[Tensor, "batch heads seq dim"],
-        value: Float[Tensor, "batch heads seq dim"],
-        documents: Int[Tensor, "batch seq"] | None,
-        output_map: bool,
-        implementation: Implementation,
-    ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
+        self, query: Tensor, key: Tensor, value: Tensor, documents: Tensor | None, **options: Any
+    ) -> HeadsAndMap:
         """Attend within rows; see the base class."""
         return full_attention(
             query,
@@ -81,7 +77,5 @@ class FullSelfAttention(DistanceSelfAttention):
             documents,
             causal=self.causal,
             self_mask=self.shared_query_key,
-            dropout=self.active_dropout,
-            output_map=output_map,
-            implementation=implementation,
+            **options,
         )

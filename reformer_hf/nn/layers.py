@@ -13,13 +13,12 @@ from reformer_hf.nn.checks import (
     check_documents,
     check_hidden_states,
     check_implementation,
-    require_bools,
-    require_ints,
 )
 from reformer_hf.nn.past.base import NewTokens, Past
 from reformer_hf.nn.reversible_sequence import recalled_decision
 from reformer_hf.nn.self_attention import DEFAULT_HASHING, Hashing
 from reformer_hf.ops.attend import Implementation
+from reformer_hf.ops.checks import require_bools, require_ints
 from reformer_hf.ops.dropout import draw_seed
 from reformer_hf.ops.hashing import NumBuckets, default_num_buckets
 from reformer_hf.ops.sorting import number_documents
@@ -225,20 +224,21 @@ class LSHAttention(_AttentionLayer):
         if num_buckets is None:
             window = chunk_length * max(num_chunks_before, 1)
             num_buckets = default_num_buckets(hash_length, window)
-        options: dict[str, Any] = {
-            **_sizes(dim, heads, head_dim),
-            "num_buckets": num_buckets,
-            "num_hashes": num_hashes,
-            "chunk_length": chunk_length,
-            "num_chunks_before": num_chunks_before,
-            "num_chunks_after": _look_ahead(num_chunks_before, num_chunks_after, causal),
-            "causal": causal,
-            "scope": scope,
-            "deduplicate_rounds": deduplicate_rounds,
-            "dropout": dropout,
-            "layer_index": layer_index,
-        }
-        attention = LSHSelfAttention(**options)
+        attention = LSHSelfAttention(
+            hidden_size=dim,
+            num_heads=heads,
+            head_dim=_head_dim(dim, heads, head_dim),
+            num_buckets=num_buckets,
+            num_hashes=num_hashes,
+            chunk_length=chunk_length,
+            num_chunks_before=num_chunks_before,
+            num_chunks_after=_look_ahead(num_chunks_before, num_chunks_after, causal),
+            causal=causal,
+            scope=scope,
+            deduplicate_rounds=deduplicate_rounds,
+            dropout=dropout,
+            layer_index=layer_index,
+        )
         check_implementation(implementation, dropout, ring=scope == "chunk")
         super().__init__(dim, attention, causal, bias, implementation)
         self.hash_seed, self.redraw_rotations = hash_seed, redraw_rotations
@@ -288,30 +288,31 @@ class LocalAttention(_AttentionLayer):
         bias: bool = False,
         implementation: Implementation = "blockwise",
     ):
-        options: dict[str, Any] = {
-            **_sizes(dim, heads, head_dim),
-            "chunk_length": chunk_length,
-            "num_chunks_before": num_chunks_before,
-            "num_chunks_after": _look_ahead(num_chunks_before, num_chunks_after, causal),
-            "causal": causal,
-            "scope": scope,
-            "dropout": dropout,
-        }
-        attention = LocalSelfAttention(**options)
+        attention = LocalSelfAttention(
+            hidden_size=dim,
+            num_heads=heads,
+            head_dim=_head_dim(dim, heads, head_dim),
+            chunk_length=chunk_length,
+            num_chunks_before=num_chunks_before,
+            num_chunks_after=_look_ahead(num_chunks_before, num_chunks_after, causal),
+            causal=causal,
+            scope=scope,
+            dropout=dropout,
+        )
         check_implementation(implementation, dropout, ring=False)
         super().__init__(dim, attention, causal, bias, implementation)
 
 
-def _sizes(dim: Any, heads: Any, head_dim: Any) -> dict[str, int]:
-    """The sizes of the projections, by the names of the attention modules."""
+def _head_dim(dim: Any, heads: Any, head_dim: Any) -> Any:
     require_ints(1, dim=dim, heads=heads)
-    if head_dim is None and dim % heads:
+    if head_dim is not None:
+        return head_dim
+    if dim % heads:
         raise ValueError(
             f"dim={dim} is no multiple of heads={heads}: choose another number of heads, or give "
             "head_dim"
         )
-    head_dim = dim // heads if head_dim is None else head_dim
-    return {"hidden_size": dim, "num_heads": heads, "head_dim": head_dim}
+    return dim // heads
 
 
 def _look_ahead(num_chunks_before: Any, num_chunks_after: Any, causal: Any) -> Any:

@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
-from reformer_hf.nn.checks import check_hidden_states, require_bools, require_ints
+from reformer_hf.nn.checks import check_hidden_states
 from reformer_hf.nn.layer_norm import StreamLayerNorm, cast_for_products
 from reformer_hf.nn.reversible import Decision, PlainCoupling, ReversibleCoupling, SubLayer
+from reformer_hf.ops.checks import require_bools, require_ints
 
 
 class Replayable:
@@ -124,7 +125,9 @@ class ReversibleSequence(nn.Module):
                 f"cache has {len(caches)} entries for {len(self.sublayers)} sub-layers: give a "
                 "new_cache() of this sequence"
             )
-        coupling = ReversibleCoupling() if self.reversible else PlainCoupling()
+        # A replay would give a cache its tokens once more.
+        replays = self.reversible and cache is None
+        coupling = ReversibleCoupling() if replays else PlainCoupling()
         target = source = x.to(torch.promote_types(x.dtype, torch.float32))
         for sublayer, norm, remembered in zip(self.sublayers, self.norms, caches, strict=True):
             options: dict[str, Any] = {}

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from reformer_hf.nn.checks import check_sizes
 from reformer_hf.nn.past.base import NewTokens, Past
 from reformer_hf.nn.reversible import Decision
 from reformer_hf.ops.attend import Implementation
@@ -38,13 +39,20 @@ class SelfAttention(nn.Module, ABC):
     """Self-attention between projections to heads and their output, side by side.
 
     Args:
+        hidden_size: width of the input.
         num_heads: heads.
+        head_dim: dimension of a head.
         dropout: of the attention probabilities, in training.
+
+    Raises:
+        TypeError: naming an argument of another type.
+        ValueError: naming the argument, its value and the fix.
     """
 
-    def __init__(self, *, num_heads: int, dropout: float):
+    def __init__(self, hidden_size: int, num_heads: int, head_dim: int, dropout: float):
         super().__init__()
-        self.num_heads, self.dropout = num_heads, dropout
+        check_sizes(dropout, hidden_size=hidden_size, num_heads=num_heads, head_dim=head_dim)
+        self.num_heads, self.head_dim, self.dropout = num_heads, head_dim, dropout
 
     @abstractmethod
     def forward(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -30,19 +30,6 @@ class Attended(NamedTuple):
     output: Float[Tensor, "*lead seq dim"]
     logsumexp: Float[Tensor, "*lead seq"]
     probabilities: Float[Tensor, "*lead seq window"] | None
-
-
-def check_implementation(name: str) -> None:
-    """Refuse what is no implementation.
-
-    Raises:
-        ValueError: if the name is unknown.
-
-    >>> check_implementation("eager") is None
-    True
-    """
-    if name not in get_args(Implementation):
-        raise ValueError(f"implementation={name!r}: choose one of {get_args(Implementation)}")
 
 
 def normalise_keys(query: Float[Tensor, "*lead dim"]) -> Float[Tensor, "*lead dim"]:

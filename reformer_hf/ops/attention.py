@@ -14,12 +14,12 @@ from reformer_hf.ops.attend import (
     Attended,
     Implementation,
     attend,
-    check_implementation,
     normalise_keys,
     normalise_keys_in_parts,
 )
 from reformer_hf.ops.attention_map import AttentionMap, map_rounds, window_places
 from reformer_hf.ops.blockwise import attend_blockwise
+from reformer_hf.ops.checks import require_choice
 from reformer_hf.ops.flex import attend_flex
 from reformer_hf.ops.long_order import segment_order
 from reformer_hf.ops.sorting import SortOrder, keep_order, permute, sort_by_bucket, unpermute
@@ -50,7 +50,7 @@ def choose_implementation(wanted: str, needs_all: bool) -> Implementation:
     >>> choose_implementation("blockwise", needs_all=True)
     'eager'
     """
-    check_implementation(wanted)
+    require_choice(Implementation, implementation=wanted)
     compiled = wanted == "blockwise" and torch.compiler.is_compiling()
     return "eager" if needs_all or compiled else wanted  # type: ignore[return-value]
 

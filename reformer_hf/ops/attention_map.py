@@ -34,6 +34,10 @@ class AttentionMap(NamedTuple):
         return dense.scatter_add(-1, places, weights)
 
 
+HeadsAndMap = tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]
+"""What attention yields for each head, and the map or None."""
+
+
 def window_places(
     order: Int[Tensor, "batch heads rounds seq"], window: Window
 ) -> Int[Tensor, "batch heads rounds seq window"]:

@@ -8,8 +8,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from reformer_hf.ops.attend import Implementation, attend, check_implementation
+from reformer_hf.ops.attend import Implementation, attend
 from reformer_hf.ops.attention_map import AttentionMap
+from reformer_hf.ops.checks import require_choice
 from reformer_hf.ops.dropout import draw_kept, draw_seed, seeded_generator
 from reformer_hf.ops.precision import autocast_off
 
@@ -52,7 +53,7 @@ def full_attention(
     >>> full_attention(x, 0 * x, x, self_mask=True)[0][0, 0].tolist()
     [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0]]
     """
-    check_implementation(implementation)
+    require_choice(Implementation, implementation=implementation)
     if output_map or implementation == "eager":
         output, attention_map = _with_map(query, key, value, documents, causal, self_mask, dropout)
         return output, attention_map if output_map else None
@@ -136,7 +137,7 @@ def cross_attention(
     >>> cross_attention(0 * x, x, x, torch.tensor([[True, False]]))[0][0, 0].tolist()
     [[1.0, 0.0], [1.0, 0.0]]
     """
-    check_implementation(implementation)
+    require_choice(Implementation, implementation=implementation)
     blind = None
     if visible is not None:
         blind = ~visible.any(dim=-1)[:, None, None, None]

@@ -90,7 +90,7 @@ def sample_rotations(
     num_hashes: int,
     num_buckets: NumBuckets,
     device: torch.device | str = "cpu",
-    layer_index: int = 0,
+    layer_index: int | None = 0,
 ) -> Float[Tensor, "heads dim rounds columns"]:
     """Draw one rotation per head and round from private generators.
 
@@ -105,7 +105,8 @@ def sample_rotations(
         num_hashes: rounds.
         num_buckets: even int or even factors.
         device: where the result goes.
-        layer_index: which layer.
+        layer_index: which layer; None for one draw that all layers share, as of transformers'
+            Reformer with an integer ``hash_seed``, which reseeds before each layer's.
 
     Returns:
         Standard normal float32; ``columns`` is half the sum of the factors.
@@ -114,72 +115,40 @@ def sample_rotations(
     torch.Size([2, 8, 3, 5])
     """
     columns = sum(bucket_factors(num_buckets)) // 2
-    return _draw_by_round(seed, layer_index, num_heads, head_dim, num_hashes, columns).to(device)
+    return _draw(seed, layer_index, num_heads, head_dim, num_hashes, columns).to(device)
 
 
 # An operator, so that a compiled model draws anew at each call instead of keeping one draw.
-@torch.library.custom_op("reformer_hf::draw_rotations_by_round", mutates_args=())
-def _draw_by_round(
-    seed: int, layer_index: int, num_heads: int, head_dim: int, num_hashes: int, columns: int
+@torch.library.custom_op("reformer_hf::draw_rotations", mutates_args=())
+def _draw(
+    seed: int,
+    layer_index: int | None,
+    num_heads: int,
+    head_dim: int,
+    num_hashes: int,
+    columns: int,
 ) -> Tensor:
-    layer_seed, generator = derive_seed(seed, layer_index), torch.Generator(device="cpu")
+    generator = torch.Generator(device="cpu")
     options = {"generator": generator, "device": "cpu", "dtype": torch.float32}
-    rounds = []
+    if layer_index is None:
+        generator.manual_seed(seed)
+        return torch.randn(num_heads, head_dim, num_hashes, columns, **options)
+    layer_seed, rounds = derive_seed(seed, layer_index), []
     for round_ in range(num_hashes):
         generator.manual_seed(derive_seed(layer_seed, round_))
         rounds.append(torch.randn(num_heads, head_dim, columns, **options))
     return torch.stack(rounds, dim=2)
 
 
-@_draw_by_round.register_fake
+@_draw.register_fake
 def _(
-    seed: int, layer_index: int, num_heads: int, head_dim: int, num_hashes: int, columns: int
-) -> Tensor:
-    shape = (num_heads, head_dim, num_hashes, columns)
-    return torch.empty(shape, device="cpu", dtype=torch.float32)
-
-
-def sample_shared_rotations(
     seed: int,
+    layer_index: int | None,
     num_heads: int,
     head_dim: int,
     num_hashes: int,
-    num_buckets: NumBuckets,
-    device: torch.device | str = "cpu",
-) -> Float[Tensor, "heads dim rounds columns"]:
-    """Draw the rotations as transformers' Reformer does with an integer ``hash_seed``.
-
-    It reseeds the global generator before each layer's draw, so all layers get this one tensor.
-
-    Args:
-        seed: ``hash_seed``.
-        num_heads: heads.
-        head_dim: dimension of a head.
-        num_hashes: rounds.
-        num_buckets: even int or even factors.
-        device: where the result goes.
-
-    Returns:
-        Standard normal float32; ``columns`` is half the sum of the factors.
-
-    >>> sample_shared_rotations(0, 2, 8, 3, 4).shape
-    torch.Size([2, 8, 3, 2])
-    """
-    columns = sum(bucket_factors(num_buckets)) // 2
-    return _draw_at_once(seed, num_heads, head_dim, num_hashes, columns).to(device)
-
-
-@torch.library.custom_op("reformer_hf::draw_rotations_at_once", mutates_args=())
-def _draw_at_once(
-    seed: int, num_heads: int, head_dim: int, num_hashes: int, columns: int
+    columns: int,
 ) -> Tensor:
-    generator = torch.Generator(device="cpu").manual_seed(seed)
-    shape = (num_heads, head_dim, num_hashes, columns)
-    return torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32)
-
-
-@_draw_at_once.register_fake
-def _(seed: int, num_heads: int, head_dim: int, num_hashes: int, columns: int) -> Tensor:
     shape = (num_heads, head_dim, num_hashes, columns)
     return torch.empty(shape, device="cpu", dtype=torch.float32)
 

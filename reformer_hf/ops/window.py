@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
+from reformer_hf.ops.checks import require_bools, require_choice, require_ints
 from reformer_hf.ops.sorting import SortOrder
 
 Scope = Literal["band", "chunk"]
@@ -24,6 +25,7 @@ class Window:
         causal: whether later places are hidden.
 
     Raises:
+        TypeError: naming a field of another type.
         ValueError: naming the field, its value and the fix.
 
     >>> Window(4, 1).before, Window(4, 1, scope="chunk").before
@@ -37,12 +39,11 @@ class Window:
     causal: bool = True
 
     def __post_init__(self) -> None:
-        for name, least in (("chunk_length", 1), ("num_chunks_before", 0), ("num_chunks_after", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}={value!r} must be an int of at least {least}")
-        if self.scope not in ("band", "chunk"):
-            raise ValueError(f"scope={self.scope!r}: choose 'band' or 'chunk'")
+        require_ints(1, chunk_length=self.chunk_length)
+        before, after = self.num_chunks_before, self.num_chunks_after
+        require_ints(0, num_chunks_before=before, num_chunks_after=after)
+        require_choice(Scope, scope=self.scope)
+        require_bools(causal=self.causal)
         if self.causal and self.num_chunks_after:
             raise ValueError(
                 f"num_chunks_after={self.num_chunks_after} with causal=True: set it to 0, or "

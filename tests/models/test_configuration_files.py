@@ -287,7 +287,7 @@ def test_overrides_reach_a_loaded_model(tmp_path):
     tiny_lm().save_pretrained(tmp_path)
     model = ReformerHFForCausalLM.from_pretrained(tmp_path, num_hashes=3, deduplicate_rounds=True)
     attention = model.reformer.encoder.layers[1].attention.self_attention
-    assert attention.num_hashes == 3 and attention.window["deduplicate_rounds"] is True
+    assert attention.num_hashes == 3 and attention.deduplicate_rounds is True
     with pytest.raises(ValueError, match="num_buckets=5"):
         ReformerHFForCausalLM.from_pretrained(tmp_path, num_buckets=5)
 

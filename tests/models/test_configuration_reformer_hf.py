@@ -14,6 +14,7 @@ from reformer_hf import (
     ReformerHFForCausalLM,
     ReformerHFModel,
 )
+from reformer_hf.ops.window import Window
 from tests.models.tiny import tiny_config, tiny_encoder, tiny_lm
 
 WRONG_TYPES = {
@@ -213,11 +214,11 @@ def test_models_without_lsh_layers_have_no_buckets():
 
 def test_bidirectional_windows_default_to_both_sides_in_the_band_scope_only():
     band, chunk = tiny_config(local_num_chunks_before=2), tiny_config(attention_scope="chunk")
-    assert band.attention_window("local", causal=False) == (4, 2, 2)
-    assert band.attention_window("local", causal=True) == (4, 2, 0)
-    assert chunk.attention_window("lsh", causal=False) == (4, 1, 0)
+    assert band.attention_window("local", causal=False) == Window(4, 2, 2, causal=False)
+    assert band.attention_window("local", causal=True) == Window(4, 2)
+    assert chunk.attention_window("lsh", causal=False) == Window(4, 1, 0, "chunk", False)
     given_after = tiny_config(lsh_num_chunks_after=0)
-    assert given_after.attention_window("lsh", causal=False) == (4, 1, 0)
+    assert given_after.attention_window("lsh", causal=False) == Window(4, 1, causal=False)
 
 
 def test_axial_pos_embds_of_old_files_is_read():

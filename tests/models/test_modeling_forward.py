@@ -5,6 +5,7 @@ import torch
 from torch.testing import assert_close
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from reformer_hf.models.self_attention import LayerInputs
 from reformer_hf.nn.reversible import Decision
 from tests.models.tiny import (
     SCOPES,
@@ -129,7 +130,7 @@ def test_hidden_states_are_both_streams_before_each_layer_and_the_last():
     embedded = model.embeddings(model.get_input_embeddings()(ids), torch.arange(9).expand(2, -1))
     assert torch.equal(first, torch.cat([embedded, embedded], dim=-1))
     layer = model.encoder.layers[0]
-    attended, _ = layer.attention(embedded, None, {}, False)
+    attended, _ = layer.attention(embedded, LayerInputs())
     upper = embedded + attended
     lower = embedded + layer.feed_forward(upper)
     assert_close(second, torch.cat([upper, lower], dim=-1))

@@ -8,8 +8,8 @@ from torch.testing import assert_close
 
 from reformer_hf import ReformerHFForCausalLM
 from reformer_hf.models.implementations import to_implementation
+from reformer_hf.models.self_attention import LayerInputs
 from reformer_hf.nn.reversible import Decision
-from reformer_hf.nn.self_attention import Hashing
 from tests.models.tiny import (
     SCOPES,
     dropout_fields,
@@ -70,11 +70,11 @@ def test_groups_of_heads_share_the_dropout_of_their_sum(reversible):
     assert len(groups) == 2
     # Local attention alone, whose own dropout is off: only the sum's is left.
     attention.self_attention.dropout = 0.0
-    parts = [attention(stream, None, Hashing(), False, None, heads, 3)[0] for heads in groups]
+    parts = [attention(stream, LayerInputs(), heads, 3)[0] for heads in groups]
     assert torch.equal(parts[0] == 0, parts[1] == 0)
     assert 0.3 < (parts[0] == 0).double().mean() < 0.7
     attention.output.dropout.p = 0.0
-    whole = attention(stream, None, Hashing(), False)[0]
+    whole = attention(stream, LayerInputs())[0]
     kept = sum(parts)[parts[0] != 0]
     assert_close(kept, 2 * whole[parts[0] != 0])
 

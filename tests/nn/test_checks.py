@@ -1,11 +1,14 @@
 """Every argument of the layers is checked, and each error names it, its value and the fix."""
 
+import inspect
 import re
 from typing import Any
 
 import pytest
 import torch
 
+from reformer_hf.nn.self_attention import SelfAttention
+from reformer_hf.ops.window import Window
 from tests.nn.plain_import import import_plainly
 
 plain = import_plainly("reformer_hf.nn.layers")
@@ -16,6 +19,13 @@ sequences = import_plainly("reformer_hf.nn.reversible_sequence")
 LAYERS = [plain.LSHAttention, plain.LocalAttention]
 TOKENS = torch.zeros(2, 5, 8)
 INT = "give an int of at least"
+
+
+@pytest.fixture(autouse=True)
+def plain_constructors(monkeypatch):
+    """Those of what the layers build, too."""
+    for kind in (SelfAttention, Window):
+        monkeypatch.setattr(kind, "__init__", inspect.unwrap(kind.__init__))
 
 
 def fails(error: type, *parts: str):

@@ -47,6 +47,16 @@ def test_gradients_equal_those_with_all_activations_kept():
     assert found[0][0].shape == x.shape
 
 
+def test_backward_through_a_pass_with_a_cache_leaves_the_cache_alone():
+    model, x = build().eval(), torch.randn(1, 9, DIM).double()
+    cache = model.new_cache()
+    model(x[:, :5], cache=cache)
+    last = x[:, 5:].clone().requires_grad_()
+    model(last, cache=cache).square().sum().backward()
+    assert last.grad is not None and last.grad.abs().min() > 0
+    assert [part and part.length for part in cache] == [9, None, 9, None]
+
+
 def test_a_replay_uses_the_buckets_of_its_forward(monkeypatch):
     """However the rounding errors fall: here every hash after the first pass is wrong."""
     model, x = build(), torch.randn(2, 30, DIM).double()

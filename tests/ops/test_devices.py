@@ -16,7 +16,7 @@ from torch.nn.functional import linear
 from reformer_hf.ops.attention import local_attention, lsh_attention
 from reformer_hf.ops.chunk_scope import chunk_attention
 from reformer_hf.ops.full_attention import full_attention
-from reformer_hf.ops.hashing import hash_vectors, sample_rotations, sample_shared_rotations
+from reformer_hf.ops.hashing import hash_vectors, sample_rotations
 from reformer_hf.ops.losses import chunked_cross_entropy
 from reformer_hf.ops.sorting import number_documents, places_in_document
 from reformer_hf.ops.window import Window
@@ -56,9 +56,9 @@ def check(output: torch.Tensor, device: torch.device, *leaves: torch.Tensor) -> 
         assert gradient.device.type == device.type
 
 
-@pytest.mark.parametrize("sample", [sample_rotations, sample_shared_rotations])
-def test_hashing(device, sample):
-    rotations = sample(0, HEADS, DIM, ROUNDS, [2, 4], device=device)
+@pytest.mark.parametrize("layer_index", [0, None])
+def test_hashing(device, layer_index):
+    rotations = sample_rotations(0, HEADS, DIM, ROUNDS, [2, 4], device, layer_index)
     buckets = hash_vectors(heads(device), rotations, [2, 4])
     assert buckets.device.type == rotations.device.type == device.type
     assert buckets.shape == (BATCH, HEADS, ROUNDS, SEQ)

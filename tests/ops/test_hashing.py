@@ -1,5 +1,7 @@
 """Rotations and bucket ids."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -13,11 +15,10 @@ from reformer_hf.ops.hashing import (
     derive_seed,
     hash_vectors,
     sample_rotations,
-    sample_shared_rotations,
     total_buckets,
 )
 
-SAMPLERS = [sample_rotations, sample_shared_rotations]
+SAMPLERS = [sample_rotations, partial(sample_rotations, layer_index=None)]
 NUM_BUCKETS = [2, 4, 10, [2, 4], [4, 2, 6]]
 
 
@@ -113,7 +114,7 @@ def test_more_rounds_leave_the_first_ones_alone():
 
 
 def test_shared_rotations_are_one_draw_of_the_global_generator():
-    found = sample_shared_rotations(11, 2, 8, 3, [4, 6])
+    found = sample_rotations(11, 2, 8, 3, [4, 6], layer_index=None)
     torch.manual_seed(11)
     assert torch.equal(found, torch.randn(2, 8, 3, 5))
 

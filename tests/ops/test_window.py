@@ -22,19 +22,34 @@ from reformer_hf.ops.window import (
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"chunk_length": 0}, "chunk_length=0 must be an int of at least 1"),
-        ({"chunk_length": 2.0}, "chunk_length=2.0 must be an int of at least 1"),
-        ({"num_chunks_before": -1}, "num_chunks_before=-1 must be an int of at least 0"),
-        ({"num_chunks_after": None}, "num_chunks_after=None must be an int of at least 0"),
-        ({"scope": "bands"}, "scope='bands': choose 'band' or 'chunk'"),
+        ({"chunk_length": 0}, "chunk_length=0: give an int of at least 1"),
+        ({"num_chunks_before": -1}, "num_chunks_before=-1: give an int of at least 0"),
+        ({"scope": "bands"}, "scope='bands': choose one of 'band', 'chunk'"),
         ({"num_chunks_after": 1}, "num_chunks_after=1 with causal=True: set it to 0, or causal="),
     ],
 )
 def test_what_is_no_window_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        # Unwrapped, since here a type checker watches, too.
-        make = inspect.unwrap(Window.__init__)
-        make(object.__new__(Window), **{"chunk_length": 2, "num_chunks_before": 1, **fields})
+        make_window(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"chunk_length": 2.0}, "chunk_length=2.0: give an int of at least 1"),
+        ({"num_chunks_after": None}, "num_chunks_after=None: give an int of at least 0"),
+        ({"causal": 1}, "causal=1: give True or False"),
+    ],
+)
+def test_fields_of_another_type_are_refused(fields, message):
+    with pytest.raises(TypeError, match=message):
+        make_window(**fields)
+
+
+def make_window(**fields):
+    # Unwrapped, since here a type checker watches, too.
+    make = inspect.unwrap(Window.__init__)
+    make(object.__new__(Window), **{"chunk_length": 2, "num_chunks_before": 1, **fields})
 
 
 @pytest.mark.parametrize("seq", [1, 3, 4, 5, 8, 9])

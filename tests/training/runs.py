@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 TINY = (
     "attn_layers=[local,lsh],hidden_size=16,num_attention_heads=2,attention_head_size=8,"
     "feed_forward_size=24,local_attn_chunk_length=8,lsh_attn_chunk_length=8,num_hashes=2,"
-    "activation_budget=0,initializer_range=0.1,"
+    "activation_budget=0,initializer_range=0.1,axial_norm_std=0.02,"
     "hidden_dropout_prob={dropout},local_attention_probs_dropout_prob={dropout}"
 )
 

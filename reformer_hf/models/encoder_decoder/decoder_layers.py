@@ -4,12 +4,11 @@ from typing import Any
 
 from torch import Tensor
 
-from reformer_hf.models.cache_reformer_hf import Remembered
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
-from reformer_hf.models.encoder_decoder.cross_attention import ReformerHFCrossAttention, Source
+from reformer_hf.models.encoder_decoder.cross_attention import ReformerHFCrossAttention
 from reformer_hf.models.layers import ReformerHFLayer
+from reformer_hf.models.self_attention import LayerInputs
 from reformer_hf.nn.reversible import PlainCoupling, ReversibleCoupling
-from reformer_hf.nn.self_attention import DEFAULT_HASHING, Hashing
 
 
 class ReformerHFDecoderLayer(ReformerHFLayer):
@@ -32,11 +31,7 @@ class ReformerHFDecoderLayer(ReformerHFLayer):
         x1: Tensor,
         x2: Tensor,
         coupling: PlainCoupling | ReversibleCoupling,
-        documents: Tensor | None = None,
-        hashing: Hashing = DEFAULT_HASHING,
-        output_map: bool = False,
-        remembered: Remembered | None = None,
-        source: Source | None = None,
+        inputs: LayerInputs,
     ) -> tuple[Any, ...]:
         """Advance both streams; see `ReformerHFLayer.forward`.
 
@@ -47,14 +42,12 @@ class ReformerHFDecoderLayer(ReformerHFLayer):
         probabilities = []
 
         def attend(stream: Tensor) -> Tensor:
-            assert source is not None
-            output, found = self.cross_attention(stream, source, output_map)
+            assert inputs.source is not None
+            output, found = self.cross_attention(stream, inputs.source, inputs.output_map)
             probabilities.append(found)
             return output
 
-        x1, attention_map = self.add_attention(
-            x1, x2, coupling, documents, hashing, output_map, remembered
-        )
+        x1, attention_map = self.add_attention(x1, x2, coupling, inputs)
         x2 = coupling.couple(x2, attend, x1)
         x1 = self.add_feed_forward(x1, x2, coupling)
         return x2, x1, attention_map, probabilities[0]

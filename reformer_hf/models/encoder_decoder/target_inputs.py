@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
-from reformer_hf.models.inputs import can_look, require_integers
-from reformer_hf.models.labels import check_token_labels
-
-IGNORE_INDEX = -100
+from reformer_hf.models.inputs import can_look, check_ids
+from reformer_hf.models.labels import IGNORE_INDEX, check_token_labels
 
 
 def shift_right(config: ReformerHFConfig, labels: Tensor) -> Tensor:
@@ -98,21 +96,8 @@ def check_target(
             "decoder has nothing to read (Trainer's label_smoothing_factor takes the labels away: "
             "use DataCollatorForSeq2Seq(tokenizer, model=model), which adds decoder_input_ids)"
         )
-    if decoder_input_ids is None:
-        return
-    require_integers("decoder_input_ids", decoder_input_ids)
-    ids = decoder_input_ids
-    if ids.ndim != 2 or 0 in ids.shape:
-        raise ValueError(
-            f"decoder_input_ids has shape {tuple(ids.shape)}: it must be (batch, target) with at "
-            "least one row and one token"
-        )
-    if can_look(ids) and not 0 <= ids.min() <= ids.max() < config.vocab_size:
-        raise ValueError(
-            f"decoder_input_ids has ids from {int(ids.min())} to {int(ids.max())}, but "
-            f"vocab_size={config.vocab_size}: use the tokenizer of this model, or "
-            "resize_token_embeddings"
-        )
+    if decoder_input_ids is not None:
+        check_ids("decoder_input_ids", decoder_input_ids, config.vocab_size)
 
 
 def check_source(states: Any, attention_mask: Tensor | None, rows: int, width: int) -> None:

@@ -2,14 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from reformer_hf.nn.past.token_store import TokenStore
 from reformer_hf.ops.attend import Implementation
-from reformer_hf.ops.attention_map import AttentionMap
+from reformer_hf.ops.attention_map import HeadsAndMap
 from reformer_hf.ops.window import Window
 
 
@@ -119,8 +119,7 @@ class LSHPast(Past):
         self.rotations, self.num_buckets, self.window = rotations, num_buckets, window
         self.deduplicate_rounds = deduplicate_rounds
 
-    @abstractmethod
-    def prefill(
+    def attend(
         self,
         query: Float[Tensor, "batch heads seq dim"],
         value: Float[Tensor, "batch heads seq dim"],
@@ -130,8 +129,8 @@ class LSHPast(Past):
         dropout: float = 0.0,
         output_map: bool = False,
         implementation: Implementation = "blockwise",
-    ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
-        """Attend from the first tokens to each other, and remember them.
+    ) -> HeadsAndMap:
+        """Attend from new tokens to all that they see, each other included, and remember them.
 
         Args:
             query: queries.
@@ -140,33 +139,30 @@ class LSHPast(Past):
             new: where the tokens stand.
             dropout: of the probabilities.
             output_map: also return the attention map.
-            implementation: how to compute it.
+            implementation: how to compute it, if the past is empty.
 
         Returns:
             The output, and the map or None.
         """
+        if self.length:
+            return self._decode(query, value, buckets, new, dropout, output_map)
+        options = {"dropout": dropout, "output_map": output_map, "implementation": implementation}
+        return self._prefill(query, value, buckets, new, **options)
 
     @abstractmethod
-    def decode(
+    def _prefill(
+        self, query: Tensor, value: Tensor, buckets: Tensor, new: NewTokens, **options: Any
+    ) -> HeadsAndMap:
+        """Attend from the first tokens to each other."""
+
+    @abstractmethod
+    def _decode(
         self,
-        query: Float[Tensor, "batch heads seq dim"],
-        value: Float[Tensor, "batch heads seq dim"],
-        buckets: Int[Tensor, "batch heads rounds seq"],
+        query: Tensor,
+        value: Tensor,
+        buckets: Tensor,
         new: NewTokens,
-        *,
-        dropout: float = 0.0,
-        output_map: bool = False,
-    ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
-        """Attend from further tokens to all that they see, and remember them.
-
-        Args:
-            query: queries.
-            value: values.
-            buckets: bucket ids under this past's rotations.
-            new: where the tokens stand.
-            dropout: of the probabilities.
-            output_map: also return the attention map.
-
-        Returns:
-            The output, and the map or None.
-        """
+        dropout: float,
+        output_map: bool,
+    ) -> HeadsAndMap:
+        """Attend from further tokens."""

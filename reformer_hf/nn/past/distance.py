@@ -9,7 +9,7 @@ from torch import Tensor
 
 from reformer_hf.nn.past.base import NewTokens, Past
 from reformer_hf.nn.past.token_store import TokenStore
-from reformer_hf.ops.attention_map import AttentionMap
+from reformer_hf.ops.attention_map import AttentionMap, HeadsAndMap
 from reformer_hf.ops.decoding import attend_seen
 from reformer_hf.ops.window import Window
 
@@ -78,7 +78,7 @@ class DistancePast(Past):
         *,
         dropout: float = 0.0,
         output_map: bool = False,
-    ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
+    ) -> HeadsAndMap:
         """Remember further tokens, and attend from them to all that they see.
 
         Args:
@@ -142,6 +142,7 @@ class DistancePast(Past):
         """Store tokens; padding goes to the left of the row, and then it is said what moved."""
         seq, first = key.shape[2], self.length
         tokens = torch.cat([key, value], dim=-1)
+        self.tokens.check(tokens)  # before anything is changed
         self.length += seq
         if not new.padded:
             self.tokens.append(tokens)

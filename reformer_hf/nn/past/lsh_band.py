@@ -1,7 +1,7 @@
 """The past of an LSH layer in the ``band`` scope: keys and values, and the rings of its buckets."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -10,9 +10,9 @@ from torch import Tensor
 from reformer_hf.nn.past.base import LSHPast, NewTokens
 from reformer_hf.nn.past.candidates import attend_candidates
 from reformer_hf.nn.past.token_store import writable
-from reformer_hf.ops.attend import Implementation, normalise_keys
+from reformer_hf.ops.attend import normalise_keys
 from reformer_hf.ops.attention import attend_sorted, band_attention, combine_rounds
-from reformer_hf.ops.attention_map import AttentionMap
+from reformer_hf.ops.attention_map import HeadsAndMap
 from reformer_hf.ops.decoding import (
     NOWHERE,
     Overwritten,
@@ -56,18 +56,9 @@ class LSHBandPast(LSHPast):
         self.rings: Int[Tensor, "batch heads rounds buckets window"] | None = None
         self.log: list[Overwritten | _Block] = []
 
-    def prefill(
-        self,
-        query: Float[Tensor, "batch heads seq dim"],
-        value: Float[Tensor, "batch heads seq dim"],
-        buckets: Int[Tensor, "batch heads rounds seq"],
-        new: NewTokens,
-        *,
-        dropout: float = 0.0,
-        output_map: bool = False,
-        implementation: Implementation = "blockwise",
-    ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
-        """Attend from the first tokens to each other; see :meth:`LSHPast.prefill`."""
+    def _prefill(
+        self, query: Tensor, value: Tensor, buckets: Tensor, new: NewTokens, **options: Any
+    ) -> HeadsAndMap:
         buckets = self._store(query, value, buckets, new)
         empty = (*buckets.shape[:3], self.num_buckets, self.ring_length)
         self.rings = torch.full(empty, NOWHERE, dtype=torch.int32, device=buckets.device)
@@ -80,22 +71,18 @@ class LSHBandPast(LSHPast):
             sort,
             self.window,
             deduplicate_rounds=self.deduplicate_rounds,
-            dropout=dropout,
-            output_map=output_map,
-            implementation=implementation,
+            **options,
         )
 
-    def decode(
+    def _decode(
         self,
-        query: Float[Tensor, "batch heads seq dim"],
-        value: Float[Tensor, "batch heads seq dim"],
-        buckets: Int[Tensor, "batch heads rounds seq"],
+        query: Tensor,
+        value: Tensor,
+        buckets: Tensor,
         new: NewTokens,
-        *,
-        dropout: float = 0.0,
-        output_map: bool = False,
-    ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
-        """Attend from further tokens; see :meth:`LSHPast.decode`."""
+        dropout: float,
+        output_map: bool,
+    ) -> HeadsAndMap:
         first = self.length
         buckets = self._store(query, value, buckets, new)
         few = 8 * query.shape[2] <= self.num_buckets * self.ring_length

@@ -1,6 +1,7 @@
 """The past of an LSH layer in the ``chunk`` scope: keys and values, and each round's sort order."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -9,8 +10,8 @@ from torch import Tensor
 from reformer_hf.nn.past.base import LSHPast, NewTokens
 from reformer_hf.nn.past.candidates import attend_candidates
 from reformer_hf.nn.past.token_store import TokenStore
-from reformer_hf.ops.attend import Implementation, normalise_keys
-from reformer_hf.ops.attention_map import AttentionMap
+from reformer_hf.ops.attend import normalise_keys
+from reformer_hf.ops.attention_map import HeadsAndMap
 from reformer_hf.ops.chunk_ring import layout_length
 from reformer_hf.ops.chunk_scope import chunk_attention
 from reformer_hf.ops.decoding import chunk_candidates, insert_place
@@ -46,18 +47,9 @@ class LSHChunkPast(LSHPast):
         self.order: Int[Tensor, "batch heads rounds seq"] | None = None
         self.row_lengths: Int[Tensor, " batch"] | None = None  # real tokens
 
-    def prefill(
-        self,
-        query: Float[Tensor, "batch heads seq dim"],
-        value: Float[Tensor, "batch heads seq dim"],
-        buckets: Int[Tensor, "batch heads rounds seq"],
-        new: NewTokens,
-        *,
-        dropout: float = 0.0,
-        output_map: bool = False,
-        implementation: Implementation = "blockwise",
-    ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
-        """Attend from the first tokens to each other; see :meth:`LSHPast.prefill`."""
+    def _prefill(
+        self, query: Tensor, value: Tensor, buckets: Tensor, new: NewTokens, **options: Any
+    ) -> HeadsAndMap:
         self._store(query, value, buckets, new)
         self._sort()
         return chunk_attention(
@@ -68,23 +60,19 @@ class LSHChunkPast(LSHPast):
             num_buckets=self.num_buckets,
             window=self.window,
             deduplicate_rounds=self.deduplicate_rounds,
-            dropout=dropout,
-            output_map=output_map,
             chunk_lengths=self.chunk_lengths,
-            implementation=implementation,
+            **options,
         )
 
-    def decode(
+    def _decode(
         self,
-        query: Float[Tensor, "batch heads seq dim"],
-        value: Float[Tensor, "batch heads seq dim"],
-        buckets: Int[Tensor, "batch heads rounds seq"],
+        query: Tensor,
+        value: Tensor,
+        buckets: Tensor,
         new: NewTokens,
-        *,
-        dropout: float = 0.0,
-        output_map: bool = False,
-    ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
-        """Attend from further tokens, each as if it were the last; see :meth:`LSHPast.decode`."""
+        dropout: float,
+        output_map: bool,
+    ) -> HeadsAndMap:
         assert self.order is not None and self.row_lengths is not None
         first, lengths = self.length, self.row_lengths
         self._store(query, value, buckets, new)

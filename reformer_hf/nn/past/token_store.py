@@ -30,18 +30,29 @@ class TokenStore:
         Raises:
             ValueError: if their dtype is another than before.
         """
+        self.check(tokens)
         end = self.length + tokens.shape[2]
         if self.buffer is None or end > self.buffer.shape[2]:
             self._reserve(end, tokens)
         assert self.buffer is not None
-        if tokens.dtype != self.buffer.dtype:
+        self.buffer = writable(self.buffer)
+        self.buffer[:, :, self.length : end] = tokens.detach()
+        self.length = end
+
+    def check(self, tokens: Shaped[Tensor, "batch heads seq dim"]) -> None:
+        """Refuse tokens of another dtype than those that there are.
+
+        Args:
+            tokens: to be stored.
+
+        Raises:
+            ValueError: if they are.
+        """
+        if self.buffer is not None and tokens.dtype != self.buffer.dtype:
             raise ValueError(
                 f"tokens have dtype {tokens.dtype}, those of earlier passes {self.buffer.dtype}: "
                 "use the same dtype and autocast in all passes with one cache"
             )
-        self.buffer = writable(self.buffer)
-        self.buffer[:, :, self.length : end] = tokens.detach()
-        self.length = end
 
     def tokens(
         self, start: int = 0, stop: int | None = None

@@ -79,10 +79,9 @@ class LSHRows:
 
     def feed(self, past: LSHPast, start: int, stop: int, **options) -> tuple[Tensor, Tensor | None]:
         """Give a past the tokens of one pass; returns output and dense map, or None."""
-        attend = past.decode if past.length else past.prefill
         tokens = (self.query[:, :, start:stop], self.value[:, :, start:stop])
         new = new_tokens(self.mask, start, stop)
-        output, attention_map = attend(*tokens, self.buckets[..., start:stop], new, **options)
+        output, attention_map = past.attend(*tokens, self.buckets[..., start:stop], new, **options)
         if attention_map is None:
             return output, None
         return output, to_dense(attention_map, self.mask.shape[1])

@@ -203,6 +203,21 @@ def test_rows_are_chosen(padding):
     assert_close(rows.feed(past, 9, 14)[0], expected, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("padding", ["none", "left", "holes"])
+def test_what_is_refused_is_not_counted(padding):
+    generator = torch.Generator().manual_seed(0)
+    layer, rows = Layer("band"), Rows(draw_mask(padding, [6, 5], generator), generator)
+    past = layer.new_past()
+    rows.remember(past, 6)
+    tokens, rows.tokens = rows.tokens, rows.tokens.float()
+    with pytest.raises(ValueError, match="dtype torch.float32, those of earlier passes"):
+        rows.feed(past, 6, 11)
+    assert past.length == past.tokens.length == 6
+    rows.tokens = tokens
+    expected = rows.expected(layer)[0][:, :, 6:]
+    assert_real_equal(rows.feed(past, 6, 11)[0], expected, rows.mask[:, 6:])
+
+
 def test_attention_dropout():
     generator = torch.Generator().manual_seed(0)
     layer, rows = Layer("full"), Rows(draw_mask("none", [9], generator), generator)
