@@ -1,7 +1,7 @@
 """An encoder-decoder that translates: its vocabulary, its configuration, its run."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +26,21 @@ from reformer_hf.models.tokenization_reformer_hf import (
     ReformerHFTokenizer,
 )
 from reformer_hf.training.arguments import ReformerTrainingArguments, argument
-from reformer_hf.training.callbacks import StopOnDivergence
+from reformer_hf.training.checkpoints import run_settings
 from reformer_hf.training.data.pairs import (
     TranslationArguments,
     load_pairs,
     tokenize_pairs,
     train_sentencepiece,
 )
-from reformer_hf.training.record import RunRecord, describe_data
-from reformer_hf.training.storage import readable_disk_errors
+from reformer_hf.training.data.sources import check_splits, wanted_splits
+from reformer_hf.training.record import describe_data
 from reformer_hf.training.trainer import (
     SealedCheckpoints,
     checkpoint_to_resume,
     keep_metrics,
-    train_or_load,
-    upload_or_describe,
+    run_callbacks,
+    run_trainer,
 )
 
 BYTES = "bytes"
@@ -127,14 +127,12 @@ def train_translation(
         ValueError: if arguments, data and model do not fit together.
     """
     doing, folder = training_arguments, Path(str(training_arguments.output_dir))
-    wanted = {"train": doing.do_train, "validation": doing.do_eval, "test": doing.do_predict}
-    _check(doing, model_arguments, wanted)
-    settings = {"model": asdict(model_arguments), "data": asdict(data_arguments)}
-    checkpoint = checkpoint_to_resume(doing, settings | {"seed": doing.seed})
+    wanted = wanted_splits(doing)
+    _check(doing, model_arguments)
+    settings = run_settings(model_arguments, data_arguments.settings(), doing.seed)
+    checkpoint = checkpoint_to_resume(doing, settings)
     pairs = load_pairs(data_arguments)
-    for split in wanted:
-        if wanted[split] and not len(pairs.get(split, ())):
-            raise ValueError(f"there are no {split} pairs; name a {split}_file")
+    check_splits(wanted, pairs)
     set_seed(doing.seed)
     named = model_arguments.tokenizer_name or model_arguments.model_name_or_path
     if checkpoint is None and named is None:
@@ -142,56 +140,34 @@ def train_translation(
     tokenizer = open_tokenizer(model_arguments, pairs.get("train"), folder)
     model = build_model(model_arguments, data_arguments, tokenizer)
     tokens: dict[str, Any] = {
-        split: tokenize_pairs(rows, tokenizer, data_arguments, held_out=split != "train")
-        for split, rows in pairs.items()
-        if wanted[split]
+        split: tokenize_pairs(pairs[split], tokenizer, data_arguments, held_out=split != "train")
+        for split in wanted
     }
     trainer = _make_trainer(model, tokenizer, data_arguments, doing, tokens)
     prepare(trainer)
-    return _run(trainer, tokenizer, tokens, checkpoint)
 
+    def count(split: str) -> dict[str, Any]:
+        rows = {"train": "train", "eval": "validation", "predict": "test"}[split]
+        return {f"{split}_samples": len(tokens[rows])}
 
-def _run(
-    trainer: "TranslationTrainer",
-    tokenizer: PreTrainedTokenizerBase,
-    tokens: dict[str, Any],
-    checkpoint: str | None,
-) -> dict[str, Any]:
-    """Train, evaluate and predict on the splits that there are."""
-    arguments: Any = trainer.args
-    folder, results = Path(str(arguments.output_dir)), {}
-    sizes = {split: len(rows) for split, rows in tokens.items()}
-    if "train" in tokens:
-        metrics = train_or_load(trainer, checkpoint)
-        with readable_disk_errors(folder, "The checkpoints are whole."):
-            trainer.save_model()
-            trainer.save_state()
-        results |= keep_metrics(trainer, "train", metrics | {"train_samples": sizes["train"]})
-    if "validation" in tokens:
-        metrics = trainer.evaluate() | {"eval_samples": sizes["validation"]}
-        results |= keep_metrics(trainer, "eval", metrics)
-    if "test" in tokens:
+    def predict() -> dict[str, Any]:
+        if "test" not in tokens:
+            return {}
         output: Any = trainer.predict(tokens["test"], metric_key_prefix="predict")
-        metrics = output.metrics | {"predict_samples": sizes["test"]}
-        results |= keep_metrics(trainer, "predict", metrics)
-        if arguments.predict_with_generate:
+        if doing.predict_with_generate:
             lines = [f"{text}\n" for text in decode(tokenizer, output.predictions)]
             (folder / "generated_predictions.txt").write_text("".join(lines), encoding="utf-8")
-    if "train" in tokens:
-        upload_or_describe(trainer)
-    return results
+        return keep_metrics(trainer, "predict", output.metrics | count("predict"))
+
+    return run_trainer(trainer, checkpoint, count, finish=predict)
 
 
-def _check(
-    training: Seq2SeqTrainingArguments, model: Seq2SeqModelArguments, wanted: dict[str, bool]
-) -> None:
+def _check(training: Seq2SeqTrainingArguments, model: Seq2SeqModelArguments) -> None:
     if training.world_size > 1:
         raise ValueError(
             f"{training.world_size} processes: this script prepares data and writes results in "
             "one; start it with python, or use Seq2SeqTrainer in a script of your own"
         )
-    if not any(wanted.values()):
-        raise ValueError("there is nothing to do: give --do_train, --do_eval or --do_predict")
     if not training.do_train and model.model_name_or_path is None:
         raise ValueError("model_name_or_path=None without do_train: name the model to evaluate")
 
@@ -219,7 +195,7 @@ def _make_trainer(
         eval_dataset=tokens.get("validation"),
         processing_class=tokenizer,
         compute_metrics=bleu_metrics(tokenizer) if training.predict_with_generate else None,
-        callbacks=[StopOnDivergence(), RunRecord(**describe_data(data))],
+        callbacks=run_callbacks(training, **describe_data(data)),
     )
 
 

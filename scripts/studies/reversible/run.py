@@ -16,7 +16,6 @@ from transformers import (
 )
 
 from reformer_hf import ReformerHFForConditionalGeneration
-from reformer_hf.training.callbacks import StopOnDivergence
 from reformer_hf.training.data.pairs import TranslationArguments, load_pairs, tokenize_pairs
 from reformer_hf.training.tasks.translation import (
     Seq2SeqModelArguments,
@@ -146,6 +145,7 @@ def train(run: ReversibleRun) -> dict[str, Any]:
         model,
         Seq2SeqTrainingArguments(
             output_dir=str(Path(run.folder) / "checkpoints" / f"{run.variant} {run.seed}"),
+            do_train=True,
             resume_from_checkpoint="last",
             max_steps=run.settings.max_steps,
             per_device_train_batch_size=run.batch_size,
@@ -164,7 +164,6 @@ def train(run: ReversibleRun) -> dict[str, Any]:
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
         train_dataset=tokens["train"],
         eval_dataset=tokens["validation"],
-        callbacks=[StopOnDivergence()],
     )
     checkpoint, memory = checkpoint_to_resume(trainer.args), PeakMemory()
     with memory.phase("training"):
