@@ -228,7 +228,7 @@ def test_a_full_disk_at_the_end_costs_no_training(texts, tmp_path, capsys, monke
         ({"block_size": 100_000}, "are one row of block_size=100000"),
         ({"max_minutes": 0}, "max_minutes=0.0: must be above 0"),
         ({"max_new_tokens": 512}, "max_new_tokens=512: prompt and sample must fit"),
-        ({"do_eval": False}, "do_eval=False: the quickstart does both"),
+        ({"do_train": False}, "do_train=False, do_eval=True: the quickstart does both"),
     ],
 )
 def test_bad_input_is_one_readable_line(texts, tmp_path, capsys, monkeypatch, changes, message):
