@@ -3,7 +3,7 @@
 It is that tool's own command line, after an import of this package:
 
 python scripts/evaluate_lm_harness.py run --model hf --tasks wikitext \
-    --model_args pretrained=outputs/quickstart/model,max_length=8192
+    --model_args pretrained=outputs/quickstart,max_length=8192
 
 `pip install "reformer_hf[eval]"` brings it. Models of the `chunk` scope need `--batch_size 1`: it
 fills rows up without saying so, and there later tokens change earlier outputs.

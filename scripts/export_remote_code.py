@@ -1,6 +1,6 @@
 """Adds this package's code to a saved model, so that it loads without this package.
 
-python scripts/export_remote_code.py outputs/quickstart/model
+python scripts/export_remote_code.py outputs/quickstart
 
 Then `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)` needs transformers only.
 The weights are not touched; `config.json` gets an `auto_map`.

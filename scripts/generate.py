@@ -1,7 +1,7 @@
 """Generate text with a checkpoint: the text streams to stdout, everything else goes to stderr.
 
-python scripts/generate.py --model outputs/quickstart/model --prompt "def main(" --do_sample
-python scripts/generate.py --model outputs/quickstart/model --prompt_file novel.txt
+python scripts/generate.py --model outputs/quickstart --prompt "def main(" --do_sample
+python scripts/generate.py --model outputs/quickstart --prompt_file novel.txt
 head -c 4000 novel.txt | python scripts/generate.py --model google/reformer-enwik8 --tokenizer byte
 """
 

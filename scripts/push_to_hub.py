@@ -1,6 +1,6 @@
 """Publish a saved model on the Hub: weights, tokenizer, card, metrics and plots in one commit.
 
-python scripts/push_to_hub.py outputs/quickstart/model my-reformer --private --dry_run
+python scripts/push_to_hub.py outputs/quickstart my-reformer --private --dry_run
 
 The token comes from HF_TOKEN or `hf auth login`. A folder without README.md gets a card, if the
 Trainer's callback RunRecord has left run_record.json there.

@@ -18,6 +18,7 @@ from transformers.modeling_outputs import (
     CausalLMOutputWithPast,
 )
 from transformers.modeling_utils import slice_logits_to_keep
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.import_utils import is_fake_tensor
 
@@ -411,6 +412,10 @@ class ReformerHFForCausalLM(
                 shift_labels=shift_labels,
             )
         return self._chunked_loss(hidden_states, shift_labels, num_items)
+
+
+# Trainer asks here by name whether labels are to be shifted, as its label smoothing must do.
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[ReformerHFConfig.model_type] = ReformerHFForCausalLM.__name__
 
 
 def _default(value: bool | None, default: bool | None) -> bool:

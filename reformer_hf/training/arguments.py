@@ -130,7 +130,7 @@ class MaskedDataArguments(DataTrainingArguments):
                     f"max_seq_length={self.max_seq_length} and block_size={self.block_size} are "
                     "the same argument: give one of them"
                 )
-            self.block_size = self.max_seq_length
+            self.block_size, self.max_seq_length = self.max_seq_length, None
         super().__post_init__()
         if not 0 < self.mlm_probability < 1:
             raise ValueError(

@@ -24,7 +24,14 @@ SEAL = "seal.json"
 PROGRESS = "progress.json"
 RUN_SETTINGS = "run_settings.json"
 
-_MAY_CHANGE = {"token", "cache_dir", "trust_remote_code", "attn_implementation"}
+MAY_CHANGE = frozenset(
+    (
+        *("token", "cache_dir", "trust_remote_code", "attn_implementation"),
+        *("validation_file", "test_file", "max_eval_samples", "max_predict_samples"),
+        *("preprocessing_num_workers", "overwrite_cache"),
+    )
+)
+"""Names of arguments that a run may change when it goes on; secrets are among them."""
 
 
 def seal(checkpoint: Path) -> None:
@@ -109,6 +116,11 @@ def find_checkpoint(
     return found
 
 
+def settings_of(arguments: Any) -> dict[str, Any]:
+    """The fields of a dataclass of arguments that decide what is trained."""
+    return {name: v for name, v in asdict(arguments).items() if name not in MAY_CHANGE}
+
+
 def run_settings(model_arguments: Any, data: dict[str, Any], seed: int) -> dict[str, Any]:
     """What a run may not change when it goes on: its model, its data and its seed.
 
@@ -120,8 +132,7 @@ def run_settings(model_arguments: Any, data: dict[str, Any], seed: int) -> dict[
     Returns:
         JSON values, without a token.
     """
-    model = {k: v for k, v in asdict(model_arguments).items() if k not in _MAY_CHANGE}
-    return {"model": model, "data": data, "seed": seed}
+    return {"model": settings_of(model_arguments), "data": data, "seed": seed}
 
 
 def check_settings(

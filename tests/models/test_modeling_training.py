@@ -177,3 +177,19 @@ def test_adapters_on_a_frozen_base_get_right_gradients(targets, dropout):
     for name, gradient in found[1].items():
         assert gradient.any()
         assert_close(found[0][name], gradient, rtol=1e-7, atol=1e-11)
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # read by PEFT
+@pytest.mark.parametrize("adapters", [False, True])
+def test_label_smoothing_asks_for_the_next_token(tmp_path, adapters):
+    model: nn.Module = byte_lm(chunk_size_lm_head=7)
+    if adapters:
+        model = get_peft_model(model, LoraConfig())  # type: ignore[arg-type]
+    trainer = trainer_of(model, tmp_path, label_smoothing_factor=0.1)
+    batch = COLLATOR([trainer.train_dataset[0], trainer.train_dataset[2]])
+    logits = model.eval()(input_ids=batch["input_ids"]).logits[:, :-1].detach()
+    targets = batch["labels"][:, 1:]
+    expected = nn.functional.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), label_smoothing=0.1
+    )
+    assert_close(trainer.compute_loss(model, dict(batch)).detach(), expected)

@@ -7,6 +7,7 @@ from accelerate.state import AcceleratorState
 from transformers import AutoModelForCausalLM
 
 from reformer_hf.training import checkpoints
+from reformer_hf.training.arguments import PretrainedModelArguments
 from reformer_hf.training.checkpoints import (
     PROGRESS,
     RUN_SETTINGS,
@@ -19,6 +20,7 @@ from reformer_hf.training.checkpoints import (
     save_checkpoint,
     seal,
     set_aside,
+    settings_of,
 )
 from tests.models.tiny import tiny_lm
 
@@ -213,3 +215,10 @@ def test_what_was_just_saved_is_not_deleted_for_its_low_number(accelerator, tmp_
     save(accelerator, tmp_path, 5)
     save(accelerator, tmp_path, 3, limit=1)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]
+
+
+def test_what_decides_a_run_holds_no_secret():
+    settings = settings_of(
+        PretrainedModelArguments(token="secret", config_overrides="hidden_size=8")
+    )
+    assert settings["config_overrides"] == "hidden_size=8" and "secret" not in str(settings)

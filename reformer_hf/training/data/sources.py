@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import datasets
 from transformers import TrainingArguments
 
 from reformer_hf.training.arguments import argument, check_choices
+from reformer_hf.training.checkpoints import settings_of
 
 SPLITS = {
     "train": "max_train_samples",
@@ -18,10 +19,6 @@ SPLITS = {
 }
 """Parts of the data, and which argument limits each."""
 
-_MAY_CHANGE = {
-    *("validation_file", "test_file", "max_eval_samples", "max_predict_samples"),
-    *("preprocessing_num_workers", "overwrite_cache"),
-}
 _HASHED = 1 << 20  # bytes at the start of each file
 
 
@@ -140,7 +137,7 @@ def describe_rows(arguments: Any, files: Sequence[Path]) -> dict[str, Any]:
     Returns:
         JSON values.
     """
-    settings = {k: v for k, v in asdict(arguments).items() if k not in _MAY_CHANGE}
+    settings = settings_of(arguments)
     if arguments.validation_file is not None and "validation_split_percentage" in settings:
         settings["validation_split_percentage"] = None
     if files:

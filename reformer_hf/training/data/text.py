@@ -156,9 +156,7 @@ def data_settings(arguments: DataTrainingArguments, exclude: Path | None = None)
         JSON values.
     """
     files = [] if arguments.train_file is None else _files(arguments, exclude)["train"]
-    settings = describe_rows(arguments, files)
-    settings.pop("max_seq_length", None)  # another name of block_size
-    return settings
+    return describe_rows(arguments, files)
 
 
 def load_texts(
