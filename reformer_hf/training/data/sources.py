@@ -62,18 +62,6 @@ class RowArguments:
         return files
 
 
-def require_positive(arguments: Any, *names: str) -> None:
-    """Check that the named fields are above 0, where they are given.
-
-    Raises:
-        ValueError: naming field and value.
-    """
-    for name in names:
-        value = getattr(arguments, name)
-        if value is not None and value <= 0:
-            raise ValueError(f"{name}={value}: must be above 0")
-
-
 def load(path: str, kind: str = "rows", source: Any = None, **options: Any) -> Any:
     """Call `datasets.load_dataset`; whatever fails becomes one readable error.
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, set_seed
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.modeling_reformer_hf import ReformerHFForCausalLM
-from reformer_hf.training.arguments import ReformerTrainingArguments, argument
+from reformer_hf.training.arguments import ReformerTrainingArguments, argument, require_positive
 from reformer_hf.training.build import parse_overrides
 from reformer_hf.training.data.images import (
     START,
@@ -26,7 +26,6 @@ from reformer_hf.training.data.images import (
     png_size,
     save_png,
 )
-from reformer_hf.training.data.sources import require_positive
 from reformer_hf.training.evaluation import compressor_scores
 from reformer_hf.training.plots import write_curves
 from reformer_hf.training.trainer import (

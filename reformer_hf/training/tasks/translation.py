@@ -101,7 +101,7 @@ def train_translation(
     _check(doing, model_arguments)
     settings = run_settings(model_arguments, data_arguments.settings(), doing.seed)
     checkpoint = checkpoint_to_resume(doing, settings)
-    pairs = load_pairs(data_arguments)
+    pairs = load_pairs(data_arguments, model_arguments.cache_dir, model_arguments.token)
     check_splits(wanted, pairs)
     set_seed(doing.seed)
     if checkpoint is None and _tokenizer_name(model_arguments) is None:

@@ -67,7 +67,7 @@ def test_bleu_is_that_of_sacrebleu_with_its_signature():
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [("hidden_size=0", "hidden_size=0"), ("encoder_attn_layers=[lstm]", "lstm")],
+    [("hidden_sizes=10", "no field .hidden_sizes."), ("encoder_attn_layers=[lstm]", "lstm")],
 )
 def test_impossible_models_are_named(changes, message):
     arguments = TranslationModelArguments(config_overrides=changes)
