@@ -7,10 +7,10 @@ command line replace.
 """
 
 import json
+import platform
 import sys
 import sysconfig
 import time
-from argparse import ArgumentParser
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,16 +34,16 @@ from reformer_hf.training.arguments import (
     ReformerTrainingArguments,
     argument,
 )
-from reformer_hf.training.callbacks import recorded_seconds
 from reformer_hf.training.checkpoints import (
     RUN_SETTINGS,
-    check_settings,
-    last_whole_checkpoint,
+    compare_settings,
+    run_settings,
 )
 from reformer_hf.training.data.bytes import bytes_of
+from reformer_hf.training.data.text import data_settings
 from reformer_hf.training.evaluation import compressor_scores
 from reformer_hf.training.parsing import parse_arguments, readable_errors
-from reformer_hf.training.plots import plot_loss_curve
+from reformer_hf.training.plots import write_curves
 from reformer_hf.training.record import (
     RUN_RECORD,
     RunRecord,
@@ -51,14 +51,36 @@ from reformer_hf.training.record import (
     peak_memory_bytes,
 )
 from reformer_hf.training.storage import readable_disk_errors, write_json
-from reformer_hf.training.tasks.language_model import run_settings, train_clm
+from reformer_hf.training.tasks.language_model import train_clm
+from reformer_hf.training.trainer import training_totals
 
 NAME = "Byte-level Reformer (quickstart)"
 CONFIGURATION = Path(__file__).with_suffix(".yaml")
 STANDARD_LIBRARY = str(Path(sysconfig.get_path("stdlib"), "**", "*.py"))
 METRICS = "metrics.json"
-REFERENCES = ("gzip -9", "bz2 -9", "uniform")
 PROMPT_BYTES = 400
+
+
+@dataclass
+class CorpusArguments(DataTrainingArguments):
+    """The data of train_clm.py, and one name for all that they may come from."""
+
+    corpus: str | None = argument(
+        None,
+        "A text file, a folder of text files, or the name of a dataset on the Hub. "
+        "Default: the source of this Python's standard library.",
+    )
+
+    def __post_init__(self):
+        if self.corpus is None and self.train_file is None and self.dataset_name is None:
+            self.corpus = STANDARD_LIBRARY
+        if self.corpus is not None:
+            if "*" in self.corpus or Path(self.corpus).expanduser().exists():
+                self.train_file = self.corpus
+            else:
+                self.dataset_name, self.data_format = self.corpus, "text"
+            self.corpus = None  # it has another name from here on
+        super().__post_init__()
 
 
 @dataclass
@@ -67,47 +89,32 @@ class QuickstartArguments:
 
     _argument_group_name = "quickstart"
 
-    corpus: str | None = argument(
-        None,
-        "A text file, a folder of text files, or the name of a dataset on the Hub. "
-        "Default: the source of this Python's standard library.",
-    )
     max_new_tokens: int = argument(120, "Bytes of the sample at the end.")
 
 
-Arguments = tuple[
-    QuickstartArguments, PretrainedModelArguments, DataTrainingArguments, ReformerTrainingArguments
-]
-
-
-def parse(arguments: list[str] | None) -> Arguments:
-    """Parse the arguments, and choose the text."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    sources = ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("corpus", "train_file", "dataset_name"):
-        sources.add_argument(f"--{name}")
-    source, _ = sources.parse_known_args(given)
-    corpus = source.corpus
-    if corpus is None and source.train_file is None and source.dataset_name is None:
-        corpus = STANDARD_LIBRARY
-    if corpus is not None and ("*" in corpus or Path(corpus).expanduser().exists()):
-        given += ["--train_file", corpus]
-    elif corpus is not None:
-        given += ["--dataset_name", corpus, "--data_format", "text"]
+def parse(arguments: list[str] | None) -> tuple[Any, ...]:
+    """Parse the arguments: the quickstart's, the model's, the data's, those of training."""
+    given = sys.argv[1:] if arguments is None else arguments
     kinds = (
         QuickstartArguments,
         PretrainedModelArguments,
-        DataTrainingArguments,
+        CorpusArguments,
         ReformerTrainingArguments,
     )
-    parsed: Any = parse_arguments(kinds, [str(CONFIGURATION), *given], __doc__)
-    quickstart, _, data, _ = parsed
+    quickstart, model, data, training = parse_arguments(
+        kinds, [str(CONFIGURATION), *given], __doc__
+    )
+    if not (training.do_train and training.do_eval):
+        raise ValueError(
+            f"do_train={training.do_train}, do_eval={training.do_eval}: the quickstart does both; "
+            "use scripts/train_clm.py for one of them"
+        )
     if quickstart.max_new_tokens >= data.block_size:
         raise ValueError(
             f"max_new_tokens={quickstart.max_new_tokens}: prompt and sample must fit into "
             f"block_size={data.block_size} together"
         )
-    return parsed
+    return quickstart, model, data, training
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -118,20 +125,20 @@ def main(arguments: list[str] | None = None) -> int:
         quickstart, model, data, training = parse(arguments)
         folder = Path(str(training.output_dir))
         if (folder / METRICS).exists():
-            checkpoint, _ = last_whole_checkpoint(folder)
-            check_settings(folder, run_settings(model, data, training.seed, folder), checkpoint)
+            settings = run_settings(model, data_settings(data, folder), training.seed)
+            compare_settings(folder, settings)
             print(
                 f"This run is finished: see {folder}. To start anew, delete it or choose another "
                 "--output_dir."
             )
         else:
-            run(quickstart, model, data, training)
+            run(quickstart.max_new_tokens, model, data, training)
             print(f"{(time.perf_counter() - start) / 60:.1f} minutes in all")
     return status.code
 
 
 def run(
-    quickstart: QuickstartArguments,
+    max_new_tokens: int,
     model: PretrainedModelArguments,
     data: DataTrainingArguments,
     training: ReformerTrainingArguments,
@@ -144,7 +151,7 @@ def run(
         use_run_card(trainer)
         if data.train_file == STANDARD_LIBRARY:
             (record,) = (c for c in trainer.callback_handler.callbacks if isinstance(c, RunRecord))
-            version = ".".join(map(str, sys.version_info[:3]))
+            version = platform.python_version()
             record.data["data"] = f"the source of Python {version}'s standard library"
 
     results = train_clm(model, data, training, prepare=prepare)
@@ -158,7 +165,8 @@ def run(
     rows: Any = trainer.eval_dataset.rows  # type: ignore[union-attr]
     held_out = [torch.as_tensor(row["input_ids"]) for row in rows]
     content = b"".join(bytes_of(ids[1:]) for ids in held_out)
-    references: dict[str, float] = dict(zip(REFERENCES, compressor_scores(content), strict=True))
+    names = ("gzip -9", "bz2 -9", "uniform")
+    references: dict[str, float] = dict(zip(names, compressor_scores(content), strict=True))
     check_reload(folder, trainer.model, trainer.processing_class, held_out[0])  # type: ignore[arg-type]
     scored = {
         "bits_per_byte": results["eval_bits_per_byte"],
@@ -167,42 +175,24 @@ def run(
         "windows": len(held_out),
         "context": data.block_size,
     }
-    report(folder, scored, references)
+    print(
+        f"\nHeld-out bits per byte ({scored['bytes_scored']:,} bytes in {scored['windows']} "
+        f"windows of {scored['context']:,} that do not overlap):"
+    )
+    for name, value in {"this model": scored["bits_per_byte"], **references}.items():
+        print(f"  {name:11} {value:.3f}")
+    print(
+        f"Saved, reloaded through the Auto classes, same logits: {folder} "
+        "(model, tokenizer, card, loss curve, metrics)"
+    )
     set_seed(training.seed)
-    room = scored["context"] - quickstart.max_new_tokens
+    room = scored["context"] - max_new_tokens
     prompt = bytes_of(held_out[0][: min(PROMPT_BYTES, room)]).decode(errors="ignore")
-    sample = write_sample(folder, prompt, quickstart.max_new_tokens)
-    print(f"\n--- prompt (held-out text) ---\n{prompt}\n--- the model goes on ---\n{sample}\n---")
+    write = pipeline("text-generation", model=str(folder), return_full_text=False)
+    (sample,) = write(prompt, max_new_tokens=max_new_tokens, do_sample=True, temperature=0.8)
+    print(f"\n--- prompt (held-out text) ---\n{prompt}")
+    print(f"--- the model goes on ---\n{sample['generated_text']}\n---")
     write_reports(folder, trainer, scored, references)
-
-
-def write_reports(
-    folder: Path, trainer: Trainer, scored: dict[str, Any], references: dict[str, float]
-) -> None:
-    """Write the card and the curve with the references, and `metrics.json`, which ends the run."""
-    state, clock = trainer.state, recorded_seconds(trainer.state)
-    tokens = state.global_step * trainer.args.train_batch_size * scored["context"]
-    record = json.loads((folder / RUN_RECORD).read_text(encoding="utf-8"))
-    metrics = {
-        "held_out": scored,
-        "training": {
-            "steps": state.global_step,
-            "stopped_by_the_clock": state.global_step < state.max_steps,
-            "tokens": tokens,
-            **clock,
-            "tokens_per_second": round(tokens / max(clock["step_seconds"], 1e-9), 1),
-            "peak_memory_bytes": peak_memory_bytes(),
-        },
-        "parameters": record["model"]["parameters"],
-        "corpus": record["data"],
-        "settings": json.loads((folder / RUN_SETTINGS).read_text(encoding="utf-8")),
-        "machine": machine_record(),
-    }
-    with readable_disk_errors(folder, "The model is whole, and training need not be repeated."):
-        write_json(folder / RUN_RECORD, record | {"references": references})
-        plot_loss_curve(state.log_history, folder / "loss_curve.png", references, NAME)
-        write_run_card(folder, NAME)
-        write_json(folder / METRICS, metrics)
 
 
 def check_reload(
@@ -226,31 +216,30 @@ def check_reload(
         raise RuntimeError("the reloaded tokenizer gives other ids")
 
 
-def report(folder: Path, scored: dict[str, Any], references: dict[str, float]) -> None:
-    """Print the result and where it lies."""
-    print(
-        f"\nHeld-out bits per byte ({scored['bytes_scored']:,} bytes in {scored['windows']} "
-        f"windows of {scored['context']:,} that do not overlap):"
-    )
-    for name, value in {"this model": scored["bits_per_byte"], **references}.items():
-        print(f"  {name:11} {value:.3f}")
-    print(
-        f"Saved, reloaded through the Auto classes, same logits: {folder} "
-        "(model, tokenizer, card, loss curve, metrics)"
-    )
-
-
-def write_sample(folder: Path, prompt: str, max_new_tokens: int) -> str:
-    """Continue a prompt with the text-generation pipeline; draws from the default generator."""
-    generator = pipeline("text-generation", model=str(folder))
-    outputs = generator(
-        prompt,
-        max_new_tokens=max_new_tokens,
-        do_sample=True,
-        temperature=0.8,
-        return_full_text=False,
-    )
-    return outputs[0]["generated_text"]
+def write_reports(
+    folder: Path, trainer: Trainer, scored: dict[str, Any], references: dict[str, float]
+) -> None:
+    """Write the card and the curve with the references, and `metrics.json`, which ends the run."""
+    totals = training_totals(trainer, scored["context"])
+    record = json.loads((folder / RUN_RECORD).read_text(encoding="utf-8"))
+    metrics = {
+        "held_out": scored,
+        "training": {
+            "steps": trainer.state.global_step,
+            **totals,
+            "tokens_per_second": round(totals["tokens"] / max(totals["step_seconds"], 1e-9), 1),
+            "peak_memory_bytes": peak_memory_bytes(),
+        },
+        "parameters": record["model"]["parameters"],
+        "corpus": record["data"],
+        "settings": json.loads((folder / RUN_SETTINGS).read_text(encoding="utf-8")),
+        "machine": machine_record(),
+    }
+    with readable_disk_errors(folder, "The model is whole, and training need not be repeated."):
+        write_json(folder / RUN_RECORD, record | {"references": references})
+        write_curves(trainer.state.log_history, folder, NAME, references)
+        write_run_card(folder, NAME)
+        write_json(folder / METRICS, metrics)
 
 
 if __name__ == "__main__":

@@ -47,11 +47,16 @@ from reformer_hf.training.checkpoints import (
     check_settings,
     find_checkpoint,
     load_checkpoint,
+    run_settings,
     save_checkpoint,
 )
 from reformer_hf.training.data.collator import IGNORE_INDEX, ReformerDataCollator
 from reformer_hf.training.data.rows import FilledRows, ShuffledRows, fill
-from reformer_hf.training.data.text import LanguageModelData, load_language_model_data
+from reformer_hf.training.data.text import (
+    LanguageModelData,
+    data_settings,
+    load_language_model_data,
+)
 from reformer_hf.training.evaluation import Score, score_batches
 from reformer_hf.training.parsing import parse_arguments, readable_errors
 from reformer_hf.training.plots import write_curves
@@ -63,7 +68,6 @@ from reformer_hf.training.processes import (
 )
 from reformer_hf.training.record import RUN_RECORD, describe_data, make_record
 from reformer_hf.training.storage import write_json
-from reformer_hf.training.tasks.language_model import run_settings
 
 HYPERPARAMETERS = (
     *("learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps"),
@@ -172,7 +176,8 @@ def prepare_run(
         checkpoint = find_checkpoint(
             arguments.resume_from_checkpoint, output, PROGRESS, tell=print if is_main else None
         )
-        settings = run_settings(model_arguments, data_arguments, arguments.seed, output)
+        data = data_settings(data_arguments, output)
+        settings = run_settings(model_arguments, data, arguments.seed)
         check_settings(output, settings, checkpoint, is_main)
     set_seed(arguments.seed)
     tokenizer = load_tokenizer(model_arguments)

@@ -5,7 +5,8 @@
         --label_smoothing_factor 0.1 --num_beams 4 --output_dir outputs/wmt14
 
 Arguments are those of transformers' run_translation.py and Seq2SeqTrainingArguments. Without
---model_name_or_path a new model is trained, by default with a new SentencePiece vocabulary.
+--model_name_or_path a new model is trained, by default with a new SentencePiece vocabulary;
+--config_overrides gives its sizes, such as 'hidden_size=512,num_attention_heads=8'.
 After an interruption add --resume_from_checkpoint last.
 """
 
@@ -16,7 +17,7 @@ from reformer_hf.hub.card import use_run_card
 from reformer_hf.training.data.pairs import TranslationArguments
 from reformer_hf.training.parsing import parse_arguments, readable_errors
 from reformer_hf.training.tasks.translation import (
-    Seq2SeqModelArguments,
+    TranslationModelArguments,
     TranslationTrainingArguments,
     train_translation,
 )
@@ -24,7 +25,7 @@ from reformer_hf.training.tasks.translation import (
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, and turn what a user can mend into a message and an exit status."""
-    kinds = (Seq2SeqModelArguments, TranslationArguments, TranslationTrainingArguments)
+    kinds = (TranslationModelArguments, TranslationArguments, TranslationTrainingArguments)
     with readable_errors() as status:
         train_translation(*parse_arguments(kinds, arguments, __doc__), prepare=use_run_card)
     return status.code

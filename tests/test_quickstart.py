@@ -112,6 +112,12 @@ def test_a_finished_run_is_left_as_it_is(finished, capsys):
     # With other settings it is another run, which must not pass for this one.
     assert quickstart.main(arguments(**finished.arguments | {"seed": 5})) == 1
     assert "seed was 0, now 5" in capsys.readouterr().err
+    # Nor where its checkpoints are gone.
+    for folder in finished.folder.glob("checkpoint-*"):
+        folder.rename(folder.with_name(f"moved-{folder.name}"))
+    assert quickstart.main(arguments(**finished.arguments | {"seed": 5})) == 1
+    for folder in finished.folder.glob("moved-*"):
+        folder.rename(folder.with_name(folder.name.removeprefix("moved-")))
     assert {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*")} == before
 
 
@@ -222,6 +228,7 @@ def test_a_full_disk_at_the_end_costs_no_training(texts, tmp_path, capsys, monke
         ({"block_size": 100_000}, "are one row of block_size=100000"),
         ({"max_minutes": 0}, "max_minutes=0.0: must be above 0"),
         ({"max_new_tokens": 512}, "max_new_tokens=512: prompt and sample must fit"),
+        ({"do_train": False}, "do_train=False, do_eval=True: the quickstart does both"),
     ],
 )
 def test_bad_input_is_one_readable_line(texts, tmp_path, capsys, monkeypatch, changes, message):

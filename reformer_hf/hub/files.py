@@ -33,13 +33,14 @@ TRAINING_STATE = (
     "trainer_state.json",
     "training_args.bin",  # holds the token if it was given as `hub_token`
     "seal.json",
+    "run_settings.json",  # may name folders of this machine
     "global_step*",
     "pytorch_model_fsdp*",
 )
 """Only a run that goes on needs these, in any folder."""
 
-LEFTOVERS = (".*", "__pycache__*", "*.incomplete", "*.tmp", "*.lock")
-"""Hidden files and halves of files, in any folder."""
+LEFTOVERS = (".*", "__pycache__*", "*.incomplete", "*.tmp", "*.lock", "_images/*")
+"""Hidden files, halves of files, and the images that a run was trained on, in any folder."""
 
 
 def select_files(

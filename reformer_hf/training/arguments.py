@@ -45,6 +45,37 @@ def check_choices(arguments: Any) -> None:
             raise ValueError(f"{each.name}={value!r}: choose from {', '.join(map(str, choices))}")
 
 
+def require_positive(arguments: Any, *names: str) -> None:
+    """Check that the named fields are above 0, where they are given.
+
+    Raises:
+        ValueError: naming field and value.
+    """
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value <= 0:
+            raise ValueError(f"{name}={value}: must be above 0")
+
+
+def check_source(arguments: Any) -> None:
+    """Check that data are named, and the share of the rows that may be held out.
+
+    Raises:
+        ValueError: naming the fields.
+    """
+    names = ("dataset_name", "train_file", "validation_file")
+    if all(getattr(arguments, name) is None for name in names):
+        raise ValueError(
+            "dataset_name, train_file and validation_file are all missing: name a dataset of the "
+            "Hub or a file of your own"
+        )
+    if not 0 < arguments.validation_split_percentage < 100:
+        raise ValueError(
+            f"validation_split_percentage={arguments.validation_split_percentage}: choose a whole "
+            "number from 1 to 99"
+        )
+
+
 @dataclass
 class DataTrainingArguments:
     """Where the text comes from and how it becomes rows of tokens."""
@@ -94,16 +125,7 @@ class DataTrainingArguments:
 
     def __post_init__(self):
         check_choices(self)
-        if self.dataset_name is None and self.train_file is None and self.validation_file is None:
-            raise ValueError(
-                "dataset_name, train_file and validation_file are all missing: name a dataset of "
-                "the Hub or a file of your own"
-            )
-        if not 0 < self.validation_split_percentage < 100:
-            raise ValueError(
-                f"validation_split_percentage={self.validation_split_percentage}: "
-                "choose a whole number from 1 to 99"
-            )
+        check_source(self)
         for name in ("max_train_samples", "max_eval_samples", "block_size", "shuffle_buffer_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -259,14 +281,12 @@ class LoopArguments:
 
     def __post_init__(self):
         check_choices(self)
-        for name in (
+        require_positive(
+            self,
             *("per_device_train_batch_size", "per_device_eval_batch_size", "logging_steps"),
             *("gradient_accumulation_steps", "num_train_epochs", "max_train_steps"),
             *("learning_rate", "save_total_limit"),
-        ):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name}={value}: must be above 0")
+        )
         if (self.max_grad_norm or 0) < 0:
             raise ValueError(f"max_grad_norm={self.max_grad_norm}: must be above 0, or 0 for none")
         every = self.checkpointing_steps

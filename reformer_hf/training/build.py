@@ -43,7 +43,7 @@ def load_tokenizer(arguments: PretrainedModelArguments) -> PreTrainedTokenizerBa
 
 
 def build_model(
-    model_class: type[PreTrainedModel],
+    model_class: Any,
     arguments: PretrainedModelArguments,
     tokenizer: PreTrainedTokenizerBase,
     block_size: int | None = None,
@@ -53,7 +53,7 @@ def build_model(
     """Load a checkpoint, or make a model with random weights that come from torch's generator.
 
     Args:
-        model_class: of this package.
+        model_class: of this package, or an Auto class where the arguments name a checkpoint.
         arguments: which model, and what of it is trained.
         tokenizer: its vocabulary decides the size of the embeddings.
         block_size: tokens in a row, which a new model's positions cover.

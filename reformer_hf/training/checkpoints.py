@@ -13,10 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch.distributed
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
@@ -71,7 +69,6 @@ def find_checkpoint(
     asked: str | bool | None,
     directory: Path,
     state_file: str = TRAINER_STATE_NAME,
-    trains: bool = True,
     tell: Callable[[str], None] | None = None,
 ) -> Path | None:
     """Find the checkpoint that a run goes on from.
@@ -80,7 +77,6 @@ def find_checkpoint(
         asked: a checkpoint's folder, `last`, or None.
         directory: of the run.
         state_file: what the run reads of a checkpoint; it tells the Trainer's from the loop's.
-        trains: whether the run would overwrite what is in the directory.
         tell: what this process says of it, which also sets broken checkpoints aside, but for the
             one that is named; None to leave both to another process.
 
@@ -93,7 +89,7 @@ def find_checkpoint(
     """
     whole, broken = last_whole_checkpoint(directory)
     if not asked or asked == "False":
-        if trains and whole is not None:
+        if whole is not None:
             raise ValueError(
                 f"output_dir={directory} holds {whole.name} of another run: go on with "
                 "--resume_from_checkpoint last, delete the folder or choose another one"
@@ -125,6 +121,20 @@ def settings_of(arguments: Any) -> dict[str, Any]:
     return {name: v for name, v in asdict(arguments).items() if name not in MAY_CHANGE}
 
 
+def run_settings(model_arguments: Any, data: dict[str, Any], seed: int) -> dict[str, Any]:
+    """What a run may not change when it goes on: its model, its data and its seed.
+
+    Args:
+        model_arguments: a dataclass.
+        data: what `describe_rows` or `data_settings` of the data returns.
+        seed: of weights, order, dropout and hashing.
+
+    Returns:
+        JSON values, without a token.
+    """
+    return {"model": settings_of(model_arguments), "data": data, "seed": seed}
+
+
 def check_settings(
     directory: Path, settings: Mapping[str, Any], checkpoint: Path | None, writes: bool = True
 ) -> None:
@@ -139,27 +149,35 @@ def check_settings(
     Raises:
         ValueError: naming the values that are not those that the run began with.
     """
-    settings = json.loads(json.dumps(settings))
+    if checkpoint is not None:
+        compare_settings(checkpoint.parent, settings)
     file = directory / RUN_SETTINGS
-    recorded = None if checkpoint is None else checkpoint.parent / RUN_SETTINGS
-    if recorded is not None and recorded.exists():
-        try:
-            old = json.loads(recorded.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(
-                f"{recorded} cannot be read ({error}): delete it to go on unchecked, or choose "
-                "another output_dir"
-            ) from error
-        differences = "; ".join(_differences(old, settings))
-        if differences:
-            raise ValueError(
-                f"resume_from_checkpoint={checkpoint}: it is of a run with other settings "
-                f"({differences}). Give the old ones to go on with it; to start anew, choose "
-                "another --output_dir"
-            )
     if writes and (checkpoint is None or not file.exists()):
         directory.mkdir(parents=True, exist_ok=True)
         write_json(file, settings)
+
+
+def compare_settings(directory: Path, settings: Mapping[str, Any]) -> None:
+    """Check that the settings are those that the run in a folder began with, if it has any.
+
+    Raises:
+        ValueError: naming the values that differ.
+    """
+    recorded = directory / RUN_SETTINGS
+    if not recorded.exists():
+        return
+    try:
+        old = json.loads(recorded.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{recorded} cannot be read ({error}): delete it to go on unchecked, or choose "
+            "another output_dir"
+        ) from error
+    if differences := "; ".join(_differences(old, json.loads(json.dumps(settings)))):
+        raise ValueError(
+            f"the run in {directory} has other settings ({differences}). Give the old ones to go "
+            "on with it; to start anew, choose another --output_dir"
+        )
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
@@ -212,16 +230,6 @@ def rotate(directory: Path, limit: int | None, keep: Collection[Path]) -> None:
     if limit is not None:
         for path in others[: max(0, len(others) - max(0, limit - len(keep)))]:
             shutil.rmtree(path)
-
-
-class SealCheckpoints(TrainerCallback):
-    """Seals each checkpoint of a Trainer that is not ours as soon as it has written it."""
-
-    def on_save(self, args, state: TrainerState, control, **kwargs):
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.barrier()  # each process writes a file of its own
-        if state.is_world_process_zero:
-            seal(Path(str(args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"))
 
 
 @dataclass

@@ -29,10 +29,15 @@ def loss_curve(log_history: Sequence[Mapping]) -> list[dict]:
     return rows
 
 
-def write_curves(log_history: Sequence[Mapping], directory: Path, title: str = "Loss") -> None:
+def write_curves(
+    log_history: Sequence[Mapping],
+    directory: Path,
+    title: str = "Loss",
+    references: Mapping[str, float] | None = None,
+) -> None:
     """Write `loss_curve.csv` and `loss_curve.png`."""
     write_loss_curve_csv(log_history, directory / "loss_curve.csv")
-    plot_loss_curve(log_history, directory / "loss_curve.png", {}, title)
+    plot_loss_curve(log_history, directory / "loss_curve.png", references or {}, title)
 
 
 def write_loss_curve_csv(log_history: Sequence[Mapping], path: Path) -> None:

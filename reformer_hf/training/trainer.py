@@ -3,30 +3,49 @@
 And the steps that all runs of it share: where to go on from, training, keeping metrics.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, has_length
 
-from reformer_hf.training.callbacks import Clock, StopOnDivergence, StopOnSignal
+from reformer_hf.training.callbacks import (
+    Clock,
+    StopOnDivergence,
+    StopOnSignal,
+    recorded_seconds,
+)
 from reformer_hf.training.checkpoints import check_settings, find_checkpoint, rotate, seal
 from reformer_hf.training.data.rows import FilledRows, ShuffledRows, fill
 from reformer_hf.training.evaluation import score_batches
 from reformer_hf.training.processes import Interrupted, StopSignals
+from reformer_hf.training.record import RUN_RECORD, RunRecord
 from reformer_hf.training.storage import readable_disk_errors
+
+_KEPT = "The checkpoints are whole, and training need not be repeated."
 
 
 class SealedCheckpoints(Trainer):
     """A `Trainer` that seals each checkpoint when it is whole, and only then deletes older ones.
 
-    Mix it in before another Trainer: `class Mine(SealedCheckpoints, Seq2SeqTrainer)`.
+    A full disk and a loss that is no number end the run with a readable error. Mix it in before
+    another Trainer: `class Mine(SealedCheckpoints, Seq2SeqTrainer)`.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.add_callback(StopOnDivergence())
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         limit, directory = self.args.save_total_limit, Path(str(self.args.output_dir))
@@ -48,10 +67,9 @@ class SealedCheckpoints(Trainer):
 class CausalLMTrainer(SealedCheckpoints):
     """A `Trainer` for causal language models.
 
-    What differs: rows are shuffled by seed and epoch alone, and blank rows fill the last batches,
-    so that any number of processes trains on the same rows; an evaluation weights each token the
-    same and knows bits per byte; a checkpoint is sealed when it is whole, and only then are older
-    ones deleted; a full disk and a loss that is no number end the run with a readable error.
+    What differs, beside the sealed checkpoints: rows are shuffled by seed and epoch alone, and
+    blank rows fill the last batches, so that any number of processes trains on the same rows; an
+    evaluation weights each token the same and knows bits per byte.
 
     The arguments are those of `Trainer`; `processing_class` is the tokenizer.
     """
@@ -70,7 +88,6 @@ class CausalLMTrainer(SealedCheckpoints):
         super().__init__(
             args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs
         )
-        self.add_callback(StopOnDivergence())
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         rows = self.train_dataset if train_dataset is None else train_dataset
@@ -126,21 +143,19 @@ def checkpoint_to_resume(
         settings: JSON values that decide what is trained; recorded in `output_dir`.
 
     Returns:
-        The checkpoint's folder; None to start at step 0.
+        The checkpoint's folder; None to start at step 0, or without `do_train`.
 
     Raises:
         ValueError: if the output folder holds a run that nobody asked to go on, the named
             checkpoint is broken, or the run began with other settings.
     """
+    if not arguments.do_train:
+        return None
     directory, speaks = Path(str(arguments.output_dir)), arguments.should_save
     with arguments.main_process_first(desc="looking for checkpoints"):
-        checkpoint = find_checkpoint(
-            arguments.resume_from_checkpoint,
-            directory,
-            trains=arguments.do_train,
-            tell=print if speaks else None,
-        )
-        if arguments.do_train and settings is not None:
+        asked, tell = arguments.resume_from_checkpoint, print if speaks else None
+        checkpoint = find_checkpoint(asked, directory, tell=tell)
+        if settings is not None:
             check_settings(directory, settings, checkpoint, speaks)
     return None if checkpoint is None else str(checkpoint)
 
@@ -159,7 +174,11 @@ def train_or_load(trainer: Trainer, checkpoint: str | None) -> dict[str, Any]:
         if _is_over(state, arguments):
             best = state.best_model_checkpoint if arguments.load_best_model_at_end else None
             trainer._load_from_checkpoint(best if best and Path(best).is_dir() else checkpoint)
+            # The file says what the main process is.
+            state.is_local_process_zero = trainer.is_local_process_zero()
+            state.is_world_process_zero = trainer.is_world_process_zero()
             trainer.state = state
+            _write_missing_record(trainer)
             return {"epoch": state.epoch}
     with StopSignals() as signals:
         stop = StopOnSignal(signals, trainer.accelerator)
@@ -172,6 +191,8 @@ def train_or_load(trainer: Trainer, checkpoint: str | None) -> dict[str, Any]:
             trainer.remove_callback(stop)
     if stop.stopped:
         raise Interrupted(directory, signals.caught)
+    if signals.caught is not None:
+        print("Training had just come to its end: going on to save the model.")
     return metrics
 
 
@@ -181,6 +202,77 @@ def _is_over(state: TrainerState, arguments: TrainingArguments) -> bool:
     if arguments.max_steps > 0:
         return state.global_step >= arguments.max_steps
     return state.epoch is not None and state.epoch >= arguments.num_train_epochs
+
+
+def _write_missing_record(trainer: Trainer) -> None:
+    """Write the record of a run that was killed between its last checkpoint and its end."""
+    for callback in trainer.callback_handler.callbacks:
+        if (
+            isinstance(callback, RunRecord)
+            and not Path(str(trainer.args.output_dir), RUN_RECORD).exists()
+        ):
+            callback.on_train_end(trainer.args, trainer.state, trainer.control, trainer.model)
+
+
+def run_trainer(
+    trainer: Trainer,
+    checkpoint: str | None,
+    count: Callable[[str], dict[str, Any]] = lambda split: {},
+    evaluate: Callable[[], dict[str, Any]] | None = None,
+    finish: Callable[[], dict[str, Any]] = dict,
+) -> dict[str, Any]:
+    """Train, evaluate and save, as far as the arguments say; then upload, or write the card.
+
+    Args:
+        trainer: with all that it needs.
+        checkpoint: what :func:`checkpoint_to_resume` found.
+        count: further metrics of `train` and of `eval`, after them.
+        evaluate: in place of the Trainer's.
+        finish: is called before the state is saved, for what else a task leaves; returns metrics.
+
+    Returns:
+        The content of `all_results.json`.
+
+    Raises:
+        FloatingPointError: if training diverges.
+        OSError: if the disk is full.
+    """
+    doing, results = trainer.args, {}
+    metrics = train_or_load(trainer, checkpoint) if doing.do_train else {}
+    with readable_disk_errors(Path(str(doing.output_dir)), _KEPT):
+        if doing.do_train:
+            trainer.save_model()
+            results |= keep_metrics(trainer, "train", metrics | count("train"))
+        if doing.do_eval:
+            metrics = (evaluate or trainer.evaluate)()
+            results |= keep_metrics(trainer, "eval", metrics | count("eval"))
+        results |= finish()
+        if doing.do_train:
+            trainer.save_state()
+            upload_or_describe(trainer)
+    return results
+
+
+def run_callbacks(arguments: TrainingArguments, **record: Any) -> list[TrainerCallback]:
+    """The clock and the record, which all runs have.
+
+    Args:
+        arguments: of the run, with `max_minutes` if they are ours.
+        **record: arguments of `RunRecord`.
+    """
+    limit = getattr(arguments, "max_minutes", None)
+    return [Clock(limit), RunRecord(**record)]
+
+
+def training_totals(trainer: Trainer, row_length: int) -> dict[str, Any]:
+    """Tokens that were trained on and the time it took, resumed runs included."""
+    arguments, state = trainer.args, trainer.state
+    rows = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    return {
+        "stopped_by_the_clock": state.global_step < state.max_steps,
+        "tokens": state.global_step * rows * row_length,
+        **recorded_seconds(state),
+    }
 
 
 def keep_metrics(trainer: Trainer, split: str, metrics: dict[str, Any]) -> dict[str, Any]:

@@ -41,6 +41,7 @@ def test_what_goes_and_what_stays(folder):
         "checkpoint-5/optimizer.pt",
         "optimizer.pt",
         "rng_state.pth",
+        "run_settings.json",
         "scheduler.pt",
         "trainer_state.json",
         "training_args.bin",

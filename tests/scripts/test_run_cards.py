@@ -27,7 +27,8 @@ def run(script, folder, *more):
         pairs = str(folder / "pairs.jsonl")
         common += ["--train_file", pairs, "--validation_file", pairs, "--do_train", "--do_eval"]
         common += ["--source_lang", "en", "--target_lang", "de", "--tokenizer_name", "bytes"]
-        common += ["--hidden_size", "16", "--num_attention_heads", "2", "--num_hidden_layers", "1"]
+        sizes = "hidden_size=16,num_attention_heads=2,num_hidden_layers=1"
+        common += ["--config_overrides", sizes]
         common += ["--max_source_length", "32", "--max_target_length", "32", "--max_steps", "2"]
         assert script.main([*common, "--use_cpu", "--report_to", "none", *more]) == 0
         return output

@@ -83,6 +83,21 @@ def test_an_interrupted_run_goes_on(run):
     assert state["global_step"] == 6 and (folder / "checkpoint-6" / "seal.json").exists()
 
 
+def test_a_run_goes_on_with_its_own_data_and_model_only(run, tmp_path, capsys):
+    options = ["--save_steps", "1", "--resume_from_checkpoint", "last"]
+    run(*options, "--max_minutes", "1e-6")  # which stops it after a step
+    assert {path.name for path in (tmp_path / "out").glob("checkpoint-*")} == {"checkpoint-1"}
+    for changed, message in (
+        (["--config_overrides", tiny_overrides(num_hashes=4)], "model.config_overrides was"),
+        (["--max_seq_length", "32"], "data.max_seq_length was 64, now 32"),
+        (["--seed", "5"], "seed was 42, now 5"),
+    ):
+        with pytest.raises(AssertionError):
+            run(*options, *changed)
+        assert message in capsys.readouterr().err
+    run(*options, "--per_device_train_batch_size", "4", steps=2)
+
+
 def test_no_checkpoint_goes_before_the_next_is_whole(run, tmp_path, monkeypatch):
     def break_at_four(path):
         if path.name == "checkpoint-4":

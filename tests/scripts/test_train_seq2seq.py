@@ -31,10 +31,9 @@ def pairs(tmp_path):
 
 
 SIZES = {
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "feed_forward_size": 16,
+    "config_overrides": (
+        "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,feed_forward_size=16"
+    ),
     "vocab_size": 310,
 }
 
@@ -171,12 +170,12 @@ def test_no_checkpoint_goes_before_the_next_is_whole(pairs, tmp_path, monkeypatc
         ((), {}, "nothing to do: give --do_train"),
         (("do_eval",), {}, "model_name_or_path=None without do_train"),
         (("do_train",), {"target_lang": "fr"}, "target_lang='fr': the train data has"),
-        (("do_train",), {"layer_type": "lstm"}, "layer_type='lstm'"),
+        (("do_train",), {"config_overrides": "encoder_attn_layers=[lstm]"}, "lstm"),
         (("do_train",), {"vocab_size": 20}, "vocab_size=20"),
         (
             ("do_train",),
-            {"model_name_or_path": "a", "hidden_size": 64},
-            "hidden_size=64 is for a new model, and model_name_or_path=a has its own",
+            {"model_name_or_path": "a", "config_overrides": "hidden_size=64"},
+            "config_overrides='hidden_size=64' with model_name_or_path",
         ),
         (("do_train",), {"train_file": "none.jsonl"}, "none.jsonl: there is no such file"),
     ],

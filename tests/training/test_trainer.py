@@ -38,7 +38,7 @@ def test_an_empty_folder_starts_from_nothing(tmp_path):
 def test_another_run_is_not_overwritten(run):
     with pytest.raises(ValueError, match="holds checkpoint-2 of another run: go on with"):
         resume(run, None)
-    assert resume(run, None, do_train=False) is None
+    assert resume(run, None, do_train=False) is None and resume(run, "last", do_train=False) is None
     assert (run / "checkpoint-4").exists()
 
 

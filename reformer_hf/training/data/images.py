@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 from tqdm.auto import tqdm
 
-from reformer_hf.training.arguments import argument
-from reformer_hf.training.data.sources import load, require_positive
+from reformer_hf.training.arguments import argument, require_positive
+from reformer_hf.training.data.sources import load
 from reformer_hf.training.storage import new_directory, write_json
 
 CHANNELS = {"RGB": 3, "L": 1}

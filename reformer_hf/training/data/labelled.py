@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from reformer_hf.training.arguments import argument
+from reformer_hf.training.arguments import argument, check_source
 from reformer_hf.training.data.collator import IGNORE_INDEX
 from reformer_hf.training.data.labels import LabelSpace
 from reformer_hf.training.data.sources import RowArguments, load, take_first
@@ -58,16 +58,7 @@ class ClassificationDataArguments(RowArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.dataset_name is None and self.train_file is None and self.validation_file is None:
-            raise ValueError(
-                "dataset_name, train_file and validation_file are all missing: name a dataset of "
-                "the Hub or a file of your own"
-            )
-        if not 0 < self.validation_split_percentage < 100:
-            raise ValueError(
-                f"validation_split_percentage={self.validation_split_percentage}: "
-                "choose a whole number from 1 to 99"
-            )
+        check_source(self)
         if self.do_regression and self.task_name == "token":
             raise ValueError("do_regression with task_name='token': words have classes only")
 

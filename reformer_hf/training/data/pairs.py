@@ -67,11 +67,15 @@ class TranslationArguments(RowArguments):
         return max(limits)
 
 
-def load_pairs(arguments: TranslationArguments) -> dict[str, datasets.Dataset]:
+def load_pairs(
+    arguments: TranslationArguments, cache_dir: str | None = None, token: str | None = None
+) -> dict[str, datasets.Dataset]:
     """Load what the arguments name, as datasets with the columns `source` and `target`.
 
     Args:
         arguments: which data, in which languages.
+        cache_dir: where `datasets` keeps it; its default if None.
+        token: for private datasets of the Hub.
 
     Returns:
         The splits that there are, of `train`, `validation` and `test`.
@@ -81,14 +85,15 @@ def load_pairs(arguments: TranslationArguments) -> dict[str, datasets.Dataset]:
         ValueError: if a language is not in the data.
     """
     if arguments.dataset_name is not None:
-        splits = load(arguments.dataset_name, "pairs", name=arguments.dataset_config_name)
+        options: dict[str, Any] = {"name": arguments.dataset_config_name, "token": token}
+        splits = load(arguments.dataset_name, "pairs", cache_dir=cache_dir, **options)
     else:
         splits = {}
         for split, path in arguments.find_files().items():
-            kind, options = "json", {}
-            if path.suffix == ".tsv":
-                kind, options = "csv", _tsv_options(path, arguments)
-            splits[split] = load(kind, "pairs", path, data_files=str(path), **options)["train"]
+            is_tsv = path.suffix == ".tsv"
+            options = _tsv_options(path, arguments) if is_tsv else {}
+            options |= {"data_files": str(path), "cache_dir": cache_dir}
+            splits[split] = load("csv" if is_tsv else "json", "pairs", path, **options)["train"]
     first = take_first(splits, arguments)
     return {split: _as_pairs(rows, arguments, split) for split, rows in first.items()}
 

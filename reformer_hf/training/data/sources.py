@@ -1,13 +1,16 @@
 """Rows from files or from the Hub, through `datasets`: what all tasks with labels share."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import datasets
+from transformers import TrainingArguments
 
 from reformer_hf.training.arguments import argument, check_choices
+from reformer_hf.training.checkpoints import settings_of
 
 SPLITS = {
     "train": "max_train_samples",
@@ -15,6 +18,8 @@ SPLITS = {
     "test": "max_predict_samples",
 }
 """Parts of the data, and which argument limits each."""
+
+_HASHED = 1 << 20  # bytes at the start of each file
 
 
 @dataclass
@@ -39,6 +44,10 @@ class RowArguments:
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1, or left out")
 
+    def settings(self) -> dict[str, Any]:
+        """What :func:`describe_rows` says of them."""
+        return describe_rows(self, [p for s, p in self.find_files().items() if s == "train"])
+
     def find_files(self) -> dict[str, Path]:
         """The named files by split.
 
@@ -51,18 +60,6 @@ class RowArguments:
             if not path.is_file():
                 raise FileNotFoundError(f"{path}: there is no such file; check the path")
         return files
-
-
-def require_positive(arguments: Any, *names: str) -> None:
-    """Check that the named fields are above 0, where they are given.
-
-    Raises:
-        ValueError: naming field and value.
-    """
-    for name in names:
-        value = getattr(arguments, name)
-        if value is not None and value <= 0:
-            raise ValueError(f"{name}={value}: must be above 0")
 
 
 def load(path: str, kind: str = "rows", source: Any = None, **options: Any) -> Any:
@@ -85,6 +82,65 @@ def load(path: str, kind: str = "rows", source: Any = None, **options: Any) -> A
             f"the {kind} could not be loaded from {source or path} ({type(cause).__name__}: "
             f"{cause}). Check the name, the files and the connection"
         ) from error
+
+
+def wanted_splits(arguments: TrainingArguments, known: Collection[str] = SPLITS) -> list[str]:
+    """The parts of the data that a run is asked to use.
+
+    Args:
+        arguments: with `do_train`, `do_eval` and `do_predict`.
+        known: parts that the task can use.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    flags = {"train": "do_train", "validation": "do_eval", "test": "do_predict"}
+    wanted = [split for split in known if getattr(arguments, flags[split])]
+    if not wanted:
+        flags = " or ".join(f"--{flags[split]}" for split in known)
+        raise ValueError(f"there is nothing to do: give {flags}")
+    return wanted
+
+
+def check_splits(wanted: Collection[str], data: Mapping[str, Any]) -> None:
+    """Check that there are rows of each part.
+
+    Raises:
+        ValueError: naming the part.
+    """
+    for split in wanted:
+        if not data.get(split):
+            raise ValueError(f"there is no {split} data; name a {split}_file")
+
+
+def describe_rows(arguments: Any, files: Sequence[Path]) -> dict[str, Any]:
+    """What decides the rows that a run trains on, by the arguments' names.
+
+    Files are described by number, size and a hash, so that they may move but not change.
+
+    Args:
+        arguments: which data, a dataclass.
+        files: of the training data; none if they are a dataset.
+
+    Returns:
+        JSON values.
+    """
+    settings = settings_of(arguments)
+    if arguments.validation_file is not None and "validation_split_percentage" in settings:
+        settings["validation_split_percentage"] = None
+    if files:
+        settings["train_file"] = _describe_files(files)
+    return settings
+
+
+def _describe_files(paths: Sequence[Path]) -> str:
+    digest, total = hashlib.sha256(), 0
+    for path in paths:
+        size = path.stat().st_size
+        total += size
+        with path.open("rb") as file:
+            digest.update(f"{path.name}\0{size}\0".encode() + file.read(_HASHED))
+    return f"{len(paths)} files, {total:,} bytes, sha256 {digest.hexdigest()[:16]}"
 
 
 def take_first(splits: Mapping[Any, Any], arguments: RowArguments) -> dict[str, Any]:

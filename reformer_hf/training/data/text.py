@@ -5,8 +5,7 @@ whole.
 """
 
 import glob
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,11 +22,10 @@ from transformers.utils import logging
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.training.arguments import DataTrainingArguments
-from reformer_hf.training.checkpoints import settings_of
 from reformer_hf.training.data.bytes import ByteRows
 from reformer_hf.training.data.packing import ENDS_DOCUMENT, pack_rows, tokenize_documents
 from reformer_hf.training.data.rows import first_rows, split_validation, spread_rows
-from reformer_hf.training.data.sources import load
+from reformer_hf.training.data.sources import describe_rows, load
 
 Texts = DatasetDict | IterableDatasetDict
 
@@ -36,7 +34,6 @@ logger = logging.get_logger(__name__)
 _LONGEST_DEFAULT = 8192
 _SHUFFLED_TOKENS = 1 << 21  # of a stream, held in memory as Python's numbers
 _PROBE = 8192  # bytes in which a NUL marks a file as binary, as git does it
-_HASHED = 1 << 20  # bytes at the start of each file
 _PIECE = 1 << 14  # characters; tokenizers take a hundred bytes for each
 _BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 _PIECES = Features({"text": Value("string"), ENDS_DOCUMENT: Value("bool")})
@@ -149,9 +146,7 @@ def _byte_rows(
 
 
 def data_settings(arguments: DataTrainingArguments, exclude: Path | None = None) -> dict[str, Any]:
-    """What decides the rows that a run trains on, by the arguments' names.
-
-    Files are described by number, size and a hash, so that they may move but not change.
+    """What `describe_rows` says of the data.
 
     Args:
         arguments: which data.
@@ -160,22 +155,8 @@ def data_settings(arguments: DataTrainingArguments, exclude: Path | None = None)
     Returns:
         JSON values.
     """
-    settings = settings_of(arguments)
-    if arguments.validation_file is not None:
-        settings["validation_split_percentage"] = None
-    if arguments.train_file is not None:
-        settings["train_file"] = _describe_files(_files(arguments, exclude)["train"])
-    return settings
-
-
-def _describe_files(paths: Sequence[Path]) -> str:
-    digest, total = hashlib.sha256(), 0
-    for path in paths:
-        size = path.stat().st_size
-        total += size
-        with path.open("rb") as file:
-            digest.update(f"{path.name}\0{size}\0".encode() + file.read(_HASHED))
-    return f"{len(paths)} files, {total:,} bytes, sha256 {digest.hexdigest()[:16]}"
+    files = [] if arguments.train_file is None else _files(arguments, exclude)["train"]
+    return describe_rows(arguments, files)
 
 
 def load_texts(

@@ -22,7 +22,7 @@ from reformer_hf.models.modeling_classification import ReformerHFForSequenceClas
 from reformer_hf.models.modeling_heads import ReformerHFForTokenClassification
 from reformer_hf.training.arguments import PretrainedModelArguments
 from reformer_hf.training.build import build_model, load_tokenizer
-from reformer_hf.training.callbacks import StopOnDivergence
+from reformer_hf.training.checkpoints import run_settings
 from reformer_hf.training.data.collator import IGNORE_INDEX
 from reformer_hf.training.data.labelled import (
     ClassificationDataArguments,
@@ -31,15 +31,14 @@ from reformer_hf.training.data.labelled import (
     tokenize_rows,
 )
 from reformer_hf.training.data.labels import LabelSpace, find_labels
+from reformer_hf.training.data.sources import check_splits, wanted_splits
 from reformer_hf.training.processes import hide_bars_unless
-from reformer_hf.training.record import RunRecord, describe_data
-from reformer_hf.training.storage import readable_disk_errors
+from reformer_hf.training.record import describe_data
 from reformer_hf.training.trainer import (
     SealedCheckpoints,
     checkpoint_to_resume,
-    keep_metrics,
-    train_or_load,
-    upload_or_describe,
+    run_callbacks,
+    run_trainer,
 )
 
 
@@ -70,37 +69,27 @@ def train_classification(
         ValueError: if arguments, data and model do not fit together.
     """
     doing = training_arguments
-    if not (doing.do_train or doing.do_eval or doing.do_predict):
-        raise ValueError("there is nothing to do: give --do_train, --do_eval or --do_predict")
+    wanted = wanted_splits(doing)
     hide_bars_unless(doing.local_process_index == 0)
-    checkpoint = checkpoint_to_resume(doing)
+    settings = run_settings(model_arguments, data_arguments.settings(), doing.seed)
+    checkpoint = checkpoint_to_resume(doing, settings)
     set_seed(doing.seed)
     with doing.main_process_first(desc="loading the data"):
         rows = load_rows(
             data_arguments, model_arguments.cache_dir, model_arguments.token, doing.seed
         )
-    wanted = {"train": doing.do_train, "validation": doing.do_eval, "test": doing.do_predict}
-    for split in wanted:
-        if wanted[split] and split not in rows:
-            raise ValueError(f"there is no {split} data; name a {split}_file")
+    check_splits(wanted, rows)
     labels = _labels(model_arguments, data_arguments, rows.get("train"))
-    rows = {split: part for split, part in rows.items() if wanted[split]}
+    rows = {split: rows[split] for split in wanted}
     trainer, splits = _prepare(model_arguments, data_arguments, doing, rows, labels)
     prepare(trainer)
-    results: dict[str, Any] = {}
-    if doing.do_train:
-        metrics = train_or_load(trainer, checkpoint)
-        with readable_disk_errors(Path(str(doing.output_dir)), "The checkpoints are whole."):
-            trainer.save_model()
-            trainer.save_state()
-        results |= keep_metrics(trainer, "train", metrics)
-    if doing.do_eval:
-        results |= keep_metrics(trainer, "eval", trainer.evaluate())
-    if doing.do_predict:
-        write_predictions(trainer, splits["test"], labels)
-    if doing.do_train:
-        upload_or_describe(trainer)
-    return results
+
+    def predict() -> dict[str, Any]:
+        if "test" in splits:
+            write_predictions(trainer, splits["test"], labels)
+        return {}
+
+    return run_trainer(trainer, checkpoint, finish=predict)
 
 
 def _labels(
@@ -176,7 +165,7 @@ def _prepare(
         processing_class=tokenizer,
         compute_metrics=metrics_of(labels),
         preprocess_logits_for_metrics=choose_predictions,
-        callbacks=[StopOnDivergence(), RunRecord(**describe_data(data_arguments))],
+        callbacks=run_callbacks(training_arguments, **describe_data(data_arguments)),
     )
     return trainer, splits
 

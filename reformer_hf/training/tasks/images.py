@@ -15,9 +15,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, set_seed
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.modeling_reformer_hf import ReformerHFForCausalLM
-from reformer_hf.training.arguments import ReformerTrainingArguments, argument
+from reformer_hf.training.arguments import ReformerTrainingArguments, argument, require_positive
 from reformer_hf.training.build import parse_overrides
-from reformer_hf.training.callbacks import Clock, StopOnDivergence, recorded_seconds
 from reformer_hf.training.data.images import (
     START,
     ImageArguments,
@@ -27,17 +26,14 @@ from reformer_hf.training.data.images import (
     png_size,
     save_png,
 )
-from reformer_hf.training.data.sources import require_positive
 from reformer_hf.training.evaluation import compressor_scores
-from reformer_hf.training.plots import plot_loss_curve, write_loss_curve_csv
-from reformer_hf.training.record import RunRecord
-from reformer_hf.training.storage import readable_disk_errors
+from reformer_hf.training.plots import write_curves
 from reformer_hf.training.trainer import (
     SealedCheckpoints,
     checkpoint_to_resume,
-    keep_metrics,
-    train_or_load,
-    upload_or_describe,
+    run_callbacks,
+    run_trainer,
+    training_totals,
 )
 
 PIXELS = "_images"
@@ -87,7 +83,7 @@ class ImageTrainingArguments(ReformerTrainingArguments):
     dataloader_pin_memory: bool = argument(False, "Pin the memory of batches.")
 
     def __post_init__(self):
-        self.do_train = True
+        self.do_train = self.do_eval = True
         self.prediction_loss_only = True
         self.remove_unused_columns = False  # `shift_labels` is no parameter of a forward
         super().__post_init__()
@@ -148,37 +144,32 @@ def train_images(
         doing,
         train_dataset=train_rows,
         eval_dataset=held_out.spread(model_arguments.max_eval_samples // 8 or 1),
-        callbacks=[
-            Clock(doing.max_minutes),
-            StopOnDivergence(),
-            RunRecord(record.description, image_arguments.dataset_name, "held-out images"),
-        ],
+        callbacks=run_callbacks(
+            doing,
+            data=record.description,
+            dataset=image_arguments.dataset_name,
+            evaluated_on="held-out images",
+        ),
     )
-    metrics = train_or_load(trainer, checkpoint)
-    with readable_disk_errors(folder, "The checkpoints are whole."):
-        trainer.save_model()
-        trainer.save_state()
-    results = keep_metrics(trainer, "train", metrics | _count(trainer, math.prod(record.shape)))
-    score = score_images(model, held_out.spread(model_arguments.max_eval_samples))
-    evaluation = {f"eval_{name}": value for name, value in asdict(score).items()}
-    trainer.callback_handler.on_evaluate(doing, trainer.state, trainer.control, evaluation)
-    results |= keep_metrics(trainer, "eval", evaluation)
-    log = trainer.state.log_history
-    write_loss_curve_csv(log, folder / "loss_curve.csv")
-    plot_loss_curve(log, folder / "loss_curve.png", score.references(), "Bytes of images")
-    set_seed(doing.seed)
-    write_samples(folder, held_out, model_arguments.num_samples, model_arguments.temperature)
-    upload_or_describe(trainer)
-    return results
 
+    def evaluate() -> dict[str, Any]:
+        score = score_images(model, held_out.spread(model_arguments.max_eval_samples))
+        metrics = {f"eval_{name}": value for name, value in asdict(score).items()}
+        trainer.callback_handler.on_evaluate(doing, trainer.state, trainer.control, metrics)
+        log = trainer.state.log_history
+        write_curves(log, folder, "Bytes of images", score.references())
+        return metrics
 
-def _count(trainer: SealedCheckpoints, dims: int) -> dict[str, Any]:
-    """What was trained on, and how long it took, resumed runs included."""
-    state, batch = trainer.state, trainer.args.train_batch_size
-    tokens = state.global_step * batch * trainer.args.gradient_accumulation_steps * dims
-    seconds = {f"train_{name}": value for name, value in recorded_seconds(state).items()}
-    stopped = state.global_step < state.max_steps
-    return {"train_tokens": tokens, "train_stopped_by_the_clock": stopped, **seconds}
+    def sample() -> dict[str, Any]:
+        set_seed(doing.seed)
+        write_samples(folder, held_out, model_arguments.num_samples, model_arguments.temperature)
+        return {}
+
+    def count(split: str) -> dict[str, Any]:
+        totals = training_totals(trainer, math.prod(record.shape)) if split == "train" else {}
+        return {f"train_{name}": value for name, value in totals.items()}
+
+    return run_trainer(trainer, checkpoint, count, evaluate, sample)
 
 
 def build_config(overrides: str | None, shape: Sequence[int]) -> ReformerHFConfig:
@@ -226,11 +217,11 @@ def score_images(model: PreTrainedModel, images: Dataset, batch_size: int = 1) -
             png += png_size(pixels)
             content += pixels.tobytes()
     model.train(was_training)
-    dims, others = math.prod(shape), compressor_scores(bytes(content))
+    dims = math.prod(shape)
     return ImageScore(
         nats / math.log(2) / len(content),
         8 * png / len(content),
-        *(others[name] for name in ("gzip -9", "bz2 -9", "uniform")),
+        *compressor_scores(bytes(content)),
         images=len(content) // dims,
         dims=dims,
     )

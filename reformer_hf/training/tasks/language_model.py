@@ -23,26 +23,22 @@ from reformer_hf.training.arguments import (
     PretrainedModelArguments,
 )
 from reformer_hf.training.build import build_model, load_tokenizer
-from reformer_hf.training.callbacks import Clock
-from reformer_hf.training.checkpoints import settings_of
+from reformer_hf.training.checkpoints import run_settings
 from reformer_hf.training.data.collator import ReformerDataCollator
+from reformer_hf.training.data.sources import check_splits, wanted_splits
 from reformer_hf.training.data.text import data_settings, load_language_model_data
 from reformer_hf.training.plots import write_curves
 from reformer_hf.training.processes import hide_bars_unless
-from reformer_hf.training.record import RunRecord, describe_data
-from reformer_hf.training.storage import readable_disk_errors
+from reformer_hf.training.record import describe_data
 from reformer_hf.training.trainer import (
     CausalLMTrainer,
     MaskedLMTrainer,
     checkpoint_to_resume,
-    keep_metrics,
-    train_or_load,
-    upload_or_describe,
+    run_callbacks,
+    run_trainer,
 )
 
 MASK_TOKEN = "<mask>"
-
-_KEPT = "The checkpoints are whole, and training need not be repeated."
 
 
 @dataclass(frozen=True)
@@ -96,26 +92,22 @@ def train_clm(
     """
     task = task or Task()
     hide_bars_unless(training_arguments.local_process_index == 0)
+    wanted = wanted_splits(training_arguments, ("train", "validation"))
     output = Path(str(training_arguments.output_dir))
-    settings = run_settings(model_arguments, data_arguments, training_arguments.seed, output)
+    data = data_settings(data_arguments, output)
+    settings = run_settings(model_arguments, data, training_arguments.seed)
     checkpoint = checkpoint_to_resume(training_arguments, settings)
-    trainer = _make_trainer(task, model_arguments, data_arguments, training_arguments, callbacks)
+    trainer = _make_trainer(
+        task, model_arguments, data_arguments, training_arguments, callbacks, wanted
+    )
     prepare(trainer)
-    results: dict[str, Any] = {}
-    if training_arguments.do_train:
-        metrics = train_or_load(trainer, checkpoint)
-        with readable_disk_errors(output, _KEPT):
-            trainer.save_model()
-        results |= keep_metrics(trainer, "train", metrics)
-    if training_arguments.do_eval:
-        results |= keep_metrics(trainer, "eval", trainer.evaluate())
-    if training_arguments.do_train:
-        with readable_disk_errors(output, _KEPT):
-            trainer.save_state()
-            if trainer.is_world_process_zero():
-                write_curves(trainer.state.log_history, output)
-        upload_or_describe(trainer)
-    return results
+
+    def draw() -> dict[str, Any]:
+        if training_arguments.do_train and trainer.is_world_process_zero():
+            write_curves(trainer.state.log_history, output)
+        return {}
+
+    return run_trainer(trainer, checkpoint, finish=draw)
 
 
 def _make_trainer(
@@ -124,6 +116,7 @@ def _make_trainer(
     data_arguments: DataTrainingArguments,
     training_arguments: TrainingArguments,
     callbacks: Sequence[TrainerCallback],
+    wanted: Sequence[str],
 ) -> Trainer:
     """Load tokenizer, model and data, and set the Trainer up."""
     set_seed(training_arguments.seed)
@@ -147,51 +140,19 @@ def _make_trainer(
             training_arguments.seed,
             Path(str(training_arguments.output_dir)),
         )
-    _check_data(training_arguments, data)
+    rows = {"train": data.train, "validation": data.validation}
+    check_splits(wanted, rows)
     if training_arguments.should_save:
         print(f"Model: {model.num_parameters():,} parameters")
     return task.trainer_class(
         model=model,
         args=training_arguments,
-        train_dataset=data.train if training_arguments.do_train else None,
-        eval_dataset=data.validation if training_arguments.do_eval else None,
+        train_dataset=rows["train"] if "train" in wanted else None,
+        eval_dataset=rows["validation"] if "validation" in wanted else None,
         processing_class=tokenizer,
         data_collator=task.make_collator(tokenizer),
-        callbacks=[
-            *callbacks,
-            Clock(getattr(training_arguments, "max_minutes", None)),
-            RunRecord(**describe_data(data_arguments)),
-        ],
+        callbacks=[*callbacks, *run_callbacks(training_arguments, **describe_data(data_arguments))],
     )
-
-
-def run_settings(
-    model_arguments: PretrainedModelArguments,
-    data_arguments: DataTrainingArguments,
-    seed: int,
-    output: Path,
-) -> dict[str, Any]:
-    """What a run may not change when it goes on: its data, its model and its seed.
-
-    Args:
-        model_arguments: which model.
-        data_arguments: which data.
-        seed: of weights, order, dropout and hashing.
-        output: folder of the run, whose files are no data.
-    """
-    data = data_settings(data_arguments, output)
-    return {"model": settings_of(model_arguments), "data": data, "seed": seed}
-
-
-def _check_data(arguments: TrainingArguments, data: Any) -> None:
-    if not (arguments.do_train or arguments.do_eval):
-        raise ValueError("there is nothing to do: give --do_train, --do_eval, or both")
-    for wanted, rows, name in (
-        (arguments.do_train, data.train, "train"),
-        (arguments.do_eval, data.validation, "validation"),
-    ):
-        if wanted and rows is None:
-            raise ValueError(f"do_{name[:5]}=True, but there is no {name} data; name a {name}_file")
 
 
 def train_mlm(

@@ -1,7 +1,7 @@
 """An encoder-decoder that translates: its vocabulary, its configuration, its run."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,6 @@ import datasets
 import numpy as np
 from transformers import (
     AutoModelForSeq2SeqLM,
-    AutoTokenizer,
     DataCollatorForSeq2Seq,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -19,77 +18,48 @@ from transformers import (
     set_seed,
 )
 
-from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.modeling_encoder_decoder import ReformerHFForConditionalGeneration
 from reformer_hf.models.tokenization_reformer_hf import (
-    ReformerHFByteTokenizer,
     ReformerHFTokenizer,
 )
-from reformer_hf.training.arguments import ReformerTrainingArguments, argument
-from reformer_hf.training.callbacks import StopOnDivergence
+from reformer_hf.training.arguments import (
+    PretrainedModelArguments,
+    ReformerTrainingArguments,
+    argument,
+)
+from reformer_hf.training.build import build_model, load_tokenizer, parse_overrides
+from reformer_hf.training.checkpoints import run_settings
 from reformer_hf.training.data.pairs import (
     TranslationArguments,
     load_pairs,
     tokenize_pairs,
     train_sentencepiece,
 )
-from reformer_hf.training.record import RunRecord, describe_data
-from reformer_hf.training.storage import readable_disk_errors
+from reformer_hf.training.data.sources import check_splits, wanted_splits
+from reformer_hf.training.record import describe_data
 from reformer_hf.training.trainer import (
     SealedCheckpoints,
     checkpoint_to_resume,
     keep_metrics,
-    train_or_load,
-    upload_or_describe,
+    run_callbacks,
+    run_trainer,
 )
 
-BYTES = "bytes"
-"""`tokenizer_name` of the byte tokenizer."""
-
 VOCABULARY = "spiece.model"
+LAYERS = 4
+"""Of the encoder and of the decoder of a new model, where the arguments do not say otherwise."""
 
 
 @dataclass
-class Seq2SeqModelArguments:
-    """A model to go on with, or the sizes of a new one."""
+class TranslationModelArguments(PretrainedModelArguments):
+    """A model to go on with, or the fields of a new one."""
 
-    _argument_group_name = "model"
-
-    model_name_or_path: str | None = argument(
-        None, "A model to go on with; without it a new one is made of the fields below."
-    )
     tokenizer_name: str | None = argument(
         None,
-        f"Folder or name of a tokenizer, or '{BYTES}'. Without it, that of the model; a new model "
+        "Tokenizer, if it is not the model's; 'bytes' for ReformerHFByteTokenizer. A new model "
         "gets a SentencePiece vocabulary trained on the data.",
     )
     vocab_size: int = argument(8000, "Pieces of a new SentencePiece vocabulary.")
-    hidden_size: int = argument(256, "Width of each of the two reversible streams.")
-    num_hidden_layers: int = argument(4, "Layers of the encoder, and of the decoder.")
-    num_attention_heads: int = argument(4, "Heads; they divide hidden_size.")
-    feed_forward_size: int = argument(1024, "Width inside the feed-forward layers.")
-    layer_type: str = argument("full", "Self-attention: full, local, lsh, or local_lsh in turn.")
-    hidden_dropout_prob: float = argument(0.1, "Dropout of hidden states.")
-    attention_probs_dropout_prob: float = argument(0.1, "Dropout of attention.")
-    decoder_form: str = argument("cross_attention", "Decoder: cross_attention or packed.")
-    reversible: bool = argument(True, "Rebuild activations in backward instead of storing them.")
-
-    def __post_init__(self):
-        if self.layer_type not in ("full", "local", "lsh", "local_lsh"):
-            raise ValueError(
-                f"layer_type={self.layer_type!r}: choose full, local, lsh or local_lsh"
-            )
-        for each in fields(self)[2:] if self.model_name_or_path else ():
-            if getattr(self, each.name) != each.default:
-                raise ValueError(
-                    f"{each.name}={getattr(self, each.name)} is for a new model, and "
-                    f"model_name_or_path={self.model_name_or_path} has its own: leave one out"
-                )
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size={self.hidden_size} is not a multiple of "
-                f"num_attention_heads={self.num_attention_heads}: change one of them"
-            )
 
 
 @dataclass
@@ -100,7 +70,7 @@ class TranslationTrainingArguments(ReformerTrainingArguments, Seq2SeqTrainingArg
 
 
 def train_translation(
-    model_arguments: Seq2SeqModelArguments,
+    model_arguments: TranslationModelArguments,
     data_arguments: TranslationArguments,
     training_arguments: Seq2SeqTrainingArguments,
     prepare: Callable[[Trainer], None] = lambda trainer: None,
@@ -127,71 +97,46 @@ def train_translation(
         ValueError: if arguments, data and model do not fit together.
     """
     doing, folder = training_arguments, Path(str(training_arguments.output_dir))
-    wanted = {"train": doing.do_train, "validation": doing.do_eval, "test": doing.do_predict}
-    _check(doing, model_arguments, wanted)
-    settings = {"model": asdict(model_arguments), "data": asdict(data_arguments)}
-    checkpoint = checkpoint_to_resume(doing, settings | {"seed": doing.seed})
-    pairs = load_pairs(data_arguments)
-    for split in wanted:
-        if wanted[split] and not len(pairs.get(split, ())):
-            raise ValueError(f"there are no {split} pairs; name a {split}_file")
+    wanted = wanted_splits(doing)
+    _check(doing, model_arguments)
+    settings = run_settings(model_arguments, data_arguments.settings(), doing.seed)
+    checkpoint = checkpoint_to_resume(doing, settings)
+    pairs = load_pairs(data_arguments, model_arguments.cache_dir, model_arguments.token)
+    check_splits(wanted, pairs)
     set_seed(doing.seed)
-    named = model_arguments.tokenizer_name or model_arguments.model_name_or_path
-    if checkpoint is None and named is None:
+    if checkpoint is None and _tokenizer_name(model_arguments) is None:
         (folder / VOCABULARY).unlink(missing_ok=True)  # that of another run
     tokenizer = open_tokenizer(model_arguments, pairs.get("train"), folder)
-    model = build_model(model_arguments, data_arguments, tokenizer)
+    model = build_translator(model_arguments, tokenizer, data_arguments.longest)
     tokens: dict[str, Any] = {
-        split: tokenize_pairs(rows, tokenizer, data_arguments, held_out=split != "train")
-        for split, rows in pairs.items()
-        if wanted[split]
+        split: tokenize_pairs(pairs[split], tokenizer, data_arguments, held_out=split != "train")
+        for split in wanted
     }
     trainer = _make_trainer(model, tokenizer, data_arguments, doing, tokens)
     prepare(trainer)
-    return _run(trainer, tokenizer, tokens, checkpoint)
 
+    def count(split: str) -> dict[str, Any]:
+        rows = {"train": "train", "eval": "validation", "predict": "test"}[split]
+        return {f"{split}_samples": len(tokens[rows])}
 
-def _run(
-    trainer: "TranslationTrainer",
-    tokenizer: PreTrainedTokenizerBase,
-    tokens: dict[str, Any],
-    checkpoint: str | None,
-) -> dict[str, Any]:
-    """Train, evaluate and predict on the splits that there are."""
-    arguments: Any = trainer.args
-    folder, results = Path(str(arguments.output_dir)), {}
-    sizes = {split: len(rows) for split, rows in tokens.items()}
-    if "train" in tokens:
-        metrics = train_or_load(trainer, checkpoint)
-        with readable_disk_errors(folder, "The checkpoints are whole."):
-            trainer.save_model()
-            trainer.save_state()
-        results |= keep_metrics(trainer, "train", metrics | {"train_samples": sizes["train"]})
-    if "validation" in tokens:
-        metrics = trainer.evaluate() | {"eval_samples": sizes["validation"]}
-        results |= keep_metrics(trainer, "eval", metrics)
-    if "test" in tokens:
+    def predict() -> dict[str, Any]:
+        if "test" not in tokens:
+            return {}
         output: Any = trainer.predict(tokens["test"], metric_key_prefix="predict")
-        metrics = output.metrics | {"predict_samples": sizes["test"]}
-        results |= keep_metrics(trainer, "predict", metrics)
-        if arguments.predict_with_generate:
+        if doing.predict_with_generate:
             lines = [f"{text}\n" for text in decode(tokenizer, output.predictions)]
             (folder / "generated_predictions.txt").write_text("".join(lines), encoding="utf-8")
-    if "train" in tokens:
-        upload_or_describe(trainer)
-    return results
+        return keep_metrics(trainer, "predict", output.metrics | count("predict"))
+
+    return run_trainer(trainer, checkpoint, count, finish=predict)
 
 
-def _check(
-    training: Seq2SeqTrainingArguments, model: Seq2SeqModelArguments, wanted: dict[str, bool]
-) -> None:
+def _check(training: Seq2SeqTrainingArguments, model: TranslationModelArguments) -> None:
     if training.world_size > 1:
         raise ValueError(
             f"{training.world_size} processes: this script prepares data and writes results in "
             "one; start it with python, or use Seq2SeqTrainer in a script of your own"
         )
-    if not any(wanted.values()):
-        raise ValueError("there is nothing to do: give --do_train, --do_eval or --do_predict")
     if not training.do_train and model.model_name_or_path is None:
         raise ValueError("model_name_or_path=None without do_train: name the model to evaluate")
 
@@ -219,60 +164,60 @@ def _make_trainer(
         eval_dataset=tokens.get("validation"),
         processing_class=tokenizer,
         compute_metrics=bleu_metrics(tokenizer) if training.predict_with_generate else None,
-        callbacks=[StopOnDivergence(), RunRecord(**describe_data(data))],
+        callbacks=run_callbacks(training, **describe_data(data)),
     )
 
 
-def build_model(
-    arguments: Seq2SeqModelArguments, data: TranslationArguments, tokenizer: PreTrainedTokenizerBase
+def build_translator(
+    arguments: TranslationModelArguments, tokenizer: PreTrainedTokenizerBase, longest: int
 ) -> PreTrainedModel:
     """Load the named model, or make one with random weights.
 
+    Args:
+        arguments: which model.
+        tokenizer: its vocabulary.
+        longest: tokens of the longest source or target.
+
     Raises:
-        ValueError: if sources or targets may be longer than the named model's positions.
+        OSError: if there is no such model.
+        ValueError: if it has fewer positions, or a field of a new one does not fit.
     """
     if arguments.model_name_or_path is None:
-        return ReformerHFForConditionalGeneration(build_config(arguments, tokenizer, data.longest))
-    # Weights of another dtype would be too coarse to be trained.
-    model = AutoModelForSeq2SeqLM.from_pretrained(arguments.model_name_or_path, dtype="float32")
+        fields = _new_fields(arguments, tokenizer, longest)
+        return build_model(ReformerHFForConditionalGeneration, arguments, tokenizer, **fields)
+    model = build_model(AutoModelForSeq2SeqLM, arguments, tokenizer)
     limit = getattr(model.config, "position_limit", None)
-    if limit is not None and data.longest > limit:
+    if limit is not None and longest > limit:
         raise ValueError(
-            f"max_source_length={data.max_source_length} and max_target_length="
-            f"{data.max_target_length}: the model has {limit} positions; choose smaller ones"
+            f"max_source_length or max_target_length={longest}: the model has {limit} positions; "
+            "choose smaller ones"
         )
     return model
 
 
-def build_config(
-    arguments: Seq2SeqModelArguments, tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> ReformerHFConfig:
-    """Configure an encoder-decoder.
-
-    Args:
-        arguments: its sizes.
-        tokenizer: its vocabulary.
-        max_length: the longest source or target.
-    """
-    kinds = arguments.layer_type.split("_")
-    layers = [kinds[layer % len(kinds)] for layer in range(arguments.num_hidden_layers)]
-    positions = max_length * (2 if arguments.decoder_form == "packed" else 1)
-    return ReformerHFConfig(
-        is_encoder_decoder=True,
-        encoder_attn_layers=layers,
-        decoder_attn_layers=layers,
-        decoder_form=arguments.decoder_form,
-        reversible=arguments.reversible,
-        vocab_size=len(tokenizer),
+def _new_fields(
+    arguments: TranslationModelArguments, tokenizer: PreTrainedTokenizerBase, longest: int
+) -> dict[str, Any]:
+    """Fields of a new model's configuration, where the arguments do not say otherwise."""
+    given = parse_overrides(arguments.config_overrides) if arguments.config_overrides else {}
+    layers = {
+        f"{side}_attn_layers": ["full"]
+        * given.get(f"{side}_layers", given.get("num_hidden_layers", LAYERS))
+        for side in ("encoder", "decoder")
+    }
+    return {
+        "is_encoder_decoder": True,
+        **layers,
         **special_tokens(tokenizer),
-        hidden_size=arguments.hidden_size,
-        num_attention_heads=arguments.num_attention_heads,
-        feed_forward_size=arguments.feed_forward_size,
-        max_position_embeddings=positions,
-        hidden_dropout_prob=arguments.hidden_dropout_prob,
-        local_attention_probs_dropout_prob=arguments.attention_probs_dropout_prob,
-        lsh_attention_probs_dropout_prob=arguments.attention_probs_dropout_prob,
-    )
+        "hidden_size": 256,
+        "num_attention_heads": 4,
+        "feed_forward_size": 1024,
+        "max_position_embeddings": longest * (2 if given.get("decoder_form") == "packed" else 1),
+        "hidden_dropout_prob": 0.1,
+        "local_attention_probs_dropout_prob": 0.1,
+        "lsh_attention_probs_dropout_prob": 0.1,
+        "chunk_size_lm_head": 0,  # label smoothing needs the logits
+    }
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -284,8 +229,12 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     }
 
 
+def _tokenizer_name(arguments: PretrainedModelArguments) -> str | None:
+    return arguments.tokenizer_name or arguments.model_name_or_path
+
+
 def open_tokenizer(
-    arguments: Seq2SeqModelArguments, train: datasets.Dataset | None, folder: Path
+    arguments: TranslationModelArguments, train: datasets.Dataset | None, folder: Path
 ) -> PreTrainedTokenizerBase:
     """Load the tokenizer that is named, or train one on the data, once.
 
@@ -294,12 +243,9 @@ def open_tokenizer(
         train: pairs of `load_pairs`.
         folder: for a trained vocabulary.
     """
-    name = arguments.tokenizer_name or arguments.model_name_or_path
-    path = folder / VOCABULARY
-    if name == BYTES:
-        tokenizer: Any = ReformerHFByteTokenizer()
-    elif name is not None:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+    name, path = _tokenizer_name(arguments), folder / VOCABULARY
+    if name is not None:
+        tokenizer: Any = load_tokenizer(arguments)
     elif path.exists():
         tokenizer = ReformerHFTokenizer(vocab_file=path)
     elif train is None:

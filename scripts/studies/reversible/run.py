@@ -15,13 +15,11 @@ from transformers import (
     set_seed,
 )
 
-from reformer_hf import ReformerHFForConditionalGeneration
-from reformer_hf.training.callbacks import StopOnDivergence
 from reformer_hf.training.data.pairs import TranslationArguments, load_pairs, tokenize_pairs
 from reformer_hf.training.tasks.translation import (
-    Seq2SeqModelArguments,
+    TranslationModelArguments,
     TranslationTrainer,
-    build_config,
+    build_translator,
     open_tokenizer,
     special_tokens,
 )
@@ -31,6 +29,7 @@ from scripts.benchmarks.common.memory import PeakMemory
 
 REVERSIBLE, PLAIN, ONE_STREAM = "reversible", "plain", "one stream"
 SOURCE, TARGET = "en", "de"
+HEADS = 4
 
 
 @dataclass(frozen=True)
@@ -89,37 +88,39 @@ class ReversibleRun:
             max_target_length=self.settings.max_length,
         )
 
-    def model_arguments(self) -> Seq2SeqModelArguments:
+    def model_arguments(self) -> TranslationModelArguments:
         """Sizes of the Reformer."""
-        return Seq2SeqModelArguments(
+        fields = {
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": HEADS,
+            "hidden_size": self.settings.hidden_size,
+            "feed_forward_size": 4 * self.settings.hidden_size,
+            "hidden_dropout_prob": self.settings.dropout,
+            "local_attention_probs_dropout_prob": self.settings.dropout,
+            "lsh_attention_probs_dropout_prob": self.settings.dropout,
+            "reversible": str(self.variant == REVERSIBLE).lower(),
+            "activation_budget": 0,  # rebuild all activations, however few there are
+        }
+        return TranslationModelArguments(
             vocab_size=self.settings.vocab_size,
-            hidden_size=self.settings.hidden_size,
-            num_hidden_layers=self.layers,
-            num_attention_heads=4,
-            feed_forward_size=4 * self.settings.hidden_size,
-            hidden_dropout_prob=self.settings.dropout,
-            attention_probs_dropout_prob=self.settings.dropout,
-            reversible=self.variant == REVERSIBLE,
+            config_overrides=",".join(f"{name}={value}" for name, value in fields.items()),
         )
 
 
 def build_model(run: ReversibleRun, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """The model of a variant, with the weights of the default generator."""
-    sizes = run.model_arguments()
     if run.variant != ONE_STREAM:
-        config = build_config(sizes, tokenizer, run.settings.max_length)
-        config.activation_budget = 0  # rebuild all activations, however few there are
-        return ReformerHFForConditionalGeneration(config)
+        return build_translator(run.model_arguments(), tokenizer, run.settings.max_length)
     return MBartForConditionalGeneration(
         MBartConfig(
             vocab_size=len(tokenizer),
             d_model=run.settings.hidden_size,
             encoder_layers=run.layers,
             decoder_layers=run.layers,
-            encoder_attention_heads=sizes.num_attention_heads,
-            decoder_attention_heads=sizes.num_attention_heads,
-            encoder_ffn_dim=sizes.feed_forward_size,
-            decoder_ffn_dim=sizes.feed_forward_size,
+            encoder_attention_heads=HEADS,
+            decoder_attention_heads=HEADS,
+            encoder_ffn_dim=4 * run.settings.hidden_size,
+            decoder_ffn_dim=4 * run.settings.hidden_size,
             activation_function="relu",
             dropout=run.settings.dropout,
             attention_dropout=run.settings.dropout,
@@ -146,6 +147,7 @@ def train(run: ReversibleRun) -> dict[str, Any]:
         model,
         Seq2SeqTrainingArguments(
             output_dir=str(Path(run.folder) / "checkpoints" / f"{run.variant} {run.seed}"),
+            do_train=True,
             resume_from_checkpoint="last",
             max_steps=run.settings.max_steps,
             per_device_train_batch_size=run.batch_size,
@@ -164,7 +166,6 @@ def train(run: ReversibleRun) -> dict[str, Any]:
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
         train_dataset=tokens["train"],
         eval_dataset=tokens["validation"],
-        callbacks=[StopOnDivergence()],
     )
     checkpoint, memory = checkpoint_to_resume(trainer.args), PeakMemory()
     with memory.phase("training"):

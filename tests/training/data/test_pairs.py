@@ -62,7 +62,8 @@ def test_files_of_all_layouts_give_the_same_pairs(tmp_path, name, layout):
 
 def test_a_dataset_of_the_hub_has_its_own_splits(monkeypatch):
     def load(path, **options):
-        assert (path, options) == ("wmt14", {"name": "de-en"})
+        place = {"cache_dir": "kept", "token": "given"}
+        assert (path, options) == ("wmt14", {"name": "de-en"} | place)
         rows = [{"translation": dict(zip(("en", "de"), pair, strict=True))} for pair in PAIRS]
         kind = datasets.Features({"translation": datasets.Translation(languages=["de", "en"])})
         data = datasets.Dataset.from_list(rows, kind)
@@ -70,10 +71,13 @@ def test_a_dataset_of_the_hub_has_its_own_splits(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     arguments = {"dataset_name": "wmt14", "dataset_config_name": "de-en"}
-    splits = load_pairs(TranslationArguments(**arguments, source_lang="de", target_lang="en"))
+    place = {"cache_dir": "kept", "token": "given"}
+    splits = load_pairs(
+        TranslationArguments(**arguments, source_lang="de", target_lang="en"), **place
+    )
     assert splits["validation"][0] == {"source": "Speichern", "target": "Save"}
     with pytest.raises(ValueError, match=r"target_lang='fr': the train data has \['de', 'en'\]"):
-        load_pairs(TranslationArguments(**arguments, source_lang="de", target_lang="fr"))
+        load_pairs(TranslationArguments(**arguments, source_lang="de", target_lang="fr"), **place)
 
 
 @pytest.mark.parametrize(

@@ -185,8 +185,12 @@ def test_a_folder_with_a_run_is_not_overwritten_unasked(train, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "training_step", None)
         results = train("run", resume_from_checkpoint="last")  # it has come to its end
-    assert largest_difference(before, weights(tmp_path / "run")) == 0
-    assert "eval_loss" in results
+        assert largest_difference(before, weights(tmp_path / "run")) == 0
+        assert "eval_loss" in results
+        # One that was killed before its record was written gets it now.
+        (tmp_path / "run" / "run_record.json").unlink()
+        train("run", resume_from_checkpoint="last", do_eval=False)
+        assert json.loads((tmp_path / "run" / "run_record.json").read_text())["training"]["steps"]
     with pytest.raises(ValueError, match=r"nothing: there is no whole checkpoint; the last whole"):
         train("run", resume_from_checkpoint=str(tmp_path / "nothing"))
 

@@ -9,9 +9,9 @@ import sacrebleu
 
 from reformer_hf import ReformerHFByteTokenizer
 from reformer_hf.training.tasks.translation import (
-    Seq2SeqModelArguments,
+    TranslationModelArguments,
     bleu_metrics,
-    build_config,
+    build_translator,
     decode,
     open_tokenizer,
 )
@@ -25,14 +25,14 @@ TEXTS = [
 
 def test_the_vocabulary_is_trained_once(tmp_path):
     pairs = datasets.Dataset.from_list([{"source": text, "target": text.upper()} for text in TEXTS])
-    arguments = Seq2SeqModelArguments(vocab_size=400)
+    arguments = TranslationModelArguments(vocab_size=400)
     first = open_tokenizer(arguments, pairs, tmp_path)
     again = open_tokenizer(arguments, None, tmp_path)
     assert first.get_vocab() == again.get_vocab() and again.padding_side == "right"
-    byte = open_tokenizer(Seq2SeqModelArguments(tokenizer_name="bytes"), None, tmp_path)
+    byte = open_tokenizer(TranslationModelArguments(tokenizer_name="bytes"), None, tmp_path)
     assert isinstance(byte, ReformerHFByteTokenizer)
     first.save_pretrained(tmp_path / "saved")
-    named = Seq2SeqModelArguments(tokenizer_name=str(tmp_path / "saved"))
+    named = TranslationModelArguments(tokenizer_name=str(tmp_path / "saved"))
     assert open_tokenizer(named, None, tmp_path).get_vocab() == first.get_vocab()
     with pytest.raises(ValueError, match="tokenizer_name=None: without training data"):
         open_tokenizer(arguments, None, tmp_path / "empty")
@@ -40,10 +40,11 @@ def test_the_vocabulary_is_trained_once(tmp_path):
 
 @pytest.mark.parametrize(("form", "positions"), [("cross_attention", 100), ("packed", 200)])
 def test_positions_cover_the_longest_row(form, positions):
-    arguments = Seq2SeqModelArguments(decoder_form=form, layer_type="local_lsh")
-    config = build_config(arguments, ReformerHFByteTokenizer(), 100)
+    overrides = f"decoder_form={form},encoder_layers=1,decoder_attn_layers=[local,lsh]"
+    arguments = TranslationModelArguments(config_overrides=overrides)
+    config = build_translator(arguments, ReformerHFByteTokenizer(), 100).config
     assert config.position_limit == positions
-    assert config.encoder_attn_layers == config.decoder_attn_layers == ["local", "lsh"] * 2
+    assert (config.encoder_attn_layers, config.decoder_attn_layers) == (["full"], ["local", "lsh"])
     assert config.decoder_start_token_id == config.pad_token_id == 0
 
 
@@ -66,11 +67,12 @@ def test_bleu_is_that_of_sacrebleu_with_its_signature():
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"hidden_size": 10}, "hidden_size=10"), ({"layer_type": "lstm"}, "layer_type='lstm'")],
+    [("hidden_sizes=10", "no field .hidden_sizes."), ("encoder_attn_layers=[lstm]", "lstm")],
 )
 def test_impossible_models_are_named(changes, message):
+    arguments = TranslationModelArguments(config_overrides=changes)
     with pytest.raises(ValueError, match=message):
-        Seq2SeqModelArguments(**changes)
+        build_translator(arguments, ReformerHFByteTokenizer(), 100)
 
 
 def test_a_missing_extra_is_named(monkeypatch):
