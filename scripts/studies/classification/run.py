@@ -144,7 +144,7 @@ def _tensors(rows: Rows) -> tuple[Tensor, Tensor]:
 
 
 def answer(request: dict) -> dict:
-    """Do the run of a request; see `child.py`."""
+    """Do the run of a request; see `run_process`."""
     settings = Settings(**request["settings"])
     messages = load_messages(settings.length, settings.held_out_rows, Path(request["cache_dir"]))
     return train(request["variant"], request["seed"], settings, messages)

@@ -194,7 +194,7 @@ def measure_memory(run: ReversibleRun) -> dict[str, Any]:
 
 
 def answer(request: dict) -> dict:
-    """Do the run of a request; see `child.py`."""
+    """Do the run of a request; see `run_process`."""
     request["settings"] = Settings(**request["settings"])
     run = ReversibleRun(**request)
     return measure_memory(run) if run.seed is None else train(run)
