@@ -17,9 +17,10 @@ from reformer_hf import ReformerHFForCausalLM
 from reformer_hf.nn.attention import LSHSelfAttention
 from reformer_hf.nn.heads import split_heads
 from reformer_hf.nn.reversible import Decision
+from reformer_hf.training.arguments import argument
 from reformer_hf.training.record import machine_record
 from reformer_hf.training.storage import write_json
-from scripts.benchmarks.common.arguments import make_parser, option
+from scripts.benchmarks.common.arguments import make_parser
 from scripts.studies.library import random_model, read_ids
 
 PRECISIONS = ("float32", "bfloat16 autocast", "bfloat16 parameters")
@@ -29,12 +30,12 @@ PRECISIONS = ("float32", "bfloat16 autocast", "bfloat16 parameters")
 class FlipArguments:
     """Which model, how much text."""
 
-    model_name_or_path: str | None = option(
+    model_name_or_path: str | None = argument(
         None, "A byte-level model; by default one with random weights."
     )
-    text_file: str | None = option(None, "Text; this Python's standard library by default.")
-    num_tokens: int = option(4096, "Bytes of text.")
-    output_file: str = option("scripts/results/bucket_flips/result.json", "Where it goes.")
+    text_file: str | None = argument(None, "Text; this Python's standard library by default.")
+    num_tokens: int = argument(4096, "Bytes of text.")
+    output_file: str = argument("scripts/results/bucket_flips/result.json", "Where it goes.")
 
 
 def lsh_modules(model: ReformerHFForCausalLM) -> list[LSHSelfAttention]:

@@ -15,9 +15,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from reformer_hf import ReformerHFCache, ReformerHFForCausalLM
+from reformer_hf.training.arguments import argument
 from reformer_hf.training.record import machine_record
 from reformer_hf.training.storage import write_json
-from scripts.benchmarks.common.arguments import make_parser, option
+from scripts.benchmarks.common.arguments import make_parser
 from scripts.studies.library import random_model, read_ids
 
 LAYOUTS = {"local, lsh": 1, "(local, lsh) x 2": 2, "(local, lsh) x 3": 3}
@@ -28,13 +29,13 @@ LAYOUTS = {"local, lsh": 1, "(local, lsh) x 2": 2, "(local, lsh) x 3": 3}
 class DifferenceArguments:
     """Which model, how much text."""
 
-    model_name_or_path: str | None = option(
+    model_name_or_path: str | None = argument(
         None, "A byte-level model; by default some with random weights."
     )
-    text_file: str | None = option(None, "Text; this Python's standard library by default.")
-    prompt_tokens: int = option(512, "Bytes read at once.")
-    new_tokens: int = option(128, "Bytes read one by one behind them.")
-    output_file: str = option("scripts/results/cached_difference/result.json", "Where it goes.")
+    text_file: str | None = argument(None, "Text; this Python's standard library by default.")
+    prompt_tokens: int = argument(512, "Bytes read at once.")
+    new_tokens: int = argument(128, "Bytes read one by one behind them.")
+    output_file: str = argument("scripts/results/cached_difference/result.json", "Where it goes.")
 
 
 def lively_model(pairs: int, scope: str) -> ReformerHFForCausalLM:
