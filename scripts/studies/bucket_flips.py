@@ -12,16 +12,16 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import set_seed
 
-from reformer_hf import ReformerHFConfig, ReformerHFForCausalLM
+from reformer_hf import ReformerHFForCausalLM
 from reformer_hf.nn.attention import LSHSelfAttention
 from reformer_hf.nn.heads import split_heads
 from reformer_hf.nn.reversible import Decision
+from reformer_hf.training.arguments import argument
 from reformer_hf.training.record import machine_record
 from reformer_hf.training.storage import write_json
-from scripts.benchmarks.common.arguments import make_parser, option
-from scripts.studies.library import read_ids
+from scripts.benchmarks.common.arguments import make_parser
+from scripts.studies.library import random_model, read_ids
 
 PRECISIONS = ("float32", "bfloat16 autocast", "bfloat16 parameters")
 
@@ -30,34 +30,12 @@ PRECISIONS = ("float32", "bfloat16 autocast", "bfloat16 parameters")
 class FlipArguments:
     """Which model, how much text."""
 
-    model_name_or_path: str | None = option(
+    model_name_or_path: str | None = argument(
         None, "A byte-level model; by default one with random weights."
     )
-    text_file: str | None = option(None, "Text; this Python's standard library by default.")
-    num_tokens: int = option(4096, "Bytes of text.")
-    output_file: str = option("scripts/results/bucket_flips/result.json", "Where it goes.")
-
-
-def load_model(arguments: FlipArguments) -> ReformerHFForCausalLM:
-    """The model in float64, in eval mode."""
-    if arguments.model_name_or_path is not None:
-        model = ReformerHFForCausalLM.from_pretrained(arguments.model_name_or_path)
-    else:
-        set_seed(0)
-        model = ReformerHFForCausalLM(
-            ReformerHFConfig(
-                vocab_size=258,
-                hidden_size=256,
-                attention_head_size=64,
-                feed_forward_size=512,
-                attn_layers=["local", "lsh"] * 3,
-                num_attention_heads=4,
-                num_hashes=4,
-                axial_pos_shape=[64, 128],
-                **{"axial_pos_embds_dim": [64, 192], "feed_forward_size": 512},
-            )
-        )
-    return model.double().eval()
+    text_file: str | None = argument(None, "Text; this Python's standard library by default.")
+    num_tokens: int = argument(4096, "Bytes of text.")
+    output_file: str = argument("scripts/results/bucket_flips/result.json", "Where it goes.")
 
 
 def lsh_modules(model: ReformerHFForCausalLM) -> list[LSHSelfAttention]:
@@ -123,11 +101,13 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, print and write."""
     parser = make_parser([FlipArguments], "studies.bucket_flips", __doc__)
     (arguments,) = parser.parse_args_into_dataclasses(argv)
-    model = load_model(arguments)
+    name = arguments.model_name_or_path
+    model = random_model() if name is None else ReformerHFForCausalLM.from_pretrained(name)
+    model = model.double().eval()
     ids = read_ids(arguments.num_tokens, arguments.text_file)
     rates = measure(model, ids)
     report = {
-        "model": arguments.model_name_or_path or "random weights",
+        "model": name or "random weights",
         "tokens": ids.shape[1],
         "num_buckets": model.config.num_buckets,
         "num_hashes": model.config.num_hashes,

@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import set_seed
 
-from reformer_hf import ReformerHFCache, ReformerHFConfig, ReformerHFForCausalLM
+from reformer_hf import ReformerHFCache, ReformerHFForCausalLM
+from reformer_hf.training.arguments import argument
 from reformer_hf.training.record import machine_record
 from reformer_hf.training.storage import write_json
-from scripts.benchmarks.common.arguments import make_parser, option
-from scripts.studies.library import read_ids
+from scripts.benchmarks.common.arguments import make_parser
+from scripts.studies.library import random_model, read_ids
 
 LAYOUTS = {"local, lsh": 1, "(local, lsh) x 2": 2, "(local, lsh) x 3": 3}
 """Names to the number of pairs of layers."""
@@ -29,33 +29,25 @@ LAYOUTS = {"local, lsh": 1, "(local, lsh) x 2": 2, "(local, lsh) x 3": 3}
 class DifferenceArguments:
     """Which model, how much text."""
 
-    model_name_or_path: str | None = option(
+    model_name_or_path: str | None = argument(
         None, "A byte-level model; by default some with random weights."
     )
-    text_file: str | None = option(None, "Text; this Python's standard library by default.")
-    prompt_tokens: int = option(512, "Bytes read at once.")
-    new_tokens: int = option(128, "Bytes read one by one behind them.")
-    output_file: str = option("scripts/results/cached_difference/result.json", "Where it goes.")
+    text_file: str | None = argument(None, "Text; this Python's standard library by default.")
+    prompt_tokens: int = argument(512, "Bytes read at once.")
+    new_tokens: int = argument(128, "Bytes read one by one behind them.")
+    output_file: str = argument("scripts/results/cached_difference/result.json", "Where it goes.")
 
 
-def random_model(pairs: int, scope: str) -> ReformerHFForCausalLM:
+def lively_model(pairs: int, scope: str) -> ReformerHFForCausalLM:
     """A model with weights large enough for attention to matter."""
-    set_seed(0)
-    config = ReformerHFConfig(
-        vocab_size=258,
-        hidden_size=256,
-        attention_head_size=64,
-        feed_forward_size=512,
+    return random_model(
         attn_layers=["local", "lsh"] * pairs,
         attention_scope=scope,
-        num_attention_heads=4,
-        num_hashes=4,
         num_buckets=32,
         axial_pos_shape=[64, 64],
         initializer_range=0.1,
-        **{"axial_norm_std": 1.0, "axial_pos_embds_dim": [64, 192], "feed_forward_size": 512},
+        axial_norm_std=1.0,
     )
-    return ReformerHFForCausalLM(config)
 
 
 @torch.no_grad()
@@ -91,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         models = {name: ReformerHFForCausalLM.from_pretrained(name)}
     else:
         models = {
-            f"{scope}: {name}": random_model(pairs, scope)
+            f"{scope}: {name}": lively_model(pairs, scope)
             for scope in ("band", "chunk")
             for name, pairs in LAYOUTS.items()
         }

@@ -1,13 +1,16 @@
-"""The text of the studies: the source of this Python's standard library, as one file of bytes."""
+"""What studies share: the source of this Python's standard library as text, and a random model."""
 
 import sys
 import sysconfig
 from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from torch import Tensor
+from transformers import set_seed
 
+from reformer_hf import ReformerHFConfig, ReformerHFForCausalLM
 from reformer_hf.training.data.bytes import ByteRows
 
 DESCRIPTION = f"the source of Python {sys.version.split()[0]}'s standard library"
@@ -37,3 +40,10 @@ def read_ids(count: int, text_file: str | None = None) -> Tensor:
     with TemporaryDirectory() as folder:
         path = Path(text_file) if text_file else join_standard_library(Path(folder, "text"), count)
         return ByteRows([path], count)[0]["input_ids"][None]
+
+
+def random_model(**fields: Any) -> ReformerHFForCausalLM:
+    """A small byte-level model with random weights, always the same; `fields` configure it."""
+    set_seed(0)
+    sizes = {"feed_forward_size": 512, "num_hashes": 4, "axial_pos_embds_dim": [64, 192]}
+    return ReformerHFForCausalLM(ReformerHFConfig(**sizes, **fields))

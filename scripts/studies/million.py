@@ -27,10 +27,10 @@ from tqdm import tqdm
 from transformers import set_seed
 
 from reformer_hf import ReformerHFConfig, ReformerHFForCausalLM
-from reformer_hf.models.configuration_rules import axial_shape
+from reformer_hf.training.arguments import argument
 from reformer_hf.training.record import machine_record, peak_memory_bytes
 from reformer_hf.training.storage import write_json
-from scripts.benchmarks.common.arguments import make_parser, option
+from scripts.benchmarks.common.arguments import make_parser
 from scripts.benchmarks.common.memory import RETURN_LARGE
 from scripts.studies.library import read_ids
 
@@ -53,43 +53,45 @@ PRESETS = {
         "num_attention_heads": 2,
         "feed_forward_size": 512,
         "num_hashes": 1,
+        "num_buckets": [64, 128],
         "hidden_dropout_prob": 0.05,
         "local_attention_probs_dropout_prob": 0.05,
         "attention_scope": "chunk",
     },
 }
-SIZES = ("attention_scope", "hidden_size", "num_attention_heads", "feed_forward_size")
-SIZES += ("num_hashes", "chunk_size_attention_heads", "chunk_size_feed_forward")
-SIZES += ("chunk_size_lm_head",)
+SIZES = (
+    *("attention_scope", "hidden_size", "num_hidden_layers", "num_attention_heads"),
+    *("feed_forward_size", "num_hashes"),
+    *("chunk_size_attention_heads", "chunk_size_feed_forward", "chunk_size_lm_head"),
+)
 """Arguments that are fields of the configuration."""
-NO_DROPOUT = {"hidden_dropout_prob": 0.0, "local_attention_probs_dropout_prob": 0.0}
 
 
 @dataclass
 class StepArguments:
     """What is trained on what. Sizes that are left out are the preset's."""
 
-    preset: str = option("million", "Sizes to start from.", choices=list(PRESETS))
-    output_dir: str = option("outputs/train_million", "Output folder.")
-    num_tokens: int | None = option(None, "Tokens of the sequence.")
-    num_hidden_layers: int = option(6, "Layers: local, LSH in turn.")
-    hidden_size: int | None = option(None, "Width of a stream.")
-    num_attention_heads: int | None = option(None, "Heads of 64.")
-    feed_forward_size: int | None = option(None, "Width inside.")
-    num_hashes: int | None = option(None, "Rounds of hashing.")
-    attention_scope: str | None = option(None, "band (the preset million) or chunk (the other).")
-    bf16: bool = option(
+    preset: str = argument("million", "Sizes to start from.", choices=list(PRESETS))
+    output_dir: str = argument("outputs/train_million", "Output folder.")
+    num_tokens: int | None = argument(None, "Tokens of the sequence.")
+    num_hidden_layers: int = argument(6, "Layers: local, LSH in turn.")
+    hidden_size: int | None = argument(None, "Width of a stream.")
+    num_attention_heads: int | None = argument(None, "Heads of 64.")
+    feed_forward_size: int | None = argument(None, "Width inside.")
+    num_hashes: int | None = argument(None, "Rounds of hashing.")
+    attention_scope: str | None = argument(None, "band (the preset million) or chunk (the other).")
+    bf16: bool = argument(
         False,
         "Compute sub-layers in bfloat16, the streams in float32. Saves memory; slow on processors "
         "without bfloat16 products.",
     )
-    learning_rate: float = option(1e-3, "Of AdamW.")
-    chunk_size_attention_heads: int = option(1, "Heads that attend at a time; 0 for all.")
-    chunk_size_feed_forward: int = option(4096, "Tokens in the feed-forward sub-layer at a time.")
-    chunk_size_lm_head: int = option(4096, "Tokens whose logits are held at a time.")
-    check_tokens: int = option(4096, "Tokens of the check before the step; 0 for none.")
-    seed: int = option(0, "Of weights and rotations.")
-    num_threads: int = option(0, "Of torch; 0 for its own choice.")
+    learning_rate: float = argument(1e-3, "Of AdamW.")
+    chunk_size_attention_heads: int = argument(1, "Heads that attend at a time; 0 for all.")
+    chunk_size_feed_forward: int = argument(4096, "Tokens in the feed-forward sub-layer at a time.")
+    chunk_size_lm_head: int = argument(4096, "Tokens whose logits are held at a time.")
+    check_tokens: int = argument(4096, "Tokens of the check before the step; 0 for none.")
+    seed: int = argument(0, "Of weights and rotations.")
+    num_threads: int = argument(0, "Of torch; 0 for its own choice.")
 
     def __post_init__(self) -> None:
         """Fill in what the preset says."""
@@ -100,23 +102,19 @@ class StepArguments:
     def config(self, **changes: Any) -> ReformerHFConfig:
         """Configure the model; `changes` replace fields."""
         assert self.num_tokens and self.hidden_size
-        sizes = {name: getattr(self, name) for name in SIZES}
-        published = self.preset == "crime-and-punishment"
         quarter = self.hidden_size // 4
         fields = {
+            **{name: value for name, value in PRESETS[self.preset].items() if name != "num_tokens"},
+            **{name: getattr(self, name) for name in SIZES},
             "vocab_size": VOCABULARY,
             "is_decoder": True,
-            "attn_layers": [("local", "lsh")[i % 2] for i in range(self.num_hidden_layers)],
             "attention_head_size": 64,
-            "num_buckets": [64, 128] if published else None,
-            "hash_length": None if published else self.num_tokens,
-            "axial_pos_shape": list(axial_shape(self.num_tokens)),
+            "hash_length": self.num_tokens,
+            "max_position_embeddings": self.num_tokens,
             "axial_pos_embds_dim": [quarter, self.hidden_size - quarter],
             "activation_budget": 0,
-            **NO_DROPOUT,
-            **{k: v for k, v in PRESETS[self.preset].items() if k in NO_DROPOUT},
         }
-        return ReformerHFConfig(**{**fields, **sizes, **changes})
+        return ReformerHFConfig(**{**fields, **changes})
 
 
 @contextlib.contextmanager
@@ -160,7 +158,11 @@ def check(arguments: StepArguments, ids: Tensor) -> dict:
 
     In float64, because in float32 the two could round a hash to different buckets.
     """
-    changes = {"redraw_rotations": False, **NO_DROPOUT}
+    changes = {
+        "redraw_rotations": False,
+        "hidden_dropout_prob": 0.0,
+        "local_attention_probs_dropout_prob": 0.0,
+    }
     plain_changes = {
         "reversible": False,
         "chunk_size_attention_heads": 0,

@@ -21,11 +21,12 @@ from torch import Tensor
 from transformers import Trainer, TrainingArguments, set_seed
 
 from reformer_hf import ReformerHFByteTokenizer, ReformerHFConfig, ReformerHFForCausalLM
+from reformer_hf.training.arguments import argument
 from reformer_hf.training.data.bytes import ByteRows
 from reformer_hf.training.evaluation import score_batches
 from reformer_hf.training.record import machine_record
-from scripts.benchmarks.common.arguments import make_parser, option
-from scripts.benchmarks.common.runs import Planned, Record
+from scripts.benchmarks.common.arguments import make_parser
+from scripts.benchmarks.common.runs import Planned, do_runs
 from scripts.benchmarks.common.tables import counts, describe_machine, table
 from scripts.studies.library import DESCRIPTION, join_standard_library
 
@@ -44,19 +45,19 @@ VARIANTS = {
 class ScopeArguments:
     """What is compared, and how long each run trains."""
 
-    output_dir: str = option("outputs/compare_scopes", "Output folder.")
-    text_file: str | None = option(None, "Text; this Python's standard library by default.")
-    validation_split_percentage: int = option(5, "Share of the rows, the last, to score.")
-    variants: list[str] = option(list(VARIANTS), "Variants to train.")
-    seeds: int = option(2, "Seeds per variant.")
-    max_steps: int = option(500, "Optimiser steps per run.")
-    per_device_train_batch_size: int = option(2, "Rows in a step.")
-    block_size: int = option(2048, "Context in bytes.")
-    hidden_size: int = option(128, "Width of a stream.")
-    num_hidden_layers: int = option(2, "Layers.")
-    num_hashes: int = option(2, "Rounds of hashing.")
-    learning_rate: float = option(1e-3, "Highest learning rate.")
-    max_eval_samples: int = option(64, "Held-out rows.")
+    output_dir: str = argument("outputs/compare_scopes", "Output folder.")
+    text_file: str | None = argument(None, "Text; this Python's standard library by default.")
+    validation_split_percentage: int = argument(5, "Share of the rows, the last, to score.")
+    variants: list[str] = argument(list(VARIANTS), "Variants to train.")
+    seeds: int = argument(2, "Seeds per variant.")
+    max_steps: int = argument(500, "Optimiser steps per run.")
+    per_device_train_batch_size: int = argument(2, "Rows in a step.")
+    block_size: int = argument(2048, "Context in bytes.")
+    hidden_size: int = argument(128, "Width of a stream.")
+    num_hidden_layers: int = argument(2, "Layers.")
+    num_hashes: int = argument(2, "Rounds of hashing.")
+    learning_rate: float = argument(1e-3, "Highest learning rate.")
+    max_eval_samples: int = argument(64, "Held-out rows.")
 
 
 def build_config(arguments: ScopeArguments, variant: str) -> ReformerHFConfig:
@@ -66,8 +67,6 @@ def build_config(arguments: ScopeArguments, variant: str) -> ReformerHFConfig:
     # A band of 96 keys shows about as many as a chunk of 64 and the one before it.
     chunk_length = fields.pop("attn_chunk_length", 96)
     return ReformerHFConfig(
-        vocab_size=258,
-        eos_token_id=1,
         is_decoder=True,
         hidden_size=arguments.hidden_size,
         num_attention_heads=2,
@@ -76,9 +75,6 @@ def build_config(arguments: ScopeArguments, variant: str) -> ReformerHFConfig:
         lsh_attn_chunk_length=chunk_length,
         num_hashes=arguments.num_hashes,
         max_position_embeddings=arguments.block_size,
-        hidden_dropout_prob=0.0,
-        local_attention_probs_dropout_prob=0.0,
-        lsh_attention_probs_dropout_prob=0.0,
         chunk_size_lm_head=1024,
         **fields,
     )
@@ -182,18 +178,13 @@ def main(argv: list[str] | None = None) -> int:
         ),
         "settings": settings | {"corpus": {"description": text, "bytes": path.stat().st_size}},
     }
-    try:
-        record = Record(folder, header, render)
-    except ValueError as error:
-        parser.error(str(error))
     planned = []
     for seed in range(arguments.seeds):
         for variant in arguments.variants:
             attempt = partial(train_one, arguments, variant, seed, *rows)
             identity = {"variant": variant, "seed": seed}
             planned.append(Planned(identity, f"{variant}, seed {seed}", attempt))
-    record.do_missing(planned)
-    return record.conclude()
+    return do_runs(parser, arguments.output_dir, header, planned, render)
 
 
 if __name__ == "__main__":

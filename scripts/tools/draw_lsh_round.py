@@ -7,6 +7,7 @@ writes `docs/pictures/lsh_round.png`.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -158,11 +159,17 @@ def draw_combine(axis: Axes, queries: Tensor, buckets: Tensor) -> None:
     axis.axis("off")
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
     """Draw the four panels and save them."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("docs/pictures/lsh_round.png"))
-    output: Path = parser.parse_args().output
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.tools.draw_lsh_round",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("docs/pictures/lsh_round.png"), help="PNG file"
+    )
+    output: Path = parser.parse_args(argv).output
     queries = vectors()
     buckets = hash_places(queries)
     order = sort_by_bucket(buckets[None, None], None, BUCKETS).order[0, 0, 0].tolist()
@@ -182,8 +189,10 @@ def main() -> None:
         axis.set_title(title, loc="left", fontweight="bold", color=INK)
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=110)
+    plt.close(figure)
     print(f"wrote {output}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,7 +7,6 @@ import pytest
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 ENTRY_POINTS = {
-    "benchmarks.common.child",
     "benchmarks.generation.__main__",
     "benchmarks.training.__main__",
     "studies.bucket_flips",
@@ -17,6 +16,7 @@ ENTRY_POINTS = {
     "studies.reversible.__main__",
     "studies.scopes",
     "tools.check_mutations",
+    "tools.draw_lsh_round",
 }
 
 

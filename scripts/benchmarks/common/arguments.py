@@ -2,28 +2,12 @@
 
 from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from transformers import HfArgumentParser
 
+from reformer_hf.training.arguments import argument
 from scripts.benchmarks.common.cores import usable_cores
-
-
-def option(default: Any, help: str, **metadata: Any) -> Any:
-    """A field of a dataclass for `HfArgumentParser`.
-
-    Args:
-        default: a value, a list, of which each instance has a copy, or a function that makes one.
-        help: what `--help` says.
-        **metadata: of the field, such as `choices`.
-    """
-    metadata["help"] = help
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    if callable(default):
-        return field(default_factory=default, metadata=metadata)
-    return field(default=default, metadata=metadata)
 
 
 class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
@@ -41,20 +25,15 @@ def make_parser(kinds: Sequence[type], name: str, description: str | None) -> Hf
 class BenchmarkArguments:
     """What is measured how often, and when a run counts."""
 
-    output_dir: str = option("outputs/benchmark", "Output folder.")
-    variants: list[str] = option([], "What to measure.")
-    repeats: int = option(3, "Runs of each case.")
-    steps: int = option(10, "Timed steps of a run.")
-    warmup: int = option(2, "Steps before them.")
-    max_seconds_per_run: float = option(30.0, "Time of a run's steps.")
-    max_waiting: float = option(
+    repeats: int = argument(3, "Runs of each case.")
+    max_waiting: float = argument(
         0.05,
         "Seconds per second that threads may wait for a core in a run; beyond that other processes "
         "disturbed it, and it does not count.",
     )
-    attempts: int = option(3, "Times that a disturbed run is done in one call.")
-    timeout: float = option(1800.0, "Seconds after which a run is given up as failed.")
-    num_threads: int = option(usable_cores, "Threads of torch; all cores by default.")
+    attempts: int = argument(3, "Times that a disturbed run is done in one call.")
+    timeout: float = argument(1800.0, "Seconds after which a run is given up as failed.")
+    num_threads: int = argument(usable_cores(), "Threads of torch; all cores by default.")
 
     def first_problem(
         self, choices: Mapping[str, Sequence[str] | Mapping], positive: Sequence[str]

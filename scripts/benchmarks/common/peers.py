@@ -20,7 +20,7 @@ from transformers.models.reformer.modeling_reformer import ReformerDynamicCache
 
 from reformer_hf import ReformerHFCache, ReformerHFConfig, ReformerHFForCausalLM
 from reformer_hf.models.configuration_rules import axial_shape
-from scripts.benchmarks.common.arguments import option
+from reformer_hf.training.arguments import argument
 
 VARIANTS = {
     "band": "reformer_hf, band scope",
@@ -37,17 +37,17 @@ OURS = ("band", "chunk")
 class ModelShape:
     """Sizes that all models share, as far as they have them."""
 
-    num_hidden_layers: int = option(6, "Layers: local, LSH in turn.")
-    hidden_size: int = option(256, "Width of a stream.")
-    num_attention_heads: int = option(4, "Heads.")
-    feed_forward_size: int = option(512, "Width inside feed-forward.")
-    num_hashes: int = option(4, "Rounds of hashing.")
-    num_buckets: int = option(
+    num_hidden_layers: int = argument(6, "Layers: local, LSH in turn.")
+    hidden_size: int = argument(256, "Width of a stream.")
+    num_attention_heads: int = argument(4, "Heads.")
+    feed_forward_size: int = argument(512, "Width inside feed-forward.")
+    num_hashes: int = argument(4, "Rounds of hashing.")
+    num_buckets: int = argument(
         128, "Buckets; the default rule's number for windows of 64 and 8,192 tokens."
     )
-    attn_chunk_length: int = option(64, "Tokens in a chunk.")
-    vocab_size: int = option(258, "Tokens of the vocabulary.")
-    max_positions: int = option(2**18 + 2**10, "Size of the position tables in tokens.")
+    attn_chunk_length: int = argument(64, "Tokens in a chunk.")
+    vocab_size: int = argument(258, "Tokens of the vocabulary.")
+    max_positions: int = argument(2**18 + 2**10, "Size of the position tables in tokens.")
 
     def __str__(self) -> str:
         return (

@@ -9,7 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-CHILD = "scripts.benchmarks.common.child"
+CHILD = """
+import json, sys
+from importlib import import_module
+print(json.dumps(import_module(sys.argv[1]).answer(json.load(sys.stdin))), flush=True)
+"""
 
 
 def run_process(
@@ -18,7 +22,7 @@ def run_process(
     """Do a run in a process of its own.
 
     Args:
-        module: its function `answer` does the run.
+        module: its function `answer` does the run; what else it prints does not count.
         request: what that function gets, and is sent as JSON.
         timeout: seconds.
         environment: of the process; None for that of this one.
@@ -30,7 +34,7 @@ def run_process(
     paths = os.pathsep.join(filter(None, [str(ROOT), variables.get("PYTHONPATH")]))
     try:
         process = subprocess.run(
-            [sys.executable, "-m", CHILD, module],
+            [sys.executable, "-c", CHILD, module],
             input=json.dumps(request),
             capture_output=True,
             text=True,

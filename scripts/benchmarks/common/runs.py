@@ -3,8 +3,10 @@
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +15,7 @@ from tqdm import tqdm
 import reformer_hf
 from reformer_hf.training.record import machine_record
 from reformer_hf.training.storage import write_json
+from scripts.benchmarks.common.arguments import BenchmarkArguments
 from scripts.benchmarks.common.tables import counts
 
 
@@ -51,7 +54,7 @@ class Record:
         folder: Path,
         header: dict,
         render: Callable[[dict, list[dict]], str],
-        plot: Callable[[list[dict], Path], None] = lambda runs, folder: None,
+        plot: Callable[[list[dict], Path], None] | None = None,
     ):
         self.folder, self.header, self.render, self.plot = folder, header, render, plot
         self.runs: list[dict] = []
@@ -96,7 +99,8 @@ class Record:
     def conclude(self) -> int:
         """Write, draw and print; returns the exit status, 1 if a run failed or was disturbed."""
         self.save()
-        self.plot(self.runs, self.folder)
+        if self.plot is not None:
+            self.plot(self.runs, self.folder)
         print((self.folder / "results.md").read_text(encoding="utf-8"))
         return int(not all(map(counts, self.runs)))
 
@@ -126,6 +130,49 @@ def least_disturbed(attempt: Callable[[], dict], attempts: int, max_waiting: flo
     best = min(results, key=lambda result: result["waiting"] or 0.0)
     disturbed = (best["waiting"] or 0.0) > max_waiting
     return best | {"attempts": len(results), "disturbed": disturbed}
+
+
+def plan_cases(
+    cases: Iterable[tuple[Any, int]],
+    arguments: BenchmarkArguments,
+    run: Callable[[Any], dict],
+    notes: Callable[[Any], dict],
+) -> list[Planned]:
+    """Plan the runs of a benchmark, each of which is done again where it was disturbed.
+
+    Args:
+        cases: named tuples, whose text is their label, and repeats.
+        arguments: of the benchmark.
+        run: does the run of a case.
+        notes: what is recorded of a case besides.
+    """
+    planned = []
+    for case, repeat in cases:
+        attempt = partial(run, case)
+        attempt = partial(least_disturbed, attempt, arguments.attempts, arguments.max_waiting)
+        identity = {**case._asdict(), "repeat": repeat}
+        planned.append(Planned(identity, str(case), attempt, notes(case)))
+    return planned
+
+
+def do_runs(
+    parser: ArgumentParser,
+    folder: str,
+    header: dict,
+    planned: Sequence[Planned],
+    render: Callable[[dict, list[dict]], str],
+    plot: Callable[[list[dict], Path], None] | None = None,
+) -> int:
+    """Do the planned runs that a folder lacks; returns the exit status. See `Record`.
+
+    Runs of an earlier call with other settings are an error of the command line.
+    """
+    try:
+        record = Record(Path(folder), header, render, plot)
+    except ValueError as error:
+        parser.error(str(error))
+    record.do_missing(planned)
+    return record.conclude()
 
 
 def source_digest() -> str:

@@ -10,18 +10,15 @@ to the output folder after every run and a plot at the end, and goes on where it
 
 import sys
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 from scripts.benchmarks.common.arguments import make_parser
 from scripts.benchmarks.common.peers import ModelShape
 from scripts.benchmarks.common.processes import exit_when_terminated, run_process
-from scripts.benchmarks.common.runs import Planned, Record, benchmark_header, least_disturbed
-from scripts.benchmarks.common.tables import short
+from scripts.benchmarks.common.runs import benchmark_header, do_runs, plan_cases
 from scripts.benchmarks.generation.arguments import GenerationArguments
-from scripts.benchmarks.generation.plot import plot
 from scripts.benchmarks.generation.profile import render_profile
-from scripts.benchmarks.generation.report import Case, render
+from scripts.benchmarks.generation.report import Case, plot, render
 
 SETTINGS = (
     "steps",
@@ -39,19 +36,6 @@ def run_child(case: Case, arguments: GenerationArguments, shape: ModelShape) -> 
     """Measure a case in a process of its own, or profile it; see `run_process`."""
     request = {"case": case._asdict(), "arguments": asdict(arguments), "shape": asdict(shape)}
     return run_process("scripts.benchmarks.generation.run", request, arguments.timeout)
-
-
-def plan(arguments: GenerationArguments, shape: ModelShape) -> list[Planned]:
-    """All runs, in order."""
-    planned = []
-    for case, repeat in arguments.cases():
-        attempt = partial(run_child, case, arguments, shape)
-        attempt = partial(least_disturbed, attempt, arguments.attempts, arguments.max_waiting)
-        label = f"{case.variant} at {short(case.context)}, batch {case.batch}"
-        identity = {**case._asdict(), "repeat": repeat}
-        notes = {"random_states": arguments.needs_random_states(case)}
-        planned.append(Planned(identity, label, attempt, notes))
-    return planned
 
 
 def write_profile(arguments: GenerationArguments, shape: ModelShape, header: dict) -> int:
@@ -81,12 +65,13 @@ def main(argv: list[str] | None = None) -> int:
     header = benchmark_header(arguments, SETTINGS, shape, summary)
     if arguments.profile:
         return write_profile(arguments, shape, header)
-    try:
-        record = Record(Path(arguments.output_dir), header, render, plot)
-    except ValueError as error:
-        parser.error(str(error))
-    record.do_missing(plan(arguments, shape))
-    return record.conclude()
+    planned = plan_cases(
+        arguments.cases(),
+        arguments,
+        lambda case: run_child(case, arguments, shape),
+        lambda case: {"random_states": arguments.needs_random_states(case)},
+    )
+    return do_runs(parser, arguments.output_dir, header, planned, render, plot)
 
 
 if __name__ == "__main__":

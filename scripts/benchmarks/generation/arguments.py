@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from scripts.benchmarks.common.arguments import BenchmarkArguments, option, turned
+from reformer_hf.training.arguments import argument
+from scripts.benchmarks.common.arguments import BenchmarkArguments, turned
 from scripts.benchmarks.common.peers import OURS, VARIANTS, ModelShape
 from scripts.benchmarks.generation.report import Case
 
@@ -12,24 +13,24 @@ from scripts.benchmarks.generation.report import Case
 class GenerationArguments(BenchmarkArguments):
     """What is measured, and how long."""
 
-    output_dir: str = option("outputs/benchmark_generation", "Output folder.")
-    variants: list[str] = option(list(VARIANTS), f"Models to measure: {', '.join(VARIANTS)}.")
-    contexts: list[int] = option(
+    output_dir: str = argument("outputs/benchmark_generation", "Output folder.")
+    variants: list[str] = argument(list(VARIANTS), f"Models to measure: {', '.join(VARIANTS)}.")
+    contexts: list[int] = argument(
         [2**10, 2**12, 2**14, 2**16, 2**18], "Tokens in the cache before the first step."
     )
-    steps: int = option(64, "Timed steps of a run.")
-    warmup: int = option(4, "Steps before them.")
-    max_seconds_per_run: float = option(
+    steps: int = argument(64, "Timed steps of a run.")
+    warmup: int = argument(4, "Steps before them.")
+    max_seconds_per_run: float = argument(
         30.0, "Steps end after this many seconds, but not before the third."
     )
-    batch_size: int = option(16, "Rows of the batched runs of `band`.")
-    batch_contexts: list[int] = option([2**10, 2**14], "Contexts of the batched runs.")
-    max_prefill: int = option(2**14, "Above it transformers' models start from random states.")
-    prefill_tokens: int = option(2**13, "Tokens in a block of a prefill of `band`.")
-    max_context_chunk: int = option(2**16, "Longest context of `chunk`.")
-    max_context_stock: int = option(2**16, "Longest context of `stock`.")
-    max_context_gpt2: int = option(2**16, "Longest context of `gpt2`.")
-    profile: bool = option(
+    batch_size: int = argument(16, "Rows of the batched runs of `band`.")
+    batch_contexts: list[int] = argument([2**10, 2**14], "Contexts of the batched runs.")
+    max_prefill: int = argument(2**14, "Above it transformers' models start from random states.")
+    prefill_tokens: int = argument(2**13, "Tokens in a block of a prefill of `band`.")
+    max_context_chunk: int = argument(2**16, "Longest context of `chunk`.")
+    max_context_stock: int = argument(2**16, "Longest context of `stock`.")
+    max_context_gpt2: int = argument(2**16, "Longest context of `gpt2`.")
+    profile: bool = argument(
         False, "Count the operators of a step of `band` at the first context instead."
     )
 

@@ -108,7 +108,7 @@ def measure(case: Case, arguments: GenerationArguments, shape: ModelShape) -> di
 
 
 def answer(request: dict) -> dict:
-    """Do the run of a request, or profile it; see `child.py`."""
+    """Do the run of a request, or profile it; see `run_process`."""
     arguments = GenerationArguments(**request["arguments"])
     work = profile if arguments.profile else measure
     return work(Case(**request["case"]), arguments, ModelShape(**request["shape"]))

@@ -11,13 +11,11 @@ import sys
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 
 from scripts.benchmarks.common.arguments import make_parser
 from scripts.benchmarks.common.peers import ModelShape
 from scripts.benchmarks.common.processes import exit_when_terminated, run_process
-from scripts.benchmarks.common.runs import Planned, Record, benchmark_header, least_disturbed
-from scripts.benchmarks.common.tables import short
+from scripts.benchmarks.common.runs import benchmark_header, do_runs, plan_cases
 from scripts.benchmarks.training.arguments import ALLOCATORS, TrainingBenchmarkArguments
 from scripts.benchmarks.training.plot import plot_all
 from scripts.benchmarks.training.report import TrainingCase
@@ -66,19 +64,6 @@ def summary(arguments: TrainingBenchmarkArguments, shape: ModelShape) -> str:
     return text
 
 
-def plan(arguments: TrainingBenchmarkArguments, shape: ModelShape) -> list[Planned]:
-    """All runs, in order."""
-    planned = []
-    for repeat in range(arguments.repeats):
-        for case in arguments.cases(repeat, shape):
-            attempt = partial(run_child, case, arguments, shape)
-            attempt = partial(least_disturbed, attempt, arguments.attempts, arguments.max_waiting)
-            label = f"{case.variant} at {short(case.length)}, {case.dtype}, {case.mode}"
-            identity = {**case._asdict(), "repeat": repeat}
-            planned.append(Planned(identity, label, attempt, {"rows": arguments.rows_of(case)}))
-    return planned
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run what is missing; ends with status 1 if a run failed or was disturbed."""
     parser = make_parser([TrainingBenchmarkArguments, ModelShape], "benchmarks.training", __doc__)
@@ -88,13 +73,15 @@ def main(argv: list[str] | None = None) -> int:
     if problem := arguments.problem(shape):
         parser.error(problem)
     header = benchmark_header(arguments, SETTINGS, shape, summary(arguments, shape))
+    repeats = range(arguments.repeats)
+    planned = plan_cases(
+        ((case, repeat) for repeat in repeats for case in arguments.cases(repeat, shape)),
+        arguments,
+        lambda case: run_child(case, arguments, shape),
+        lambda case: {"rows": arguments.rows_of(case)},
+    )
     plot = partial(plot_all, shape.num_hidden_layers, arguments.tokens_per_batch)
-    try:
-        record = Record(Path(arguments.output_dir), header, render, plot)
-    except ValueError as error:
-        parser.error(str(error))
-    record.do_missing(plan(arguments, shape))
-    return record.conclude()
+    return do_runs(parser, arguments.output_dir, header, planned, render, plot)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from scripts.benchmarks.common.arguments import BenchmarkArguments, option, turned
+from reformer_hf.training.arguments import argument
+from scripts.benchmarks.common.arguments import BenchmarkArguments, turned
 from scripts.benchmarks.common.memory import RETURN_LARGE
 from scripts.benchmarks.common.peers import OURS, ModelShape
 from scripts.benchmarks.training.peers import (
@@ -31,45 +32,47 @@ ALLOCATORS = {
 class TrainingBenchmarkArguments(BenchmarkArguments):
     """What is measured, and how long."""
 
-    output_dir: str = option("outputs/benchmark_training", "Output folder.")
-    variants: list[str] = option(
+    output_dir: str = argument("outputs/benchmark_training", "Output folder.")
+    variants: list[str] = argument(
         list(TRAINING_VARIANTS), f"What to measure: {', '.join(TRAINING_VARIANTS)}."
     )
-    lengths: list[int] = option([2**9, 2**10, 2**11, 2**12, 2**14, 2**16], "Tokens of a row.")
-    tokens_per_batch: int = option(2**12, "Tokens of all rows; longer rows come one at a time.")
-    dtypes: list[str] = option(list(DTYPES), "float32, and bfloat16 for autocast.")
-    modes: list[str] = option(
+    lengths: list[int] = argument([2**9, 2**10, 2**11, 2**12, 2**14, 2**16], "Tokens of a row.")
+    tokens_per_batch: int = argument(2**12, "Tokens of all rows; longer rows come one at a time.")
+    dtypes: list[str] = argument(list(DTYPES), "float32, and bfloat16 for autocast.")
+    modes: list[str] = argument(
         [FORWARD, TRAINING], "forward (without gradients), and training (forward and backward)."
     )
-    max_length_stock: int = option(2**16, "Longest length of `stock`.")
-    max_length_lucid: int = option(2**14, "Longest length of `lucid`.")
-    max_length_gpt2: int = option(2**14, "Longest length of `gpt2`.")
-    first_max_length_lucid: int = option(
+    max_length_stock: int = argument(2**16, "Longest length of `stock`.")
+    max_length_lucid: int = argument(2**14, "Longest length of `lucid`.")
+    max_length_gpt2: int = argument(2**14, "Longest length of `gpt2`.")
+    first_max_length_lucid: int = argument(
         2**16, "Longest length of `lucid` in the first repeat, for its memory (float32, training)."
     )
-    first_max_length_gpt2: int = option(
+    first_max_length_gpt2: int = argument(
         2**14, "Longest length of `gpt2` in the first repeat, likewise."
     )
-    depths: list[int] = option(
+    depths: list[int] = argument(
         [4, 8, 12, 24], "Numbers of layers of `band`, whose memory is compared."
     )
-    depth_length: int = option(2**14, "Tokens of a row there.")
-    profile_length: int = option(
+    depth_length: int = argument(2**14, "Tokens of a row there.")
+    profile_length: int = argument(
         2**14, "Tokens of a row in the profile by stage of `band` and `chunk`."
     )
-    max_seconds_per_run: float = option(
+    steps: int = argument(10, "Timed steps of a run.")
+    warmup: int = argument(2, "Steps before them.")
+    max_seconds_per_run: float = argument(
         30.0,
         "After this many seconds no step is begun; one of the warm-up and one that is timed are "
         "always done.",
     )
-    allocator: str = option(
+    allocator: str = argument(
         "default",
         "default: as users have it, without any MALLOC_ settings of this shell. keep_pages: glibc "
         "keeps freed memory instead of giving it back and faulting it in again. return_large: it "
         "gives large tensors' memory back at once. Linux with glibc only; for all variants.",
         choices=list(ALLOCATORS),
     )
-    timeout: float = option(3600.0, "Seconds after which a run is given up as failed.")
+    timeout: float = argument(3600.0, "Seconds after which a run is given up as failed.")
 
     def leave_out_missing(self) -> str | None:
         """Leave `lucid` out where its package is missing; returns a message then."""

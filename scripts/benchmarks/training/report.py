@@ -40,6 +40,9 @@ class TrainingCase(NamedTuple):
     mode: str
     layers: int
 
+    def __str__(self) -> str:
+        return f"{self.variant} at {short(self.length)}, {self.dtype}, {self.mode}"
+
 
 class TrainingResults(Repeats[TrainingCase]):
     """The recorded runs by case and repeat.

@@ -132,6 +132,6 @@ def measure(case: TrainingCase, arguments: TrainingBenchmarkArguments, shape: Mo
 
 
 def answer(request: dict) -> dict:
-    """Do the run of a request; see `child.py`."""
+    """Do the run of a request; see `run_process`."""
     arguments = TrainingBenchmarkArguments(**request["arguments"])
     return measure(TrainingCase(**request["case"]), arguments, ModelShape(**request["shape"]))

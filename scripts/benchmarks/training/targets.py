@@ -1,6 +1,6 @@
 """What this package wants of its training speed and memory, and whether it was measured so."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import NamedTuple
 
@@ -8,6 +8,8 @@ from scripts.benchmarks.common.peers import OURS
 from scripts.benchmarks.common.tables import short, table
 from scripts.benchmarks.training.peers import FLOOR
 from scripts.benchmarks.training.report import (
+    FORWARD,
+    TRAINING,
     TrainingResults,
     bytes_beyond_parameters,
     peak_bytes,
@@ -51,56 +53,42 @@ class Target(NamedTuple):
 
 
 def targets(results: TrainingResults, ours: str) -> list[Target]:
-    """All targets of one of our scopes, from medians over the repeats."""
-    return [*speed_targets(results, ours), *memory_targets(results, ours)]
+    """All targets of one of our scopes, from medians over the repeats.
 
+    Another's seconds over ours should be at least a number; ours over another's at most.
+    """
 
-def speed_targets(results: TrainingResults, ours: str) -> Iterator[Target]:
-    """Those of seconds per step."""
+    def target(
+        above: str,
+        below: str,
+        wanted: float,
+        length: int,
+        dtype: str = "float32",
+        mode: str = TRAINING,
+        value: Callable[[dict], float] = seconds,
+    ) -> Target:
+        ratios = results.ratios(above, below, length, dtype, mode, value)
+        what = "seconds" if value is seconds else "peak memory"
+        text = f"{mode}, {dtype}, {short(length)}: {above} / {below}, {what}"
+        return Target(text, wanted, below == ours, median(ratios) if ratios else None)
 
-    def faster(peer: str, wanted: float, length: int, dtype: str, mode: str = "training") -> Target:
-        ratios = results.ratios(peer, ours, length, dtype, mode, seconds)
-        text = f"{mode}, {dtype}, {short(length)}: {peer} / {ours}, seconds"
-        return Target(text, wanted, True, _middle(ratios))
-
-    def near(other: str, wanted: float, length: int, dtype: str, mode: str = "training") -> Target:
-        ratios = results.ratios(ours, other, length, dtype, mode, seconds)
-        text = f"{mode}, {dtype}, {short(length)}: {ours} / {other}, seconds"
-        return Target(text, wanted, False, _middle(ratios))
-
-    for peer, dtype, mode, wanted in (
-        ("stock", "float32", "training", 2.5),
-        ("stock", "bfloat16", "training", 5.0),
-        ("lucid", "float32", "training", 4.0),
-        ("stock", "float32", "forward", 3.0),
-    ):
-        for length in COMPARED:
-            yield faster(peer, wanted, length, dtype, mode)
-    yield faster("gpt2", 1.0, 2**11, "float32")
-    yield faster("gpt2", 4.0, 2**14, "float32")
+    found = [target("stock", ours, 2.5, length) for length in COMPARED]
+    found += [target("stock", ours, 5.0, length, "bfloat16") for length in COMPARED]
+    found += [target("lucid", ours, 4.0, length) for length in COMPARED]
+    found += [target("stock", ours, 3.0, length, mode=FORWARD) for length in COMPARED]
+    found += [target("gpt2", ours, 1.0, 2**11), target("gpt2", ours, 4.0, 2**14)]
     for length in [length for length in results.lengths if length <= SHORT] or [SHORT]:
-        for mode in ("forward", "training"):
-            yield near("gpt2", 1.2, length, "float32", mode)
-    yield near(FLOOR, 1.7, 2**14, "float32")
-    yield near(FLOOR, 3.0, 2**14, "bfloat16")
-
-
-def memory_targets(results: TrainingResults, ours: str) -> Iterator[Target]:
-    """Those of peak memory."""
-    for peer, wanted in (("stock", 0.5), ("lucid", 1.0)):
-        ratios = results.ratios(ours, peer, LONGEST, "float32", "training", peak_bytes)
-        text = f"training, float32, {short(LONGEST)}: {ours} / {peer}, peak memory"
-        yield Target(text, wanted, False, _middle(ratios))
+        found += [target(ours, "gpt2", 1.2, length, mode=mode) for mode in (FORWARD, TRAINING)]
+    found += [target(ours, FLOOR, 1.7, 2**14), target(ours, FLOOR, 3.0, 2**14, "bfloat16")]
+    found.append(target(ours, "stock", 0.5, LONGEST, value=peak_bytes))
+    found.append(target(ours, "lucid", 1.0, LONGEST, value=peak_bytes))
     if ours == "band":  # the only one whose depth is varied
         depths = results.depths(bytes_beyond_parameters)
         few, many = (min(depths), max(depths)) if depths else (4, 24)
-        grown = depths[many] / depths[few] if few in depths else None
+        grown = depths[many] / depths[few] if depths else None
         text = f"{many} layers / {few} layers: peak memory less parameters and gradients"
-        yield Target(text, 1.05, False, grown)
-
-
-def _middle(values: Sequence[float]) -> float | None:
-    return median(values) if values else None
+        found.append(Target(text, 1.05, False, grown))
+    return found
 
 
 def render(header: dict, runs: Sequence[dict]) -> str:

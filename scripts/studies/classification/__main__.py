@@ -20,11 +20,12 @@ from typing import Any
 
 import numpy as np
 
+from reformer_hf.training.arguments import argument
 from reformer_hf.training.record import machine_record
-from scripts.benchmarks.common.arguments import make_parser, option
+from scripts.benchmarks.common.arguments import make_parser
 from scripts.benchmarks.common.plot import new_figure
 from scripts.benchmarks.common.processes import exit_when_terminated, run_process
-from scripts.benchmarks.common.runs import Planned, Record
+from scripts.benchmarks.common.runs import Planned, do_runs
 from scripts.benchmarks.common.tables import counts, describe_machine, table
 from scripts.studies.classification.data import (
     LANGUAGES,
@@ -42,11 +43,11 @@ SMOOTHED = 10  # steps whose mean loss is drawn
 class CompareArguments:
     """What is compared, and how long each run trains."""
 
-    output_dir: str = option("outputs/compare_classification", "Output folder.")
-    variants: list[str] = option(list(STYLES), f"Of {', '.join(STYLES)}.")
-    seeds: int = option(2, "Seeds of each variant.")
-    cache_dir: str = option("outputs/translation_packages", "Folder that keeps the packages.")
-    max_minutes: float = option(30.0, "Limit of one run.")
+    output_dir: str = argument("outputs/compare_classification", "Output folder.")
+    variants: list[str] = argument(list(STYLES), f"Of {', '.join(STYLES)}.")
+    seeds: int = argument(2, "Seeds of each variant.")
+    cache_dir: str = argument("outputs/translation_packages", "Folder that keeps the packages.")
+    max_minutes: float = argument(30.0, "Limit of one run.")
 
 
 def render(header: dict, runs: Sequence[dict]) -> str:
@@ -118,7 +119,6 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"variants={sorted(unknown)}: choose from {', '.join(STYLES)}")
     try:
         header = make_header(settings, Path(arguments.cache_dir))
-        record = Record(Path(arguments.output_dir), header, render, plot)
     except ValueError as error:
         parser.error(str(error))
     module, timeout = "scripts.studies.classification.run", 60 * arguments.max_minutes
@@ -129,8 +129,7 @@ def main(argv: list[str] | None = None) -> int:
             request = {**run, "settings": asdict(settings), "cache_dir": arguments.cache_dir}
             attempt = partial(run_process, module, request, timeout)
             planned.append(Planned({"run": run}, f"{variant}, seed {seed}", attempt))
-    record.do_missing(planned)
-    return record.conclude()
+    return do_runs(parser, arguments.output_dir, header, planned, render, plot)
 
 
 if __name__ == "__main__":

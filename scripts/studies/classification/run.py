@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import BertConfig, BertModel, get_scheduler, set_seed
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from reformer_hf import ReformerHFConfig, ReformerHFForSequenceClassification
-from scripts.benchmarks.common.arguments import option
+from reformer_hf.training.arguments import argument
 from scripts.benchmarks.common.memory import PeakMemory
 from scripts.studies.classification.data import LANGUAGES, Messages, Rows, draw_rows, load_messages
 
@@ -25,15 +26,15 @@ FIRST_BYTE = 2  # ids 0 and 1 are kept for padding and the end
 class Settings:
     """What decides the result of a run, beside its variant and seed."""
 
-    length: int = option(4096, "Bytes of a row.")
-    held_out_rows: int = option(5, "Rows of each language to test on.")
-    max_steps: int = option(500, "Optimizer steps of a run.")
-    per_device_train_batch_size: int = option(4, "Rows in a step.")
-    learning_rate: float = option(3e-3, "Highest learning rate.")
-    num_hidden_layers: int = option(2, "Layers.")
-    hidden_size: int = option(128, "Width of a stream.")
-    num_attention_heads: int = option(2, "Heads.")
-    num_hashes: int = option(2, "Rounds of hashing.")
+    length: int = argument(4096, "Bytes of a row.")
+    held_out_rows: int = argument(5, "Rows of each language to test on.")
+    max_steps: int = argument(500, "Optimizer steps of a run.")
+    per_device_train_batch_size: int = argument(4, "Rows in a step.")
+    learning_rate: float = argument(3e-3, "Highest learning rate.")
+    num_hidden_layers: int = argument(2, "Layers.")
+    hidden_size: int = argument(128, "Width of a stream.")
+    num_attention_heads: int = argument(2, "Heads.")
+    num_hashes: int = argument(2, "Rounds of hashing.")
 
 
 class BertClassifier(nn.Module):
@@ -44,21 +45,10 @@ class BertClassifier(nn.Module):
         self.bert = BertModel(config, add_pooling_layer=False)
         self.classifier = nn.Linear(config.hidden_size, len(config.id2label or {}))
 
-    def forward(self, input_ids: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor) -> SequenceClassifierOutput:
         """Logits (batch, labels)."""
-        return self.classifier(self.bert(input_ids).last_hidden_state.mean(dim=1))
-
-
-class ReformerClassifier(nn.Module):
-    """Logits of `ReformerHFForSequenceClassification`."""
-
-    def __init__(self, config: ReformerHFConfig):
-        super().__init__()
-        self.model = ReformerHFForSequenceClassification(config)
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """Logits (batch, labels)."""
-        return self.model(input_ids).logits
+        hidden = self.bert(input_ids).last_hidden_state
+        return SequenceClassifierOutput(logits=self.classifier(hidden.mean(dim=1)))
 
 
 def build_model(variant: str, settings: Settings) -> nn.Module:
@@ -82,7 +72,7 @@ def build_model(variant: str, settings: Settings) -> nn.Module:
         )
     kinds = ["full"] if variant == FULL else ["local", "lsh"]
     quarter = settings.hidden_size // 4
-    return ReformerClassifier(
+    return ReformerHFForSequenceClassification(
         ReformerHFConfig(
             attn_layers=[kinds[i % len(kinds)] for i in range(settings.num_hidden_layers)],
             feed_forward_size=4 * settings.hidden_size,
@@ -90,8 +80,6 @@ def build_model(variant: str, settings: Settings) -> nn.Module:
             num_hashes=settings.num_hashes,
             max_position_embeddings=settings.length,
             axial_pos_embds_dim=[quarter, settings.hidden_size - quarter],
-            lsh_attention_probs_dropout_prob=0.0,
-            local_attention_probs_dropout_prob=0.0,
             activation_budget=0,
             **common,
         )
@@ -111,7 +99,7 @@ def train(variant: str, seed: int, settings: Settings, messages: Messages) -> di
         for _ in tqdm(range(settings.max_steps), f"{variant}, seed {seed}", leave=False):
             rows = draw_rows(messages.train, batch_size, settings.length, random)
             ids, labels = _tensors(rows)
-            loss = cross_entropy(model(ids), labels)
+            loss = cross_entropy(model(ids).logits, labels)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -134,7 +122,7 @@ def accuracy(model: nn.Module, rows: Rows, batch_size: int) -> float:
     for first in range(0, len(rows.labels), batch_size):
         part = slice(first, first + batch_size)
         ids, labels = _tensors(Rows(rows.bytes[part], rows.labels[part]))
-        right += int((model(ids).argmax(dim=-1) == labels).sum())
+        right += int((model(ids).logits.argmax(dim=-1) == labels).sum())
     return right / len(rows.labels)
 
 
@@ -144,7 +132,7 @@ def _tensors(rows: Rows) -> tuple[Tensor, Tensor]:
 
 
 def answer(request: dict) -> dict:
-    """Do the run of a request; see `child.py`."""
+    """Do the run of a request; see `run_process`."""
     settings = Settings(**request["settings"])
     messages = load_messages(settings.length, settings.held_out_rows, Path(request["cache_dir"]))
     return train(request["variant"], request["seed"], settings, messages)

@@ -19,12 +19,13 @@ from functools import partial
 from pathlib import Path
 from statistics import mean
 
+from reformer_hf.training.arguments import argument
 from reformer_hf.training.record import machine_record
-from scripts.benchmarks.common.arguments import make_parser, option
+from scripts.benchmarks.common.arguments import make_parser
 from scripts.benchmarks.common.memory import RETURN_LARGE
 from scripts.benchmarks.common.plot import new_figure
 from scripts.benchmarks.common.processes import exit_when_terminated, run_process
-from scripts.benchmarks.common.runs import Planned, Record
+from scripts.benchmarks.common.runs import Planned, do_runs
 from scripts.benchmarks.common.tables import describe_machine, table
 from scripts.studies.reversible.run import ONE_STREAM, PLAIN, REVERSIBLE, ReversibleRun, Settings
 
@@ -36,13 +37,13 @@ RETURN_MORE = RETURN_LARGE | {"MALLOC_TRIM_THRESHOLD_": str(2**24)}  # the model
 class CompareArguments:
     """What is compared, and how long each run trains."""
 
-    output_dir: str = option("outputs/compare_reversible", "Output folder.")
-    pairs_dir: str = option("outputs/translation_pairs", "What make_translation_pairs.py wrote.")
-    seeds: int = option(3, "Seeds of each variant.")
-    memory_layers: list[int] = option(
+    output_dir: str = argument("outputs/compare_reversible", "Output folder.")
+    pairs_dir: str = argument("outputs/translation_pairs", "What make_translation_pairs.py wrote.")
+    seeds: int = argument(3, "Seeds of each variant.")
+    memory_layers: list[int] = argument(
         [2, 4, 8, 16], "Layers of each side at which a step's peak memory is measured."
     )
-    max_minutes: float = option(30.0, "Limit of one run.")
+    max_minutes: float = argument(30.0, "Limit of one run.")
 
 
 def plan(arguments: CompareArguments, settings: Settings) -> list[ReversibleRun]:
@@ -185,10 +186,6 @@ def main(argv: list[str] | None = None) -> int:
         "settings": asdict(settings) | {"pairs": data["pairs"]},
         "data": data,
     }
-    try:
-        record = Record(Path(arguments.output_dir), header, render, plot)
-    except ValueError as error:
-        parser.error(str(error))
     timeout, environment = 60 * arguments.max_minutes, os.environ | RETURN_MORE
     module = "scripts.studies.reversible.run"
     planned = []
@@ -197,8 +194,7 @@ def main(argv: list[str] | None = None) -> int:
         label = f"{run.variant}, {run.layers} layers, seed {run.seed}"
         identity = {"variant": run.variant, "seed": run.seed, "layers": run.layers}
         planned.append(Planned({"run": identity}, label, attempt))
-    record.do_missing(planned)
-    return record.conclude()
+    return do_runs(parser, arguments.output_dir, header, planned, render, plot)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from transformers import (
     set_seed,
 )
 
+from reformer_hf.training.arguments import argument
 from reformer_hf.training.data.pairs import TranslationArguments, load_pairs, tokenize_pairs
 from reformer_hf.training.tasks.translation import (
     TranslationModelArguments,
@@ -24,7 +25,6 @@ from reformer_hf.training.tasks.translation import (
     special_tokens,
 )
 from reformer_hf.training.trainer import checkpoint_to_resume, train_or_load
-from scripts.benchmarks.common.arguments import option
 from scripts.benchmarks.common.memory import PeakMemory
 
 REVERSIBLE, PLAIN, ONE_STREAM = "reversible", "plain", "one stream"
@@ -36,15 +36,15 @@ HEADS = 4
 class Settings:
     """What decides the result of a run, beside its variant, seed and layers."""
 
-    max_steps: int = option(300, "Optimiser steps of a run.")
-    per_device_train_batch_size: int = option(16, "Pairs in a step.")
-    max_length: int = option(64, "Tokens of a source or target.")
-    num_hidden_layers: int = option(4, "Of encoder, and of decoder.")
-    hidden_size: int = option(128, "Width of a stream.")
-    vocab_size: int = option(2000, "Pieces of the vocabulary.")
-    learning_rate: float = option(2e-3, "Highest learning rate.")
-    dropout: float = option(0.1, "Of hidden states and attention.")
-    memory_tokens: int = option(
+    max_steps: int = argument(300, "Optimiser steps of a run.")
+    per_device_train_batch_size: int = argument(16, "Pairs in a step.")
+    max_length: int = argument(64, "Tokens of a source or target.")
+    num_hidden_layers: int = argument(4, "Of encoder, and of decoder.")
+    hidden_size: int = argument(128, "Width of a stream.")
+    vocab_size: int = argument(2000, "Pieces of the vocabulary.")
+    learning_rate: float = argument(2e-3, "Highest learning rate.")
+    dropout: float = argument(0.1, "Of hidden states and attention.")
+    memory_tokens: int = argument(
         4096, "Tokens on each side where a step's memory is measured, in rows of max_length."
     )
 
@@ -195,7 +195,7 @@ def measure_memory(run: ReversibleRun) -> dict[str, Any]:
 
 
 def answer(request: dict) -> dict:
-    """Do the run of a request; see `child.py`."""
+    """Do the run of a request; see `run_process`."""
     request["settings"] = Settings(**request["settings"])
     run = ReversibleRun(**request)
     return measure_memory(run) if run.seed is None else train(run)

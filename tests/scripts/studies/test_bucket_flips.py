@@ -1,9 +1,11 @@
 """The flip report: float64 against itself flips nothing, a coarse precision flips some."""
 
+import json
+
 import torch
 
 from reformer_hf import ReformerHFConfig, ReformerHFForCausalLM
-from scripts.studies.bucket_flips import PRECISIONS, flip_rate, measure
+from scripts.studies.bucket_flips import PRECISIONS, flip_rate, main, measure
 
 
 def tiny_model() -> ReformerHFForCausalLM:
@@ -35,3 +37,12 @@ def test_the_rate_is_the_share_of_different_ids():
     same = torch.zeros(1, 1, 1, 4, dtype=torch.int64)
     other = torch.tensor([[[[0, 0, 1, 0]]]])
     assert flip_rate([same, other], [same, same]) == 0.125
+
+
+def test_the_report_of_random_weights(tmp_path, capsys):
+    path = tmp_path / "result.json"
+    assert main(["--num_tokens", "100", "--output_file", str(path)]) == 0
+    report = json.loads(path.read_text())
+    assert (report["model"], report["tokens"]) == ("random weights", 100)
+    assert set(report["flip_rate"]) == set(PRECISIONS)
+    assert "bfloat16 autocast" in capsys.readouterr().out

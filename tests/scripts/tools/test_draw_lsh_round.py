@@ -1,9 +1,6 @@
-import sys
-
 import torch
 
-from scripts.tools import draw_lsh_round
-from scripts.tools.draw_lsh_round import hash_places, vectors, weigh_rounds
+from scripts.tools.draw_lsh_round import hash_places, main, vectors, weigh_rounds
 
 
 def test_the_rounds_of_the_picture_add_up_to_its_output():
@@ -16,9 +13,8 @@ def test_the_rounds_of_the_picture_add_up_to_its_output():
     torch.testing.assert_close(combined[several], together[several])
 
 
-def test_it_writes_the_picture(tmp_path, monkeypatch, capsys):
+def test_it_writes_the_picture(tmp_path, capsys):
     output = tmp_path / "pictures" / "round.png"
-    monkeypatch.setattr(sys, "argv", ["draw_lsh_round", "--output", str(output)])
-    draw_lsh_round.main()
+    assert main(["--output", str(output)]) == 0
     assert output.read_bytes().startswith(b"\x89PNG")
     assert str(output) in capsys.readouterr().out

@@ -15,13 +15,13 @@ from scripts.benchmarks.common.processes import run_process
     ],
 )
 def test_how_a_process_ended(tmp_path, monkeypatch, body, timeout, message):
-    monkeypatch.chdir(tmp_path)  # where `python -m` looks
+    monkeypatch.chdir(tmp_path)  # where `python -c` looks
     (tmp_path / "one_run.py").write_text(f"def answer(request):\n    {body}")
     assert run_process("one_run", {}, timeout) == {"error": message}
 
 
 def test_request_environment_and_result(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # where `python -m` looks
+    monkeypatch.chdir(tmp_path)  # where `python -c` looks
     (tmp_path / "one_run.py").write_text(
         "import os\nprint('first')\n"
         "def answer(request):\n    return {'asked': request, 'seen': os.environ.get('COLOUR')}"
