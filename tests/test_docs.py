@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import re
 import textwrap
 from pathlib import Path
@@ -86,8 +87,19 @@ def missing_imports(text: str) -> list[str]:
             missing.append(name)
             continue
         wanted = [alias.name for alias in node.names]  # type: ignore[union-attr]
-        missing += [f"{name}.{each}" for each in wanted if not hasattr(module, each)]
+        missing += [
+            f"{name}.{each}"
+            for each in wanted
+            if not hasattr(module, each) and not _is_module(f"{name}.{each}")
+        ]
     return missing
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 @pytest.mark.parametrize("page", MARKDOWN, ids=lambda page: str(page.relative_to(ROOT)))
