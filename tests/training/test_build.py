@@ -36,7 +36,6 @@ def test_a_new_model_fits_the_tokenizer_and_the_rows():
     assert (config.vocab_size, config.pad_token_id, config.eos_token_id) == (258, 0, 1)
     assert config.position_limit == 1000
     assert config.axial_pos_embds_dim == [8, 8]
-    assert config.axial_norm_std == config.initializer_range
     config = build(1000, config_overrides=tiny_overrides(axial_pos_shape="[8,8]")).config
     assert config.position_limit == 64
     words = ReformerHFTokenizer.train_from_iterator(["a b c d"], 40)
@@ -48,6 +47,7 @@ def test_shapes_follow_from_the_overrides():
     config = build(64, config_overrides="num_hidden_layers=3,d_model=32").config
     assert config.attn_layers == ["local", "lsh", "local"]
     assert config.axial_pos_embds_dim == [16, 16] and config.position_limit == 64
+    assert config.axial_norm_std == config.initializer_range
     assert config.num_attention_heads * config.attention_head_size == config.hidden_size == 32
 
 
