@@ -48,7 +48,6 @@ def test_the_template_is_that_of_the_package():
     assert template.read_text(encoding="utf-8") == TEMPLATE.read_text(encoding="utf-8")
 
 
-@pytest.mark.xfail(not QUICKSTART.exists(), reason="that run has left no record yet", strict=True)
 def test_the_quickstarts_card_is_made_of_its_record():
     record = json.loads(QUICKSTART.read_text())
     curve = "../scripts/results/quickstart/loss_curve.png"

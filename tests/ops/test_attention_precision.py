@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from reformer_hf.ops import blockwise
 from reformer_hf.ops.attend import attend
 from reformer_hf.ops.attention import local_attention, lsh_attention
 from reformer_hf.ops.chunk_scope import chunk_attention
@@ -14,6 +15,12 @@ from tests.ops import oracle
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SEQ, CHUNK, ROUNDS, BUCKETS = 29, 6, 3, 4
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["bfloat16 units", "none"])
+def processor(request, monkeypatch):
+    """A processor with instructions for products of bfloat16, and one without."""
+    monkeypatch.setattr(blockwise, "multiplies_bfloat16", lambda: request.param)
 
 
 def unit_roundoff(dtype: torch.dtype) -> float:
