@@ -77,11 +77,15 @@ def test_a_document_in_one_window(model, tmp_path):
         (["--eval_file", "text.txt", "--stride", "96"], "stride=96"),
         (["--eval_file", "text.txt", "--text_column_name", "body"], "has the columns"),
         (["--eval_file", "text.txt", "--max_eval_samples", "0"], "max_eval_samples=0"),
+        (["--eval_file", "latin.txt"], "latin.txt: byte 3 (0xe9, line 1) is not UTF-8 text"),
+        (["--eval_file", "numbers.jsonl"], "row 2: column 'text' holds 0, no text"),
     ],
 )
 def test_errors_are_messages(options, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text("some text")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "numbers.jsonl").write_text('{"text": "a b c"}\n{"text": 0}\n')
     tiny_lm(vocab_size=258).save_pretrained(tmp_path / "model")
     ReformerHFByteTokenizer().save_pretrained(tmp_path / "model")
     assert main(["--model_name_or_path", "model", *options]) == 1

@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, pipeline
 
-from reformer_hf import ReformerHFByteTokenizer
+from reformer_hf import ReformerHFByteTokenizer, ReformerHFForSequenceClassification
 from reformer_hf.training import checkpoints
 from scripts.train_classification import main
-from tests.models.tiny import tiny_lm
+from tests.models.tiny import tiny_config, tiny_lm
 from tests.training.runs import tiny_overrides
 
 WORDS = ["cat", "dog"]
@@ -129,6 +129,53 @@ def test_words(run):
     assert found == [row["ner_tags"] for row in texts(6)]
     tag = pipeline("token-classification", model=str(folder))
     assert any(entity["entity"] == "B-dog" for entity in tag("a dog b"))
+
+
+def test_words_without_tokens_have_no_prediction(run, tmp_path):
+    rows = [
+        {"tokens": ["", "cat", "", "b"], "ner_tags": ["O", "B-cat", "O", "O"]},
+        {"tokens": ["dog", *["b"] * 40], "ner_tags": ["B-dog", *["O"] * 40]},
+    ]
+    folder = run("--task_name", "token")
+    test = write(tmp_path / "odd.jsonl", rows)
+    arguments = ["--model_name_or_path", str(folder), "--test_file", test, "--do_predict"]
+    arguments += ["--validation_file", test, "--task_name", "token", "--max_seq_length", "32"]
+    arguments += ["--output_dir", str(tmp_path / "odd"), "--use_cpu", "--report_to", "none"]
+    assert main([*arguments, "--cache_dir", str(tmp_path / "cache")]) == 0
+    lines = (tmp_path / "odd" / "predictions.jsonl").read_text().splitlines()
+    first, cut = map(json.loads, lines)
+    assert len(first) == 4 and first[:2] == [None, "B-cat"] and None not in first[1:]
+    assert cut[:2] == ["B-dog", "O"] and len(cut) == 41 and cut[16:] == [None] * 25
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"), [(["dog", "cat"], 0), ([2, 0], 0), (["dog", "bird"], 1), ([0, 3], 1)]
+)
+def test_a_classifier_of_three_classes_with_data_of_two(tmp_path, capsys, labels, expected):
+    names = {0: "cat", 1: "cow", 2: "dog"}
+    config = tiny_config(vocab_size=258, id2label=names, label2id={n: i for i, n in names.items()})
+    ReformerHFForSequenceClassification(config).save_pretrained(tmp_path / "three")
+    ReformerHFByteTokenizer().save_pretrained(tmp_path / "three")
+    rows = write(tmp_path / "two.jsonl", [{"text": "a", "label": label} for label in labels * 4])
+    arguments = ["--model_name_or_path", str(tmp_path / "three"), "--train_file", rows]
+    arguments += ["--do_train", "--max_steps", "1", "--validation_file", rows, "--do_eval"]
+    arguments += ["--output_dir", str(tmp_path / "out"), "--use_cpu", "--report_to", "none"]
+    assert main([*arguments, "--cache_dir", str(tmp_path / "cache")]) == expected
+    if expected == 0:
+        trained = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+        assert trained.config.id2label == names
+    else:
+        assert "and the trained model cat, cow, dog: rename the labels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"text,label\ncaf\xe9,a\n", b"text;label\na;b\n"])
+def test_a_table_that_cannot_be_read_is_one_line(tmp_path, capsys, content):
+    (tmp_path / "a.csv").write_bytes(content)
+    arguments = ["--train_file", str(tmp_path / "a.csv"), "--do_train", "--use_cpu"]
+    arguments += ["--output_dir", str(tmp_path / "out"), "--report_to", "none"]
+    assert main([*arguments, "--cache_dir", str(tmp_path / "cache")]) == 1
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(error) == 1 and ("byte 14 (0xe9" in error[0] or "semicolons" in error[0])
 
 
 def test_from_a_causal_checkpoint_and_without_training_data(run, tmp_path):

@@ -97,7 +97,7 @@ def _open_tables(
 
 def file_versions(paths: Sequence[Path]) -> list[tuple[str, int, int]]:
     """Name, size and date, so that a changed file is read again and not found in the cache."""
-    return [(str(path.resolve()), (s := path.stat()).st_size, s.st_mtime_ns) for path in paths]
+    return [(str(path.absolute()), (s := path.stat()).st_size, s.st_mtime_ns) for path in paths]
 
 
 @contextmanager
