@@ -1,7 +1,5 @@
-"""Pairs of a source and a target, from files or the Hub, their vocabulary and their tokens."""
+"""Pairs of a source and a target, from files or the Hub, and their tokens."""
 
-import io
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +7,6 @@ from typing import Any
 import datasets
 from transformers import PreTrainedTokenizerBase
 
-from reformer_hf.models.tokenization_reformer_hf import (
-    EOS_TOKEN,
-    PAD_TOKEN,
-    UNK_TOKEN,
-    ReformerHFTokenizer,
-)
 from reformer_hf.training.arguments import argument
 from reformer_hf.training.data.sources import SPLITS, RowArguments, load, take_first
 
@@ -166,48 +158,3 @@ def tokenize_pairs(
         return encoded
 
     return pairs.map(encode, batched=True, remove_columns=pairs.column_names, desc="tokens")
-
-
-def train_sentencepiece(texts: Iterator[str], vocab_size: int, path: Path) -> ReformerHFTokenizer:
-    """Train a Unigram vocabulary with pad 0, unknown 1 and end of sequence 2.
-
-    A character that the vocabulary lacks becomes its bytes, so nothing is lost.
-
-    Args:
-        texts: both languages.
-        vocab_size: pieces; a small corpus may give fewer.
-        path: for the model, a `spiece.model` file.
-
-    Raises:
-        ImportError: without the extra `sentencepiece`.
-        ValueError: if `vocab_size` leaves no room for pieces.
-    """
-    try:
-        import sentencepiece
-    except ImportError as error:
-        raise ImportError(
-            "training a vocabulary needs sentencepiece: pip install 'reformer_hf[sentencepiece]', "
-            "or --tokenizer_name bytes"
-        ) from error
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=texts,
-            model_writer=model,
-            vocab_size=vocab_size,
-            hard_vocab_limit=False,
-            character_coverage=1.0,
-            byte_fallback=True,
-            pad_id=0,
-            unk_id=1,
-            eos_id=2,
-            bos_id=-1,
-            pad_piece=PAD_TOKEN,
-            unk_piece=UNK_TOKEN,
-            eos_piece=EOS_TOKEN,
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        raise ValueError(f"vocab_size={vocab_size}: {error}") from error
-    path.write_bytes(model.getvalue())
-    return ReformerHFTokenizer(vocab_file=path)

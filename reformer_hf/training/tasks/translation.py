@@ -19,9 +19,6 @@ from transformers import (
 )
 
 from reformer_hf.models.modeling_encoder_decoder import ReformerHFForConditionalGeneration
-from reformer_hf.models.tokenization_reformer_hf import (
-    ReformerHFTokenizer,
-)
 from reformer_hf.training.arguments import (
     PretrainedModelArguments,
     ReformerTrainingArguments,
@@ -33,9 +30,9 @@ from reformer_hf.training.data.pairs import (
     TranslationArguments,
     load_pairs,
     tokenize_pairs,
-    train_sentencepiece,
 )
 from reformer_hf.training.data.sources import check_splits, wanted_splits
+from reformer_hf.training.data.vocabulary import open_sentencepiece, train_sentencepiece
 from reformer_hf.training.record import describe_data
 from reformer_hf.training.trainer import (
     SealedCheckpoints,
@@ -247,7 +244,7 @@ def open_tokenizer(
     if name is not None:
         tokenizer: Any = load_tokenizer(arguments)
     elif path.exists():
-        tokenizer = ReformerHFTokenizer(vocab_file=path)
+        tokenizer = open_sentencepiece(path)
     elif train is None:
         raise ValueError("tokenizer_name=None: without training data, name a tokenizer or a model")
     else:

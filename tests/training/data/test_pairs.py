@@ -1,7 +1,6 @@
 """Translation data: layouts of files and datasets, vocabularies, tokens."""
 
 import json
-import sys
 
 import datasets
 import pytest
@@ -11,7 +10,6 @@ from reformer_hf.training.data.pairs import (
     TranslationArguments,
     load_pairs,
     tokenize_pairs,
-    train_sentencepiece,
 )
 
 PAIRS = [
@@ -108,24 +106,6 @@ def test_files_that_are_missing_or_malformed_are_named(tmp_path):
         load_pairs(TranslationArguments(**LANGUAGES, train_file=str(tmp_path / "a.jsonl")))
 
 
-def texts(count=300):
-    for index in range(count):
-        yield f"The file number {index} cannot be opened."
-        yield f"Die Datei Nummer {index} kann nicht geöffnet werden."
-
-
-def test_a_trained_vocabulary_has_its_special_tokens_and_loses_nothing(tmp_path):
-    tokenizer = train_sentencepiece(texts(), 400, tmp_path / "spiece.model")
-    assert len(tokenizer) <= 400
-    assert (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id) == (0, 1, 2)
-    sentence = "Die Datei kann nicht 中 geöffnet werden."
-    ids = tokenizer(sentence).input_ids
-    assert tokenizer.unk_token_id not in ids and tokenizer.decode(ids) == sentence
-    assert len(ids) < len(sentence)
-    with pytest.raises(ValueError, match="vocab_size=20: "):
-        train_sentencepiece(texts(), 20, tmp_path / "other.model")
-
-
 def test_both_sides_end_with_the_end_of_sequence_even_if_cut():
     tokenizer = ReformerHFByteTokenizer()
     pairs = datasets.Dataset.from_list([{"source": "abcdef", "target": "xy"}])
@@ -146,9 +126,3 @@ def test_held_out_targets_are_as_long_as_generation_may_be():
     assert row["labels"] == [*tokenizer("uvw").input_ids, 1]
     (row,) = tokenize_pairs(pairs, tokenizer, arguments, held_out=True)
     assert row["labels"] == [*tokenizer("uvwxy").input_ids, 1]
-
-
-def test_a_missing_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sentencepiece", None)
-    with pytest.raises(ImportError, match=r"reformer_hf\[sentencepiece\]"):
-        train_sentencepiece(texts(), 400, tmp_path / "spiece.model")
