@@ -106,8 +106,7 @@ def train_translation(
     tokenizer = open_tokenizer(model_arguments, pairs.get("train"), folder)
     model = build_translator(model_arguments, tokenizer, data_arguments.longest)
     tokens: dict[str, Any] = {
-        split: tokenize_pairs(pairs[split], tokenizer, data_arguments, held_out=split != "train")
-        for split in wanted
+        split: tokenize_pairs(pairs[split], tokenizer, data_arguments, split) for split in wanted
     }
     trainer = _make_trainer(model, tokenizer, data_arguments, doing, tokens)
     prepare(trainer)
