@@ -21,7 +21,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import reformer_hf  # noqa: F401 (registers the classes)
 from reformer_hf.training.arguments import DataTrainingArguments, argument
-from reformer_hf.training.data.packing import ENDS_DOCUMENT
+from reformer_hf.training.data.packing import (
+    ENDS_DOCUMENT,
+    choose_text_column,
+    column_names,
+    text_of,
+)
 from reformer_hf.training.data.sources import load
 from reformer_hf.training.data.text import load_texts
 from reformer_hf.training.evaluation import check_windows, score_documents, tokenize_pieces
@@ -43,7 +48,8 @@ class PerplexityArguments:
     split: str = argument("test", "Split of that dataset, such as 'test' or 'validation[:10%]'.")
     eval_file: str | None = argument(
         None,
-        "Text (a file is one document), .json, .jsonl, .csv or .parquet; a pattern names several.",
+        "Text (a file is one document), or rows: .json, .jsonl, .csv, .tsv, .parquet. A pattern "
+        "names several.",
     )
     text_column_name: str = argument("text", "Column that holds the text.")
     context_length: int | None = argument(
@@ -80,8 +86,13 @@ def read_texts(arguments: PerplexityArguments) -> Iterator[tuple[str, bool]]:
     """
     rows: Any
     if arguments.eval_file is not None:
-        files = DataTrainingArguments(validation_file=arguments.eval_file, streaming=True)
-        rows = load_texts(files)["validation"]
+        rows = load_texts(
+            DataTrainingArguments(
+                validation_file=arguments.eval_file,
+                text_column_name=arguments.text_column_name,
+                streaming=True,
+            )
+        )["validation"]
     else:
         rows = load(
             str(arguments.dataset_name),
@@ -91,11 +102,9 @@ def read_texts(arguments: PerplexityArguments) -> Iterator[tuple[str, bool]]:
             cache_dir=arguments.cache_dir,
             token=arguments.token,
         )
-    column = arguments.text_column_name
-    for row in islice(rows, arguments.max_eval_samples):
-        if column not in row:
-            raise ValueError(f"text_column_name={column!r}: the data has the columns {list(row)}")
-        yield row[column] or "", row.get(ENDS_DOCUMENT, True)
+    column = choose_text_column(column_names(rows), arguments.text_column_name)
+    for number, row in enumerate(islice(rows, arguments.max_eval_samples), 1):
+        yield text_of(row.get(column), column, number), row.get(ENDS_DOCUMENT, True)
 
 
 def evaluate(arguments: PerplexityArguments) -> dict[str, Any]:

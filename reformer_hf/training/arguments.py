@@ -86,8 +86,8 @@ class DataTrainingArguments:
     dataset_config_name: str | None = argument(None, "Configuration of that dataset.")
     train_file: str | None = argument(
         None,
-        "Text (.txt or any other ending), .json, .jsonl, .csv or .parquet. A folder or a pattern "
-        "such as 'texts/**/*.txt' names several files. A text file is one document.",
+        "Text (.txt or any other ending), or rows: .json, .jsonl, .csv, .tsv, .parquet. A folder "
+        "or a pattern such as 'texts/**/*.txt' names several files. A text file is one document.",
     )
     validation_file: str | None = argument(None, "The same, to evaluate on.")
     text_column_name: str | None = argument(

@@ -50,6 +50,11 @@ def open_rows(
     opened: dict[str, Any] = {}
     for split, paths in files.items():
         kinds = {path.suffix.lower() for path in paths}
+        unknown = next((path for path in paths if path.suffix.lower() not in TABLES), None)
+        if unknown is not None:
+            raise ValueError(
+                f"{unknown}: ends with {unknown.suffix!r}; give a file of rows: {', '.join(TABLES)}"
+            )
         if kinds == {".parquet"}:
             rows = load(
                 "parquet",

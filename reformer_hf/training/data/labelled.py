@@ -1,9 +1,8 @@
 """Labelled rows: where they come from, and how texts and labels become tokens."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 from datasets import Dataset
@@ -12,12 +11,16 @@ from transformers.utils import logging
 
 from reformer_hf.training.arguments import argument, check_source
 from reformer_hf.training.data.collator import IGNORE_INDEX
-from reformer_hf.training.data.labels import LabelSpace
-from reformer_hf.training.data.sources import RowArguments, load, take_first
+from reformer_hf.training.data.files import open_rows
+from reformer_hf.training.data.labels import LabelSpace, recognise_numbers
+from reformer_hf.training.data.reading import separator_hint, shorten
+from reformer_hf.training.data.sources import SPLITS, RowArguments, load, take_first
 
 logger = logging.get_logger(__name__)
 
-_BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
+PLACE = "_place"
+"""Column that says where a row stands, for errors; rows are held out in another order."""
+
 _TEXT = {"sequence": ("text", "sentence"), "token": ("tokens", "words")}
 _LABELS = {"sequence": ("label", "labels"), "token": ("ner_tags", "labels", "tags")}
 
@@ -81,24 +84,18 @@ def load_rows(
 
     Raises:
         OSError: if there is no such dataset or file, or it cannot be read.
-        ValueError: if a file's ending is unknown.
+        ValueError: if a file is malformed, or a column is missing.
     """
     if arguments.dataset_name is not None:
         options: dict[str, Any] = {"name": arguments.dataset_config_name, "token": token}
-        splits = load(arguments.dataset_name, cache_dir=cache_dir, **options)
+        found = load(arguments.dataset_name, cache_dir=cache_dir, **options)
+        splits = {
+            split: _with_places(found[split], f"{arguments.dataset_name}, {split}")
+            for split in SPLITS
+            if split in found
+        }
     else:
-        files = {split: str(path) for split, path in arguments.find_files().items()}
-        endings = {Path(file).suffix.lower() for file in files.values()}
-        if len(endings) > 1 or not endings <= _BUILDERS.keys():
-            raise ValueError(
-                f"files end with {', '.join(sorted(endings))}: give files of one kind, "
-                f"{', '.join(_BUILDERS)}"
-            )
-        ending = endings.pop()
-        options = {"sep": "\t" if ending == ".tsv" else ","} if _BUILDERS[ending] == "csv" else {}
-        splits = load(
-            _BUILDERS[ending], source=files, data_files=files, cache_dir=cache_dir, **options
-        )
+        splits = _open_files(arguments, cache_dir)
     if "train" in splits and "validation" not in splits:
         if len(splits["train"]) < 2:
             raise ValueError(
@@ -110,29 +107,62 @@ def load_rows(
     return take_first(splits, arguments)
 
 
+def _open_files(
+    arguments: ClassificationDataArguments, cache_dir: str | None
+) -> dict[str, Dataset]:
+    splits = {}
+    for split, path in arguments.find_files().items():
+        label = None
+
+        def choose(names: list[str], labelled: bool = split != "test") -> list[str]:
+            nonlocal label
+            text, label = choose_columns(arguments, names, labelled)
+            return list(dict.fromkeys([*text, *([] if label is None else [label])]))
+
+        rows: Any = open_rows({split: [path]}, cache_dir=cache_dir, choose=choose)[split]
+        if label is not None and path.suffix.lower() in (".csv", ".tsv"):
+            rows = recognise_numbers(rows, label)
+        splits[split] = _with_places(rows, str(path))
+    return splits
+
+
+def _with_places(rows: Dataset, source: str) -> Dataset:
+    places = [f"{source}: row {number:,}" for number in range(1, len(rows) + 1)]
+    return rows.add_column(PLACE, places)  # type: ignore[call-arg]
+
+
 def choose_columns(
-    arguments: ClassificationDataArguments, rows: Dataset
+    arguments: ClassificationDataArguments, names: Sequence[str], labelled: bool = True
 ) -> tuple[list[str], str | None]:
     """Find the columns of text and the column of labels, None if there is no such column.
+
+    Args:
+        arguments: which name them, or not.
+        names: of all columns.
+        labelled: whether a named column of labels must be there.
 
     Raises:
         ValueError: if a named column is not there, or there is none of the usual names.
     """
-    names, usual = rows.column_names, _TEXT[arguments.task_name]
+    names, usual = [name for name in names if name != PLACE], _TEXT[arguments.task_name]
     text = (arguments.text_column_names or "").split(",")
     if arguments.text_column_names is None:
         text = [name for name in usual if name in names][:1]
     if not text:
         raise ValueError(
             f"the data have the columns {names}, and none is named {' or '.join(usual)}: "
-            "choose text_column_names"
+            f"choose text_column_names{separator_hint(names)}"
         )
     label = arguments.label_column_name
+    if not labelled and label not in names:
+        label = None
     if label is None:
         label = next((name for name in _LABELS[arguments.task_name] if name in names), None)
     missing = [name for name in (*text, label) if name is not None and name not in names]
     if missing:
-        raise ValueError(f"column {missing[0]!r} is not among those of the data: {names}")
+        raise ValueError(
+            f"column {missing[0]!r} is not among those of the data: {names}{separator_hint(names)}"
+        )
     if arguments.task_name == "token" and len(text) > 1:
         raise ValueError(f"text_column_names={text}: words are in one column")
     return text, label
@@ -158,7 +188,7 @@ def tokenize_rows(
 
     Returns:
         Rows with `input_ids`, `attention_mask` and, if there is a column of labels, `labels`; of
-        words also `words`, which word each token belongs to.
+        words also `words`, which word each token belongs to, and `word_count`.
 
     Raises:
         ValueError: if `max_seq_length` is beyond the limit, a row has no text, or labels are wrong.
@@ -169,7 +199,7 @@ def tokenize_rows(
             f"max_seq_length={length}: the model has {limit} positions; choose a smaller one, or a "
             "configuration with more"
         )
-    text, label = choose_columns(arguments, rows)
+    text, label = choose_columns(arguments, rows.column_names, labelled)
     tokenized = rows.map(
         partial(
             _tokenize,
@@ -181,6 +211,7 @@ def tokenize_rows(
                 tokenizer, truncation=length is not None, max_length=length, verbose=False
             ),
         ),
+        with_indices=True,
         batched=True,
         batch_size=100,
         remove_columns=rows.column_names,
@@ -189,8 +220,6 @@ def tokenize_rows(
         desc="Tokenising",
     )
     lengths = [len(ids) for ids in tokenized["input_ids"]]
-    if 0 in lengths:
-        raise ValueError(f"row {lengths.index(0)} has no text: remove rows without text")
     if length is not None and length in lengths:
         logger.warning(
             f"{lengths.count(length)} of {len(lengths)} texts have max_seq_length={length} tokens "
@@ -201,13 +230,19 @@ def tokenize_rows(
 
 def _tokenize(
     batch: Mapping[str, list],
+    indices: list[int],
     text: list[str],
     label: str | None,
     arguments: ClassificationDataArguments,
     labels: LabelSpace,
     encode: Any,
 ) -> dict[str, list]:
-    if arguments.task_name == "token":
+    places = batch.get(PLACE) or [f"row {index + 1:,}" for index in indices]
+    by_words = arguments.task_name == "token"
+    for column in text:
+        for place, value in zip(places, batch[column], strict=True):
+            _check_text(value, by_words, f"{place}: column {column!r}")
+    if by_words:
         # With the spaces that the text had, which are tokens or parts of tokens here.
         texts: list = [
             [f" {word}" if index else word for index, word in enumerate(row)]
@@ -216,21 +251,44 @@ def _tokenize(
         encoded = encode(texts, is_split_into_words=True)
     else:
         parts = zip(*(batch[column] for column in text), strict=True)
-        texts = [arguments.text_column_delimiter.join(part or "" for part in row) for row in parts]
+        texts = [arguments.text_column_delimiter.join(row) for row in parts]
         encoded = encode(texts)
     found = {name: encoded[name] for name in ("input_ids", "attention_mask")}
-    given = [] if label is None else [labels.encode(each) for each in batch[label]]
-    if arguments.task_name == "token":
+    for place, ids in zip(places, found["input_ids"], strict=True):
+        if not ids:
+            raise ValueError(f"{place} has no text: remove rows without text")
+    if by_words:
         found["words"] = [encoded.word_ids(row) for row in range(len(texts))]
-        rows = zip(texts, given, found["words"], strict=label is not None)
-        given = [_spread(*row, arguments.label_all_tokens, labels.names) for row in rows]
-    return found if label is None else found | {"labels": given}
+        found["word_count"] = [len(words) for words in texts]
+    if label is not None:
+        found["labels"] = []
+        for row, (place, value) in enumerate(zip(places, batch[label], strict=True)):
+            try:
+                given = labels.encode(value)
+                if by_words:
+                    owners = found["words"][row], found["word_count"][row]
+                    given = _spread(*owners, given, arguments.label_all_tokens, labels.names)
+            except ValueError as error:
+                raise ValueError(f"{place}: {error}") from None
+            found["labels"].append(given)
+    return found
+
+
+def _check_text(value: Any, by_words: bool, place: str) -> None:
+    if by_words and not isinstance(value, list):
+        raise ValueError(f"{place} holds {shorten(value)}: give a list of words")
+    for text in value if by_words else [value]:
+        if not isinstance(text, str):
+            raise ValueError(
+                f"{place} holds {'null' if text is None else shorten(text)}, no text: write "
+                "it as text, or remove the row"
+            )
 
 
 def _spread(
-    words: list[str],
-    numbers: list[int],
     owners: list[int | None],
+    word_count: int,
+    numbers: list[int],
     over_all: bool,
     names: tuple[str, ...],
 ) -> list[int]:
@@ -238,10 +296,8 @@ def _spread(
 
     At all of them, what begins an entity goes on behind the first.
     """
-    if len(words) != len(numbers):
-        raise ValueError(
-            f"a row has {len(words)} words and {len(numbers)} labels: give one per word"
-        )
+    if word_count != len(numbers):
+        raise ValueError(f"{word_count} words and {len(numbers)} labels: give one per word")
     spread = []
     for word, before, following in zip(owners, [None, *owners], [*owners[1:], None], strict=False):
         if word is None or (not over_all and word == following):

@@ -1,6 +1,6 @@
 """From texts to rows of one length: tokenised in parallel, cached on the disk, in their order."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,8 +8,12 @@ import numpy as np
 from datasets import Dataset, Features, IterableDataset, List, Value
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from reformer_hf.training.arguments import Packing
+from reformer_hf.training.data.reading import separator_hint, shorten
+
+logger = logging.get_logger(__name__)
 
 ENDS_DOCUMENT = "ends_document"
 """Column that says whether a piece of text is the last of its document."""
@@ -38,14 +42,18 @@ def tokenize_documents(
         A dataset of the same kind with the columns `input_ids` and `ends_document`.
 
     Raises:
-        ValueError: if there is no such column.
+        ValueError: if there is no such column, or what it holds is no text.
     """
-    columns = list(texts.column_names or next(iter(texts)))
-    column = text_column_name or ("text" if "text" in columns else columns[0])
-    if column not in columns:
-        raise ValueError(f"text_column_name={column!r}: the data has the columns {columns}")
-    function = partial(_tokenize, tokenizer=tokenizer, column=column)
-    options: dict[str, Any] = {"batched": True, "batch_size": _BATCH, "remove_columns": columns}
+    columns = column_names(texts)
+    function = partial(
+        _tokenize, tokenizer=tokenizer, column=choose_text_column(columns, text_column_name)
+    )
+    options: dict[str, Any] = {
+        "with_indices": True,
+        "batched": True,
+        "batch_size": _BATCH,
+        "remove_columns": columns,
+    }
     if isinstance(texts, IterableDataset):
         return texts.map(function, **options)
     return texts.map(
@@ -58,10 +66,54 @@ def tokenize_documents(
     )
 
 
+def column_names(rows: Dataset | IterableDataset) -> list[str]:
+    """The columns of rows; of a stream that does not know them, those of its first rows."""
+    return list(rows.column_names or {name: None for row in rows.take(_BATCH) for name in row})
+
+
+def choose_text_column(names: Sequence[str], wanted: str | None = None) -> str:
+    """Find the column of text: the wanted one, by default `text`, or else the first.
+
+    Raises:
+        ValueError: if there is no such column.
+    """
+    column = wanted or ("text" if "text" in names else next(filter(None, names), ""))
+    hint = separator_hint(names)
+    if column not in names or (wanted is None and hint):
+        raise ValueError(f"text_column_name={column!r}: the data has the columns {names}{hint}")
+    if wanted is None and column != "text" and len(names) > 1:
+        logger.warning_once(
+            f"the text is read from the first of the columns {names}; text_column_name chooses "
+            "another one"
+        )
+    return column
+
+
+def text_of(value: Any, column: str, number: int) -> str:
+    """The text of a document; none is an empty one.
+
+    Args:
+        value: of the column of text.
+        column: its name.
+        number: of the row, for the error.
+
+    Raises:
+        ValueError: if it is a number or something else.
+    """
+    if value is None or isinstance(value, str):
+        return value or ""
+    raise ValueError(
+        f"row {number:,}: column {column!r} holds {shorten(value)}, no text: write it as text, or "
+        "choose another text_column_name"
+    )
+
+
 def _tokenize(
-    rows: Mapping[str, list], tokenizer: PreTrainedTokenizerBase, column: str
+    rows: Mapping[str, list], indices: list[int], tokenizer: PreTrainedTokenizerBase, column: str
 ) -> dict[str, list]:
-    texts = [text or "" for text in rows[column]]
+    values = rows.get(column) or [None] * len(indices)  # in a stream rows may lack it
+    pairs = zip(values, indices, strict=True)
+    texts = [text_of(value, column, index + 1) for value, index in pairs]
     ends = rows.get(ENDS_DOCUMENT) or [True] * len(texts)
     # Without a warning that a document is longer than the model's input: it is cut later.
     all_ids = tokenizer(texts, verbose=False)["input_ids"] if texts else []

@@ -32,6 +32,8 @@ def open_text(path: Path) -> Iterator[TextIO]:
     """
     if path.suffix.lower() in _COMPRESSED:
         raise ValueError(f"{path}: a compressed file; unpack it first")
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path}: a pipe or a folder; name a file, which may be read twice")
     with path.open("rb") as file:
         if file.read(4).startswith(_OTHER_MARKS):
             raise ValueError(f"{path}: byte 0: UTF-16 or UTF-32 text; save the file as UTF-8")
@@ -196,7 +198,7 @@ def _has_halves(text: str) -> bool:
 def _check_row(row: Any, place: str, has_halves: bool) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise ValueError(
-            f"{place}: holds {_shorten(row)}, no object; write {{'column': value}} in JSON"
+            f"{place}: holds {shorten(row)}, no object; write {{'column': value}} in JSON"
         )
     if has_halves:
         try:
@@ -209,6 +211,15 @@ def _check_row(row: Any, place: str, has_halves: bool) -> dict[str, Any]:
     return row
 
 
-def _shorten(value: Any) -> str:
+def shorten(value: Any) -> str:
+    """A value for a message."""
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def separator_hint(names: Sequence[str]) -> str:
+    """What to add to a message about a missing column, if the one column looks like several."""
+    marks = {";": "semicolons", "\t": "tabs", "|": "bars"}
+    found = [word for mark, word in marks.items() if len(names) == 1 and mark in names[0]]
+    advice = "write commas in a .csv file, or tabs in a .tsv file"
+    return f"; the file seems to be separated by {found[0]}: {advice}" if found else ""

@@ -23,7 +23,14 @@ from transformers.utils import logging
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.training.arguments import DataTrainingArguments
 from reformer_hf.training.data.bytes import ByteRows
-from reformer_hf.training.data.packing import ENDS_DOCUMENT, pack_rows, tokenize_documents
+from reformer_hf.training.data.files import TABLES, file_versions, open_rows, readable_causes
+from reformer_hf.training.data.packing import (
+    ENDS_DOCUMENT,
+    choose_text_column,
+    pack_rows,
+    tokenize_documents,
+)
+from reformer_hf.training.data.reading import open_text
 from reformer_hf.training.data.rows import first_rows, split_validation, spread_rows
 from reformer_hf.training.data.sources import describe_rows, load
 
@@ -35,7 +42,6 @@ _LONGEST_DEFAULT = 8192
 _SHUFFLED_TOKENS = 1 << 21  # of a stream, held in memory as Python's numbers
 _PROBE = 8192  # bytes in which a NUL marks a file as binary, as git does it
 _PIECE = 1 << 14  # characters; tokenizers take a hundred bytes for each
-_BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 _PIECES = Features({"text": Value("string"), ENDS_DOCUMENT: Value("bool")})
 
 
@@ -178,7 +184,7 @@ def load_texts(
 
     Raises:
         OSError: if there is no such dataset, or no file of that name.
-        ValueError: if a file has another kind than the first, or is not text.
+        ValueError: if a file has another kind than the first, or is malformed or empty.
     """
     if arguments.dataset_name is not None:
         texts = load(
@@ -191,19 +197,20 @@ def load_texts(
         )
         return texts.__class__({k: v for k, v in texts.items() if k in ("train", "validation")})
     files = _files(arguments, exclude)
-    builders = {_BUILDERS.get(path.suffix.lower()) for paths in files.values() for path in paths}
-    if len(builders) > 1:
+    tables = {p.suffix.lower() in TABLES for paths in files.values() for p in paths}
+    if len(tables) > 1:
         names = sorted(path.name for paths in files.values() for path in paths)
         raise ValueError(
-            f"train_file, validation_file: {names[:4]} are of different kinds; give files of one "
-            "kind (text, JSON, CSV or Parquet)"
+            f"train_file, validation_file: {names[:4]} are of different kinds; give either texts "
+            f"or rows ({', '.join(TABLES)})"
         )
-    (builder,) = builders
-    if builder is not None:
-        paths = {split: [str(path) for path in paths] for split, paths in files.items()}
-        source = [str(path) for found in files.values() for path in found][:4]
-        options = {"streaming": arguments.streaming, "cache_dir": cache_dir}
-        return load(builder, "text", source, data_files=paths, **options)
+    if tables == {True}:
+        return open_rows(
+            files,
+            streaming=arguments.streaming,
+            cache_dir=cache_dir,
+            choose=lambda names: [choose_text_column(names, arguments.text_column_name)],
+        )
     texts: Any = {split: _text_files(paths, arguments, cache_dir) for split, paths in files.items()}
     return (IterableDatasetDict if arguments.streaming else DatasetDict)(texts)
 
@@ -226,13 +233,13 @@ def find_files(name: str, pattern: str, exclude: Path | None = None) -> list[Pat
     is_folder = path.is_dir()
     found = glob.glob(f"{glob.escape(str(path))}/**" if is_folder else str(path), recursive=True)
     left_out = {"site-packages", "dist-packages"} - set(path.parts)
-    paths = [each for each in map(Path, sorted(found)) if not each.is_dir()]
+    paths = [each for each in map(Path, sorted(set(found))) if not each.is_dir()]
     paths = [
         each
         for each in paths
         if not left_out & set(each.parts)
         and not (exclude is not None and each.resolve().is_relative_to(exclude.resolve()))
-        and (not is_folder or each.suffix.lower() in _BUILDERS or _is_text(each))
+        and (not is_folder or each.suffix.lower() in TABLES or _is_text(each))
     ]
     if not paths and is_folder:
         raise FileNotFoundError(f"{name}={pattern}: the folder holds no text; name another one")
@@ -259,35 +266,33 @@ def _files(arguments: DataTrainingArguments, exclude: Path | None) -> dict[str, 
 def _text_files(
     paths: list[Path], arguments: DataTrainingArguments, cache_dir: str | None
 ) -> Dataset | IterableDataset:
-    # Size and date, so that a file that was changed is read again and not found in the cache.
-    files = [(str(path), (s := path.stat()).st_size, s.st_mtime_ns) for path in paths]
+    if not any(path.stat().st_size for path in paths):
+        raise ValueError(f"{paths[0]}: an empty file; name one with text")
     options: dict[str, Any] = {
         "features": _PIECES,
-        "gen_kwargs": {"files": files, "keep_linebreaks": arguments.keep_linebreaks},
+        "gen_kwargs": {
+            "files": file_versions(paths),
+            "keep_linebreaks": arguments.keep_linebreaks,
+        },
     }
     if arguments.streaming:
         return IterableDataset.from_generator(_read_pieces, **options)
-    return Dataset.from_generator(_read_pieces, **options, cache_dir=cache_dir)  # type: ignore[arg-type]
+    with readable_causes():
+        return Dataset.from_generator(_read_pieces, **options, cache_dir=cache_dir)  # type: ignore
 
 
 def _read_pieces(
     files: list[tuple[str, int, int]], keep_linebreaks: bool
 ) -> Iterator[dict[str, Any]]:
     """Read text files in pieces that end with a line, where lines are not longer than a piece."""
+    dropped = {} if keep_linebreaks else {ord("\r"): None, ord("\n"): None}
     for path, _, _ in files:
-        with open(path, encoding="utf-8", newline="") as file:
-            try:
-                piece = _next_piece(file)
-                while piece:
-                    following = _next_piece(file)
-                    text = piece if keep_linebreaks else "".join(piece.splitlines())
-                    yield {"text": text, ENDS_DOCUMENT: not following}
-                    piece = following
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{path}: not UTF-8 text ({error}); convert it, or read it with "
-                    "data_format='bytes'"
-                ) from error
+        with open_text(Path(path)) as file:
+            piece = _next_piece(file)
+            while piece:
+                following = _next_piece(file)
+                yield {"text": piece.translate(dropped), ENDS_DOCUMENT: not following}
+                piece = following
 
 
 def _next_piece(file) -> str:

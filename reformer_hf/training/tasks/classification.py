@@ -1,7 +1,7 @@
 """A classifier of texts or of words trained with `Trainer`, from arguments to results."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from reformer_hf.training.data.labelled import (
     load_rows,
     tokenize_rows,
 )
-from reformer_hf.training.data.labels import LabelSpace, find_labels
+from reformer_hf.training.data.labels import LabelSpace, find_labels, number_names
 from reformer_hf.training.data.sources import check_splits, wanted_splits
 from reformer_hf.training.processes import hide_bars_unless
 from reformer_hf.training.record import describe_data
@@ -79,7 +79,7 @@ def train_classification(
             data_arguments, model_arguments.cache_dir, model_arguments.token, doing.seed
         )
     check_splits(wanted, rows)
-    labels = _labels(model_arguments, data_arguments, rows.get("train"))
+    labels = _labels(model_arguments, data_arguments, rows)
     rows = {split: rows[split] for split in wanted}
     trainer, splits = _prepare(model_arguments, data_arguments, doing, rows, labels)
     prepare(trainer)
@@ -95,13 +95,14 @@ def train_classification(
 def _labels(
     model_arguments: PretrainedModelArguments,
     data_arguments: ClassificationDataArguments,
-    train_rows: Any,
+    rows: Mapping[str, Any],
 ) -> LabelSpace:
     """The labels of the training rows or, where there are none, those that the model knows.
 
-    A trained model's numbers of the same labels stay, or its head would be read wrongly.
+    A trained classifier's labels stay as it numbers them, or its head would be read wrongly.
     """
-    name = model_arguments.model_name_or_path
+    name, task = model_arguments.model_name_or_path, data_arguments.task_name
+    train_rows, eval_rows = rows.get("train"), rows.get("validation")
     if train_rows is None and name is None:
         raise ValueError("without training data, name a trained model with model_name_or_path")
     known: Any = name and AutoConfig.from_pretrained(
@@ -110,19 +111,28 @@ def _labels(
         revision=model_arguments.model_revision,
         token=model_arguments.token,
     )
-    names = tuple(known.id2label[number] for number in range(known.num_labels)) if known else ()
-    task = data_arguments.task_name
+    names = tuple(str(known.id2label[n]) for n in range(known.num_labels)) if known else ()
     if train_rows is None:
         kind: Any = "token" if task == "token" else known.problem_type
         kind = kind or "single_label_classification"
-        return LabelSpace(kind, () if kind == "regression" else names)
-    column = choose_columns(data_arguments, train_rows)[1]
+        column = eval_rows and choose_columns(data_arguments, eval_rows.column_names)[1]
+        numbered = number_names(eval_rows, column, names) if column else ()
+        return LabelSpace(kind, () if kind == "regression" else names, numbered)
+    column = choose_columns(data_arguments, train_rows.column_names)[1]
     if column is None:
         raise ValueError(
             f"the training data have the columns {train_rows.column_names}, and none with a "
             "usual name for labels: choose label_column_name"
         )
-    return find_labels(train_rows, column, task, data_arguments.do_regression).in_order_of(names)
+    labels = find_labels(train_rows, column, task, data_arguments.do_regression)
+    is_classifier = known and _model_class(task).__name__ in (known.architectures or ())
+    return labels.in_order_of(names) if is_classifier else labels
+
+
+def _model_class(task: str) -> type:
+    if task == "token":
+        return ReformerHFForTokenClassification
+    return ReformerHFForSequenceClassification
 
 
 def _prepare(
@@ -137,7 +147,7 @@ def _prepare(
     tokenizer.padding_side = "right"  # so that places in a row are those in the text
     token = data_arguments.task_name == "token"
     model = build_model(
-        ReformerHFForTokenClassification if token else ReformerHFForSequenceClassification,
+        _model_class(data_arguments.task_name),
         model_arguments,
         tokenizer,
         data_arguments.max_seq_length,
@@ -175,26 +185,34 @@ def write_predictions(trainer: Trainer, split: Any, labels: LabelSpace) -> None:
     # All scores: the choice of what metrics need looks at labels.
     trainer.preprocess_logits_for_metrics = None
     scores = np.asarray(trainer.predict(split, metric_key_prefix="predict").predictions)
-    words = split["words"] if labels.kind == "token" else [None] * len(split)
+    by_words = labels.kind == "token"
+    words = zip(split["words"], split["word_count"], strict=True) if by_words else None
     if not trainer.is_world_process_zero():
         return
     folder = Path(str(trainer.args.output_dir))
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "predictions.jsonl").open("w", encoding="utf-8") as file:
-        for row, owners in zip(scores, words, strict=True):
-            file.write(json.dumps(_prediction(row, labels, owners), ensure_ascii=False) + "\n")
+        for row, owners in zip(scores, words or [None] * len(scores), strict=True):
+            found = _of_words(row, labels, *owners) if owners else _prediction(row, labels)
+            file.write(json.dumps(found, ensure_ascii=False) + "\n")
 
 
-def _prediction(scores: np.ndarray, labels: LabelSpace, words: list[int | None] | None) -> Any:
-    """What the scores of a row say in the words of the labels; of words, at their last tokens."""
+def _prediction(scores: np.ndarray, labels: LabelSpace) -> Any:
+    """What the scores of a row say in the words of the labels."""
     if labels.kind == "regression":
         return float(scores[0])
     if labels.kind == "multi_label_classification":
         return [name for name, score in zip(labels.names, scores, strict=True) if score > 0]
-    if words is None:
-        return labels.names[int(scores.argmax())]
-    last = {word: place for place, word in enumerate(words) if word is not None}
-    return [labels.names[int(scores[place].argmax())] for place in last.values()]
+    return labels.names[int(scores.argmax())]
+
+
+def _of_words(
+    scores: np.ndarray, labels: LabelSpace, owners: Sequence[int | None], count: int
+) -> list[str | None]:
+    """The label of each word, from its last token; None if it has none, as if cut off."""
+    last = {word: place for place, word in enumerate(owners)}
+    places = [last.get(word) for word in range(count)]
+    return [None if p is None else labels.names[int(scores[p].argmax())] for p in places]
 
 
 def choose_predictions(logits: Tensor | tuple, labels: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Labelled rows: files, columns, tokens and their labels."""
 
+import csv
 import json
 
 import pytest
@@ -55,16 +56,76 @@ def test_files(ending, tmp_path):
     assert [len(splits[name]) for name in ("train", "validation", "test")] == [20, 20, 3]
 
 
+ODD_TEXTS = ["null", "00000101", '"Hi" he said, twice', " \u2028é\n", "1e5", "-"] * 2
+ODD_LABELS = ["NA", "null", "nan"] * 4
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])
+def test_what_stands_in_a_file_is_in_the_rows(ending, tmp_path):
+    texts = [text.strip("\n") if ending == "tsv" else text for text in ODD_TEXTS]
+    rows = [{"text": t, "label": n} for t, n in zip(texts, ODD_LABELS, strict=True)]
+    path = tmp_path / f"a.{ending}"
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        if ending == "jsonl":
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        elif ending == "tsv":
+            file.write(
+                "\n".join("\t".join(row) for row in [["text", "label"], *map(dict.values, rows)])
+            )
+        else:
+            writer = csv.DictWriter(file, ["text", "label"])
+            writer.writeheader()
+            writer.writerows(rows)
+    splits = load_rows(
+        arguments(train_file=str(path), validation_file=str(path)), str(tmp_path / "cache")
+    )
+    for split in splits.values():
+        assert list(zip(split["text"], split["label"], strict=True)) == list(
+            zip(texts, ODD_LABELS, strict=True)
+        )
+
+
+def test_numbers_of_a_table_are_recognised_in_its_labels_only(tmp_path):
+    rows = [{"text": str(number), "label": number} for number in (10, 9, 10)]
+    path = write(tmp_path / "a.csv", rows)
+    found = load_rows(arguments(validation_file=path, train_file=path), str(tmp_path / "cache"))
+    assert list(found["train"]["text"]) == ["10", "9", "10"]
+    assert list(found["train"]["label"]) == [10, 9, 10]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"text": "a", "label": "a"}, {"text": 5, "label": "b"}], "row 2: the value of column"),
+        ([{"text": 5, "label": "a"}, {"text": 6, "label": "b"}], "column 'text' holds 5, no text"),
+        ([{"text": "a", "label": "a"}, {"text": None, "label": "b"}], "row 2: .* holds null, no t"),
+        ([{"text": "a", "label": "a"}, {"text": "", "label": "b"}], "row 2 has no text"),
+        ([{"text": "a", "label": "a"}, {"text": "b"}], "row 2: no label"),
+        ([{"text": "a", "label": "a"}, {"text": "b", "label": 5}], "row 2: the value of column"),
+    ],
+)
+def test_the_row_of_a_fault_is_named_wherever_it_went(tmp_path, rows, message):
+    path = tmp_path / "a.jsonl"
+    more = [{**rows[0]}] * 3
+    path.write_text("\n".join(json.dumps(row) for row in [*rows, *more]))
+    with pytest.raises(ValueError, match=message) as caught:
+        # Which rows are held out, and their order, depend on the seed.
+        splits = load_rows(arguments(train_file=str(path)), str(tmp_path / "cache"), seed=1)
+        for part in splits.values():
+            tokenize_rows(part, TOKENIZER, arguments(), CLASSES, None)
+    assert str(caught.value).startswith(f"{path}: row ")
+
+
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.csv: there is no such file"):
         load_rows(arguments(train_file=str(tmp_path / "none.csv")))
     path = write(tmp_path / "rows.jsonl", ROWS)
     (tmp_path / "rows.txt").write_text("text")
-    with pytest.raises(ValueError, match=r"files end with \.jsonl, \.txt"):
+    with pytest.raises(ValueError, match=r"rows\.txt: ends with '\.txt'; give a file of rows"):
         load_rows(arguments(train_file=path, validation_file=str(tmp_path / "rows.txt")))
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"text": ')
-    with pytest.raises(OSError, match="could not be loaded from .*broken.jsonl"):
+    with pytest.raises(ValueError, match="^/.*broken.jsonl: line 1: no JSON"):
         load_rows(arguments(train_file=str(broken)), str(tmp_path / "cache"))
     one = write(tmp_path / "one.csv", ROWS[:1])
     with pytest.raises(ValueError, match="one row"):
@@ -72,13 +133,17 @@ def test_files_that_cannot_be_read(tmp_path):
 
 
 def test_columns():
-    rows = Dataset.from_list([{"sentence": "x", "labels": 1, "title": "t"}])
+    rows = ["sentence", "labels", "title"]
     assert choose_columns(arguments(), rows) == (["sentence"], "labels")
     named = arguments(text_column_names="title,sentence", label_column_name="title")
     assert choose_columns(named, rows) == (["title", "sentence"], "title")
-    assert choose_columns(arguments(), rows.remove_columns("labels"))[1] is None
+    assert choose_columns(arguments(), ["sentence", "title"])[1] is None
+    named = arguments(label_column_name="labels")
+    assert choose_columns(named, ["sentence"], labelled=False) == (["sentence"], None)
     with pytest.raises(ValueError, match="none is named text or sentence.*text_column_names"):
-        choose_columns(arguments(), rows.remove_columns("sentence"))
+        choose_columns(arguments(), ["labels", "title"])
+    with pytest.raises(ValueError, match="separated by semicolons: write commas"):
+        choose_columns(arguments(), ["text;label"])
     with pytest.raises(ValueError, match="column 'body' is not among"):
         choose_columns(arguments(text_column_names="body"), rows)
     with pytest.raises(ValueError, match="words are in one column"):
@@ -104,7 +169,7 @@ class TestTexts:
 
     def test_rows_without_text_are_refused(self):
         rows = Dataset.from_list([{"text": "a", "label": "b"}, {"text": "", "label": "b"}])
-        with pytest.raises(ValueError, match="row 1 has no text"):
+        with pytest.raises(ValueError, match="row 2 has no text"):
             tokenize_rows(rows, TOKENIZER, arguments(), CLASSES, None)
 
     def test_labels_of_a_test_split_may_be_made_up(self):
@@ -149,7 +214,20 @@ class TestWords:
 
     def test_one_label_per_word(self):
         rows = Dataset.from_list([{"tokens": ["ab", "c"], "ner_tags": ["O"]}])
-        with pytest.raises(ValueError, match="2 words and 1 labels"):
+        with pytest.raises(ValueError, match="row 1: 2 words and 1 labels"):
+            tokenize_rows(rows, TOKENIZER, arguments(task_name="token"), WORDS, None)
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            ("ab", "column 'tokens' holds 'ab': give a list of words"),
+            ([1, 2], "column 'tokens' holds 1, no text"),
+            (["a", None], "column 'tokens' holds null, no text"),
+        ],
+    )
+    def test_words_are_text(self, words, message):
+        rows = Dataset.from_list([{"tokens": words, "ner_tags": ["O", "O"]}])
+        with pytest.raises(ValueError, match=f"row 1: {message}"):
             tokenize_rows(rows, TOKENIZER, arguments(task_name="token"), WORDS, None)
 
 

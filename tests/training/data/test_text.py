@@ -1,3 +1,4 @@
+import csv
 import json
 
 import pytest
@@ -27,6 +28,13 @@ def write(folder, kind):
     return path
 
 
+def write_table(path):
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.writer(file, "excel" if path.suffix == ".CSV" else "excel-tab")
+        writer.writerows([("id", "text"), *enumerate(["null", "00000101", "\u2028 é", "", "NA"])])
+    return str(path)
+
+
 def load(tmp_path, **fields):
     return load_texts(DataTrainingArguments(**fields), cache_dir=str(tmp_path / "cache"))
 
@@ -40,6 +48,28 @@ def test_files_of_every_kind_give_their_texts_in_order(tmp_path, kind, streaming
     assert isinstance(texts["train"], IterableDataset if streaming else Dataset)
     for split in texts.values():
         assert [row["text"] for row in split] == TEXTS
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("name", ["a.CSV", "a.tsv"])
+def test_fields_of_tables_are_text(tmp_path, name, streaming):
+    path = write_table(tmp_path / name)
+    rows = load(tmp_path, train_file=path, streaming=streaming)["train"]
+    assert [row["text"] for row in rows] == ["null", "00000101", "\u2028 é", "", "NA"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_byte_order_mark_and_line_ends(tmp_path, streaming):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf\xef\xbb\xbfone\r\ntwo\rthree\n\0")
+    texts = load(tmp_path, train_file=str(tmp_path / "a.txt"), streaming=streaming)["train"]
+    assert "".join(row["text"] for row in texts) == "\ufeffone\r\ntwo\rthree\n\0"
+
+
+def test_only_the_column_of_text_matters(tmp_path):
+    rows = [{"id": 1, "text": "a"}, {"id": "x", "text": None}, {"id": {"": []}}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    texts = load(tmp_path, train_file=str(tmp_path / "a.jsonl"))["train"]
+    assert list(texts) == [{"text": "a"}, {"text": None}, {"text": None}]
 
 
 def test_a_long_text_file_is_read_in_pieces_that_end_with_lines(tmp_path):
@@ -62,9 +92,9 @@ def test_a_line_longer_than_memory_allows_is_cut(tmp_path):
 
 
 def test_line_breaks_can_be_left_out(tmp_path):
-    (tmp_path / "a.txt").write_text("one\ntwo\n")
+    (tmp_path / "a.txt").write_text("one\x0b\ntwo\r\n\u2028\x1c\x85\r", newline="")
     texts = load(tmp_path, train_file=str(tmp_path / "a.txt"), keep_linebreaks=False)
-    assert texts["train"][0]["text"] == "onetwo"
+    assert texts["train"][0]["text"] == "one\x0btwo\u2028\x1c\x85"
 
 
 def test_a_file_that_was_changed_is_read_again(tmp_path):
@@ -86,10 +116,15 @@ def test_what_cannot_be_read_is_said(tmp_path):
     with pytest.raises(OSError, match="could not be loaded from no/such"):
         load(tmp_path, dataset_name="no/such")
     (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
-    with pytest.raises(Exception, match="(?s)not UTF-8 text.*data_format='bytes'"):
-        list(load(tmp_path, train_file=str(tmp_path / "latin.txt"), streaming=True)["train"])
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match=r"^/.*latin\.txt: byte 0 \(0xe9, line 1\).*UTF-8$"):
+            texts = load(tmp_path, train_file=str(tmp_path / "latin.txt"), streaming=streaming)
+            list(texts["train"])
+    (tmp_path / "empty.txt").touch()
+    with pytest.raises(ValueError, match=r"empty\.txt: an empty file"):
+        load(tmp_path, train_file=str(tmp_path / "empty.txt"))
     (tmp_path / "a.json").write_text("[]")
-    with pytest.raises(ValueError, match="different kinds; give files of one"):
+    with pytest.raises(ValueError, match="different kinds; give either texts or rows"):
         load(
             tmp_path,
             train_file=str(tmp_path / "latin.txt"),
@@ -115,7 +150,7 @@ def test_a_pattern_reaches_into_folders_but_not_into_installed_packages(tmp_path
         return [path.relative_to(tmp_path).as_posix() for path in paths]
 
     assert found("**/*.txt") == names[:3]
-    assert found("b/**/*.txt") == names[1:3]
+    assert found("b/**/*.txt") == found("b/**/**/*.txt") == names[1:3]
     assert found("lib/site-packages/*.txt") == names[4:]
     assert found("") == names[:3]
     assert found("", exclude=tmp_path / "b") == names[:1]
