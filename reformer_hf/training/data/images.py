@@ -80,7 +80,7 @@ def after_start(content: Tensor) -> Tensor:
     return torch.nn.functional.pad(content.long(), (1, 0), value=START)
 
 
-def save_png(pixels: np.ndarray, file: Path | io.BytesIO) -> None:
+def save_png(pixels: np.ndarray, file: Path | str | io.BytesIO) -> None:
     """Write an image of shape (height, width, channels)."""
     image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
     image.save(file, "PNG")
