@@ -42,7 +42,9 @@ class TranslationArguments(RowArguments):
         None, "Tokens of a generated target; max_target_length by default."
     )
     num_beams: int | None = argument(None, "Beams of generation; 1 by default.")
-    length_penalty: float = argument(1.0, "Exponent of the length that divides a beam's score.")
+    length_penalty: float | None = argument(
+        None, "Exponent of the length that divides a beam's score; the model's, or 1, by default."
+    )
     source_prefix: str = argument("", "Put before each source.")
 
     def __post_init__(self):
