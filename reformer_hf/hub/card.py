@@ -53,6 +53,9 @@ TASKS = {
 }
 """End of an architecture's name to its task."""
 
+IMAGES = Task("unconditional-image-generation", "AutoModelForCausalLM", "draws images byte by byte")
+"""Of a causal model that was trained on images."""
+
 
 class _Missing(StrictUndefined):
     """A missing value: an error, also where a format is applied to it, and never a gap."""
@@ -102,12 +105,13 @@ def build_run_card(
     """
     if missing := sorted(PARTS - record.keys()):
         raise ValueError(f"the record of the run lacks {', '.join(missing)}")
-    task = task_of(record["model"]["architecture"])
     data = record["data"]
+    kind = data.get("kind", "texts")
+    task = IMAGES if kind == "images" else task_of(record["model"]["architecture"])
     results = [
         EvalResult(
             task_type=task.tag,
-            dataset_type=data["dataset"] or "text",
+            dataset_type=data["dataset"] or kind.removesuffix("s"),
             dataset_name=f"{data['description']}, {data['evaluated_on']}",
             metric_type=metric,
             metric_value=round(value, 6),

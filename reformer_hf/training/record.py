@@ -85,7 +85,7 @@ def make_record(
 
     Args:
         model: that was trained.
-        data: what :func:`describe_data` returns.
+        data: what :func:`describe_data` returns, and `kind` if they are not `texts`.
         training: `steps`, `epochs`, `seconds`, `timed_from_step` and `last_loss`.
         hyperparameters: by name; none of them may be a secret.
         evaluation: metrics of the model as it is saved; empty if there are none.
@@ -93,7 +93,7 @@ def make_record(
     Returns:
         JSON values.
     """
-    description = {"description": data["data"]}
+    description = {"description": data["data"], "kind": data.get("kind", "texts")}
     return {
         "model": _describe_model(model),
         "data": description | {name: data[name] for name in ("dataset", "evaluated_on")},
@@ -122,12 +122,17 @@ class RunRecord(TrainerCallback):
         data: what was trained on, in words.
         dataset: its name on the Hub, if it is there.
         evaluated_on: what the evaluation was on, in words.
+        kind: `texts` or `images`.
     """
 
     def __init__(
-        self, data: str, dataset: str | None = None, evaluated_on: str = "the evaluation split"
+        self,
+        data: str,
+        dataset: str | None = None,
+        evaluated_on: str = "the evaluation split",
+        kind: str = "texts",
     ):
-        self.data = {"data": data, "dataset": dataset, "evaluated_on": evaluated_on}
+        self.data = {"data": data, "dataset": dataset, "evaluated_on": evaluated_on, "kind": kind}
         self._evaluation: dict[str, float] = {}
         self._evaluated_step: int | None = None
         self._start: tuple[int, float] | None = None

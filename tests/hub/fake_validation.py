@@ -16,6 +16,7 @@ PIPELINE_TAGS = {
     "text2text-generation",
     "token-classification",
     "translation",
+    "unconditional-image-generation",
 }
 LISTS = ("tags", "datasets", "metrics", "base_model", "language")
 

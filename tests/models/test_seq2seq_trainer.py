@@ -110,7 +110,8 @@ def test_the_loss_is_what_the_definition_says(smoothing, tmp_path):
     assert_close(*losses, rtol=1e-4, atol=1e-5)
 
 
-def test_gradient_accumulation_counts_all_labels(tmp_path):
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_gradient_accumulation_counts_all_labels(smoothing, tmp_path):
     """Two batches of two rows step as one batch of four, though they have unlike many labels."""
     weights = []
     for size, accumulated in ((4, 1), (2, 2)):
@@ -121,6 +122,7 @@ def test_gradient_accumulation_counts_all_labels(tmp_path):
             tmp_path,
             per_device_train_batch_size=size,
             gradient_accumulation_steps=accumulated,
+            label_smoothing_factor=smoothing,
             max_steps=1,
             optim="sgd",
             learning_rate=1.0,

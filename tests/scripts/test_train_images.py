@@ -1,16 +1,19 @@
 """The whole way from a folder of digits to samples, and going on after an interruption."""
 
 import json
+import re
 
 import datasets
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 from PIL import Image
 from sklearn.datasets import load_digits
 from transformers import Trainer
 
 from scripts import train_images
 from tests.hub.conftest import TOKEN, hub, waits  # noqa: F401 (fixtures)
+from tests.hub.fake_validation import metadata_errors
 
 SAVED = {
     "model.safetensors",
@@ -54,7 +57,9 @@ def arguments(digits, output, **changes):
     return [part for name, value in values.items() for part in (f"--{name}", str(value))]
 
 
-def test_a_run_ends_with_bits_per_dim_samples_and_completions(digits, tmp_path, capsys):
+def test_a_run_ends_with_bits_per_dim_samples_and_completions(
+    digits, tmp_path, capsys, monkeypatch
+):
     assert train_images.main(arguments(digits, tmp_path / "run")) == 0
     folder = tmp_path / "run"
     assert {path.name for path in folder.iterdir()} >= SAVED
@@ -72,6 +77,17 @@ def test_a_run_ends_with_bits_per_dim_samples_and_completions(digits, tmp_path, 
         originals, given, completed = np.asarray(picture).reshape(3, 8, 24)
     assert (given[:4] == originals[:4]).all() and (given[4:] == 0).all()
     assert (completed[:4] == originals[:4]).all() and (completed[4:] != originals[4:]).any()
+
+    card = ModelCard.load(folder / "README.md")
+    assert metadata_errors(card.content) == []
+    assert card.data.pipeline_tag == "unconditional-image-generation"
+    assert "on the images in digits with" in card.content.replace("\n", " ")
+    assert "Images beyond 64 tokens" in card.content
+    snippet, *_ = re.findall(r"```python\n(.*?)```", card.content, re.DOTALL)
+    monkeypatch.chdir(folder)
+    exec(snippet, {})
+    with Image.open("image.png") as drawn:
+        assert (drawn.size, drawn.mode) == ((8, 8), "L")
 
     assert train_images.main(arguments(digits, folder)) == 1
     assert "holds checkpoint-30 of another run" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Reads a SentencePiece model file into a backend of the tokenizers library."""
 
+import re
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,19 @@ def _merges(pieces: Any) -> list[tuple[str, str]]:
     ]
 
 
+def _names_in_text(pieces: Any) -> Regex:
+    """The first character of a name such as `<0x41>` or `</s>`, which a text may hold.
+
+    Cut off, it keeps the tokenizers library from taking the name for its piece.
+    """
+    kinds = (pieces[0].BYTE, pieces[0].CONTROL, pieces[0].UNKNOWN)
+    rests: dict[str, list[str]] = {}
+    for name in (piece.piece for piece in pieces if piece.type in kinds):
+        rests.setdefault(name[0], []).append(re.escape(name[1:]))
+    starts = (f"{re.escape(first)}(?={'|'.join(rest)})" for first, rest in rests.items())
+    return Regex("|".join(starts))
+
+
 def _set_text_processing(tokenizer: Tokenizer, model: Any) -> None:
     """Sets normalisation, the cut into words, and the way back."""
     normalization = model.normalizer_spec
@@ -113,9 +127,11 @@ def _set_text_processing(tokenizer: Tokenizer, model: Any) -> None:
     tokenizer.normalizer = normalizers.Sequence(steps)
 
     # The prefix is in the text by then; Metaspace would leave it out before a space.
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
+    words = pre_tokenizers.Metaspace(
         SPACE, prepend_scheme="never", split=model.trainer_spec.split_by_whitespace
     )
+    names = pre_tokenizers.Split(_names_in_text(model.pieces), "merged_with_previous")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([names, words])
     metaspace = decoders.Metaspace(
         SPACE, prepend_scheme="always" if normalization.add_dummy_prefix else "never"
     )

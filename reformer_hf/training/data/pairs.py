@@ -1,30 +1,37 @@
-"""Pairs of a source and a target, from files or the Hub, their vocabulary and their tokens."""
+"""Pairs of a source and a target, from files or the Hub, and their tokens."""
 
-import io
-from collections.abc import Iterator
+import csv
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import datasets
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
 
-from reformer_hf.models.tokenization_reformer_hf import (
-    EOS_TOKEN,
-    PAD_TOKEN,
-    UNK_TOKEN,
-    ReformerHFTokenizer,
-)
-from reformer_hf.training.arguments import argument
+from reformer_hf.training.arguments import argument, require_positive
+from reformer_hf.training.data.files import TABLES, open_rows
+from reformer_hf.training.data.reading import open_text
 from reformer_hf.training.data.sources import SPLITS, RowArguments, load, take_first
+
+logger = logging.get_logger(__name__)
+
+_SIDES = {"source": "input_ids", "target": "labels"}
+
+# What stands in a header rather than in a pair.
+_NAME = re.compile(r"([a-z]{2,3}|source|target|input|output)([-_]\w+)?", re.IGNORECASE)
 
 
 @dataclass
 class TranslationArguments(RowArguments):
     """Where pairs come from, with the names of transformers' `run_translation.py`.
 
-    Files are .jsonl or .json, with a `translation` object or the languages in each line, or .tsv
-    of two columns, source and target.
+    Files are .jsonl, .json or .parquet, with a column `translation` that holds the languages or
+    with a column for each, or .tsv or .csv. Of these the first line names the languages, or else
+    there are two columns, source and target.
     """
 
     source_lang: str | None = argument(None, "Language of the source, as the data names it.")
@@ -35,7 +42,9 @@ class TranslationArguments(RowArguments):
         None, "Tokens of a generated target; max_target_length by default."
     )
     num_beams: int | None = argument(None, "Beams of generation; 1 by default.")
-    length_penalty: float = argument(1.0, "Exponent of the length that divides a beam's score.")
+    length_penalty: float | None = argument(
+        None, "Exponent of the length that divides a beam's score; the model's, or 1, by default."
+    )
     source_prefix: str = argument("", "Put before each source.")
 
     def __post_init__(self):
@@ -52,10 +61,11 @@ class TranslationArguments(RowArguments):
                 "dataset, or train_file, validation_file, test_file"
             )
         for file in files:
-            if Path(file).suffix not in (".json", ".jsonl", ".tsv"):
-                raise ValueError(f"{file}: must be a .jsonl, .json or .tsv file")
+            if Path(file).suffix.lower() not in TABLES:
+                raise ValueError(f"{file}: must be a file of one of {', '.join(TABLES)}")
         if self.val_max_target_length is None:
             self.val_max_target_length = self.max_target_length
+        require_positive(self, "num_beams")
         for name in ("max_source_length", "max_target_length", "val_max_target_length"):
             if getattr(self, name) < 2:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 2")
@@ -82,132 +92,143 @@ def load_pairs(
 
     Raises:
         OSError: if data cannot be found or read.
-        ValueError: if a language is not in the data.
+        ValueError: if a language is not in the data, or a pair is not two texts.
     """
     if arguments.dataset_name is not None:
         options: dict[str, Any] = {"name": arguments.dataset_config_name, "token": token}
         splits = load(arguments.dataset_name, "pairs", cache_dir=cache_dir, **options)
     else:
-        splits = {}
-        for split, path in arguments.find_files().items():
-            is_tsv = path.suffix == ".tsv"
-            options = _tsv_options(path, arguments) if is_tsv else {}
-            options |= {"data_files": str(path), "cache_dir": cache_dir}
-            splits[split] = load("csv" if is_tsv else "json", "pairs", path, **options)["train"]
+        splits = {
+            split: open_rows(
+                {split: [path]},
+                cache_dir=cache_dir,
+                columns=_missing_header(path, arguments),
+                choose=partial(_choose_columns, arguments=arguments, split=split),
+            )[split]
+            for split, path in arguments.find_files().items()
+        }
     first = take_first(splits, arguments)
     return {split: _as_pairs(rows, arguments, split) for split, rows in first.items()}
 
 
-def _tsv_options(path: Path, arguments: TranslationArguments) -> dict[str, Any]:
-    """How to read a file of two columns, with the languages in its first line or without."""
-    columns = [arguments.source_lang, arguments.target_lang]
-    with path.open(encoding="utf-8") as file:
-        first = file.readline().rstrip("\r\n").split("\t")
-    has_header = set(columns) <= set(first)
-    if not has_header and len(first) != 2:
+def _missing_header(path: Path, arguments: TranslationArguments) -> list[str] | None:
+    """Names of the columns of a table whose first line does not name them; else None."""
+    kind = path.suffix.lower()
+    if kind not in (".csv", ".tsv"):
+        return None
+    columns = [str(arguments.source_lang), str(arguments.target_lang)]
+    dialect: Any = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if kind == ".tsv" else {}
+    with open_text(path) as file:
+        try:
+            first = next(filter(None, csv.reader(file, **dialect)), columns)
+        except csv.Error:  # which reading names
+            first = columns
+    if set(columns) & set(first):
+        return None  # where one is missing, the header is shown
+    if all(_NAME.fullmatch(field.strip()) for field in first):
+        raise ValueError(
+            f"{path}: the first line {first} looks like names of columns, but not those of "
+            f"source_lang and target_lang, {columns}: give its names, or write a first line with "
+            "yours"
+        )
+    if len(first) != 2:
         raise ValueError(
             f"{path}: its first line has {len(first)} columns; give two, source and target, or "
             f"name the columns {columns} in the first line"
         )
-    return {
-        "delimiter": "\t",
-        "quoting": 3,  # quotation marks are text
-        "keep_default_na": False,  # so is "null"
-        "features": datasets.Features(
-            {column: datasets.Value("string") for column in (first if has_header else columns)}
-        ),
-        **({} if has_header else {"column_names": columns}),
-    }
+    logger.warning(f"{path}: no line names the languages; {first} is the first pair")
+    return columns
+
+
+def _choose_columns(
+    there: Sequence[str], arguments: TranslationArguments, split: str
+) -> Sequence[str]:
+    """The columns of both languages, or else the column `translation`."""
+    wanted = [str(arguments.source_lang), str(arguments.target_lang)]
+    if not set(wanted) <= set(there) and "translation" in there:
+        return ["translation"]
+    _check_languages(there, arguments, split)
+    return wanted
+
+
+def _check_languages(there: Iterable[str], arguments: TranslationArguments, split: str) -> None:
+    for name in ("source_lang", "target_lang"):
+        if getattr(arguments, name) not in there:
+            raise ValueError(
+                f"{name}={getattr(arguments, name)!r}: the {split} data has {list(there)} in "
+                f"{_source(arguments, split)}; give one of these names, as it is written there"
+            )
+
+
+def _source(arguments: TranslationArguments, split: str) -> str:
+    return getattr(arguments, f"{split}_file") or str(arguments.dataset_name)
 
 
 def _as_pairs(rows: Any, arguments: TranslationArguments, split: str) -> datasets.Dataset:
     """Find both languages in the columns, or in a column `translation`."""
-    nested = "translation" in rows.column_names
-    there = rows.features["translation"] if nested else rows.features
-    languages = list(getattr(there, "languages", None) or there)
-    for name in ("source_lang", "target_lang"):
-        if getattr(arguments, name) not in languages:
-            raise ValueError(
-                f"{name}={getattr(arguments, name)!r}: the {split} data has {languages}"
-            )
+    nested = _choose_columns(rows.column_names, arguments, split) == ["translation"]
+    if nested:
+        there = rows.features["translation"]
+        languages = getattr(there, "languages", there if isinstance(there, dict) else ())
+        _check_languages(languages, arguments, split)
 
-    def pair(row: dict) -> dict[str, str]:
+    source = _source(arguments, split)
+
+    def text(row: Any, number: int, language: str) -> str:
+        value = row[language] if row is not None else None
+        if not isinstance(value, str):
+            raise ValueError(
+                f"{source}: row {number + 1:,} of {split}: {language!r} is {value!r} and no text; "
+                "mend the row or take it out"
+            )
+        return value
+
+    def pair(row: dict, number: int) -> dict[str, str]:
         texts = row["translation"] if nested else row
         return {
-            "source": arguments.source_prefix + texts[arguments.source_lang],
-            "target": texts[arguments.target_lang],
+            "source": arguments.source_prefix + text(texts, number, str(arguments.source_lang)),
+            "target": text(texts, number, str(arguments.target_lang)),
         }
 
-    return rows.map(pair, remove_columns=rows.column_names, desc=f"{split} pairs")
+    return rows.map(
+        pair,
+        with_indices=True,
+        remove_columns=rows.column_names,
+        features=datasets.Features({name: datasets.Value("string") for name in _SIDES}),
+        desc=f"{split} pairs",
+    )
 
 
 def tokenize_pairs(
     pairs: datasets.Dataset,
     tokenizer: PreTrainedTokenizerBase,
     arguments: TranslationArguments,
-    held_out: bool = False,
+    split: str = "train",
 ) -> datasets.Dataset:
     """Encode sources as `input_ids` and targets as `labels`, each with the end of sequence.
 
-    Targets are cut at `max_target_length`, held-out ones at `val_max_target_length`, which is what
-    generation may reach.
+    Targets are cut at `max_target_length`, but those that are not for training at
+    `val_max_target_length`, which is what generation may reach. A warning says how many texts are
+    cut, and how many are empty: these stay.
     """
-    longest: Any = arguments.val_max_target_length if held_out else arguments.max_target_length
-    columns = {
-        "input_ids": ("source", arguments.max_source_length),
-        "labels": ("target", longest),
-    }
+    target = "max_target_length" if split == "train" else "val_max_target_length"
+    limits = {"source": "max_source_length", "target": target}
 
     def encode(batch: dict) -> dict[str, list]:
-        encoded = {}
-        for name, (column, limit) in columns.items():
-            ids = tokenizer(batch[column], add_special_tokens=False).input_ids
-            encoded[name] = [row[: limit - 1] + [tokenizer.eos_token_id] for row in ids]
+        encoded: dict[str, list] = {}
+        for side, name in limits.items():
+            longest = getattr(arguments, name) - 1
+            ids = tokenizer(batch[side], add_special_tokens=False, verbose=False).input_ids
+            encoded[_SIDES[side]] = [row[:longest] + [tokenizer.eos_token_id] for row in ids]
+            encoded[f"{side} cut"] = [len(row) > longest for row in ids]
+            encoded[f"{side} empty"] = [not row for row in ids]
         return encoded
 
-    return pairs.map(encode, batched=True, remove_columns=pairs.column_names, desc="tokens")
-
-
-def train_sentencepiece(texts: Iterator[str], vocab_size: int, path: Path) -> ReformerHFTokenizer:
-    """Train a Unigram vocabulary with pad 0, unknown 1 and end of sequence 2.
-
-    A character that the vocabulary lacks becomes its bytes, so nothing is lost.
-
-    Args:
-        texts: both languages.
-        vocab_size: pieces; a small corpus may give fewer.
-        path: for the model, a `spiece.model` file.
-
-    Raises:
-        ImportError: without the extra `sentencepiece`.
-        ValueError: if `vocab_size` leaves no room for pieces.
-    """
-    try:
-        import sentencepiece
-    except ImportError as error:
-        raise ImportError(
-            "training a vocabulary needs sentencepiece: pip install 'reformer_hf[sentencepiece]', "
-            "or --tokenizer_name bytes"
-        ) from error
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=texts,
-            model_writer=model,
-            vocab_size=vocab_size,
-            hard_vocab_limit=False,
-            character_coverage=1.0,
-            byte_fallback=True,
-            pad_id=0,
-            unk_id=1,
-            eos_id=2,
-            bos_id=-1,
-            pad_piece=PAD_TOKEN,
-            unk_piece=UNK_TOKEN,
-            eos_piece=EOS_TOKEN,
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        raise ValueError(f"vocab_size={vocab_size}: {error}") from error
-    path.write_bytes(model.getvalue())
-    return ReformerHFTokenizer(vocab_file=path)
+    tokens = pairs.map(encode, batched=True, remove_columns=pairs.column_names, desc="tokens")
+    counted = [name for name in tokens.column_names if name not in _SIDES.values()]
+    for name in counted:
+        count, (side, what) = sum(tokens[name][:]), name.split()
+        why = f" at {limits[side]}={getattr(arguments, limits[side])}" if what == "cut" else ""
+        if count:
+            logger.warning(f"{split}: {count:,} of {len(tokens):,} {side}s are {what}{why}")
+    return tokens.remove_columns(counted)

@@ -19,9 +19,6 @@ from transformers import (
 )
 
 from reformer_hf.models.modeling_encoder_decoder import ReformerHFForConditionalGeneration
-from reformer_hf.models.tokenization_reformer_hf import (
-    ReformerHFTokenizer,
-)
 from reformer_hf.training.arguments import (
     PretrainedModelArguments,
     ReformerTrainingArguments,
@@ -33,9 +30,9 @@ from reformer_hf.training.data.pairs import (
     TranslationArguments,
     load_pairs,
     tokenize_pairs,
-    train_sentencepiece,
 )
 from reformer_hf.training.data.sources import check_splits, wanted_splits
+from reformer_hf.training.data.vocabulary import open_sentencepiece, train_sentencepiece
 from reformer_hf.training.record import describe_data
 from reformer_hf.training.trainer import (
     SealedCheckpoints,
@@ -107,12 +104,12 @@ def train_translation(
     if checkpoint is None and _tokenizer_name(model_arguments) is None:
         (folder / VOCABULARY).unlink(missing_ok=True)  # that of another run
     tokenizer = open_tokenizer(model_arguments, pairs.get("train"), folder)
-    model = build_translator(model_arguments, tokenizer, data_arguments.longest)
+    longest = max(data_arguments.longest, doing.generation_max_length or 0)
+    model = build_translator(model_arguments, tokenizer, longest)
     tokens: dict[str, Any] = {
-        split: tokenize_pairs(pairs[split], tokenizer, data_arguments, held_out=split != "train")
-        for split in wanted
+        split: tokenize_pairs(pairs[split], tokenizer, data_arguments, split) for split in wanted
     }
-    trainer = _make_trainer(model, tokenizer, data_arguments, doing, tokens)
+    trainer = make_trainer(model, tokenizer, data_arguments, doing, tokens)
     prepare(trainer)
 
     def count(split: str) -> dict[str, Any]:
@@ -139,13 +136,17 @@ def _check(training: Seq2SeqTrainingArguments, model: TranslationModelArguments)
         )
     if not training.do_train and model.model_name_or_path is None:
         raise ValueError("model_name_or_path=None without do_train: name the model to evaluate")
+    if training.generation_max_length is not None and training.generation_max_length < 2:
+        raise ValueError(f"generation_max_length={training.generation_max_length}: at least 2")
+    if training.batch_eval_metrics:
+        raise ValueError("batch_eval_metrics=True: BLEU is of a whole corpus; leave it out")
 
 
 class TranslationTrainer(SealedCheckpoints, Seq2SeqTrainer):
     """transformers' `Seq2SeqTrainer` with sealed checkpoints."""
 
 
-def _make_trainer(
+def make_trainer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     data: TranslationArguments,
@@ -155,8 +156,7 @@ def _make_trainer(
     """Have the Trainer generate as the data's arguments say."""
     training.generation_max_length = training.generation_max_length or data.val_max_target_length
     training.generation_num_beams = data.num_beams or training.generation_num_beams or 1
-    model.generation_config.length_penalty = data.length_penalty  # type: ignore[union-attr]
-    return TranslationTrainer(
+    trainer = TranslationTrainer(
         model,
         training,
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
@@ -166,6 +166,9 @@ def _make_trainer(
         compute_metrics=bleu_metrics(tokenizer) if training.predict_with_generate else None,
         callbacks=run_callbacks(training, **describe_data(data)),
     )
+    if data.length_penalty is not None:  # also where the argument generation_config names a file
+        model.generation_config.length_penalty = data.length_penalty  # type: ignore[union-attr]
+    return trainer
 
 
 def build_translator(
@@ -184,13 +187,14 @@ def build_translator(
     """
     if arguments.model_name_or_path is None:
         fields = _new_fields(arguments, tokenizer, longest)
-        return build_model(ReformerHFForConditionalGeneration, arguments, tokenizer, **fields)
-    model = build_model(AutoModelForSeq2SeqLM, arguments, tokenizer)
+        model = build_model(ReformerHFForConditionalGeneration, arguments, tokenizer, **fields)
+    else:
+        model = build_model(AutoModelForSeq2SeqLM, arguments, tokenizer)
     limit = getattr(model.config, "position_limit", None)
     if limit is not None and longest > limit:
         raise ValueError(
             f"max_source_length or max_target_length={longest}: the model has {limit} positions; "
-            "choose smaller ones"
+            "choose smaller ones, generation_max_length included"
         )
     return model
 
@@ -247,15 +251,16 @@ def open_tokenizer(
     if name is not None:
         tokenizer: Any = load_tokenizer(arguments)
     elif path.exists():
-        tokenizer = ReformerHFTokenizer(vocab_file=path)
+        tokenizer = open_sentencepiece(path)
     elif train is None:
         raise ValueError("tokenizer_name=None: without training data, name a tokenizer or a model")
     else:
         folder.mkdir(parents=True, exist_ok=True)
         texts = (text for pair in train for text in (pair["source"], pair["target"]))  # type: ignore[index]
         tokenizer = train_sentencepiece(texts, arguments.vocab_size, path)
-    if tokenizer.eos_token_id is None:
-        raise ValueError(f"tokenizer_name={name!r}: has no eos_token, which ends a target")
+    for token, use in (("eos_token", "ends a target"), ("pad_token", "fills and begins targets")):
+        if getattr(tokenizer, token) is None:
+            raise ValueError(f"tokenizer_name={name!r}: has no {token}, which {use}; add one")
     tokenizer.padding_side = "right"  # so that the start token begins each target
     return tokenizer
 

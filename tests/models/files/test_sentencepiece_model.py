@@ -24,7 +24,16 @@ def test_ids_are_those_of_sentencepiece(options, tmp_path):
     processor = train_sentencepiece(tmp_path, **options)
     tokenizer = ReformerHFTokenizer.from_pretrained(tmp_path)
     assert len(tokenizer) == processor.get_piece_size()
-    edge_cases = ["", " ", "  two  spaces ", "tab\tnewline\n", "ﬁ ligature é", "日本", "aaaaaaa"]
+    edge_cases = [
+        "",
+        " ",
+        "<0x41> and </s> or <unk>",
+        "  two  spaces ",
+        "tab\tnewline\n",
+        "ﬁ ligature é",
+        "日本",
+        "aaaaaaa",
+    ]
     for text in [*CORPUS, *edge_cases]:
         ids = processor.encode(text)
         assert tokenizer(text, split_special_tokens=True)["input_ids"] == ids, text

@@ -1,7 +1,6 @@
 """Translation data: layouts of files and datasets, vocabularies, tokens."""
 
 import json
-import sys
 
 import datasets
 import pytest
@@ -11,7 +10,6 @@ from reformer_hf.training.data.pairs import (
     TranslationArguments,
     load_pairs,
     tokenize_pairs,
-    train_sentencepiece,
 )
 
 PAIRS = [
@@ -28,16 +26,23 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
 
 
-def write(path, layout):
+def write(path, layout, encoding="utf-8"):
     rows = [dict(zip(("en", "de"), pair, strict=True)) for pair in PAIRS]
     lines = {
         "nested": lambda: [json.dumps({"translation": row}) for row in rows],
         "flat": lambda: [json.dumps(row) for row in rows],
         "tsv": lambda: ["\t".join(pair) for pair in PAIRS],
         "tsv with header": lambda: ["de\ten", *("\t".join(pair[::-1]) for pair in PAIRS)],
+        "tsv with more": lambda: ["de\tn\ten", *("\t7\t".join(pair[::-1]) for pair in PAIRS)],
+        "csv": lambda: [quoted(pair) for pair in PAIRS],
+        "csv with header": lambda: ["en,de", *map(quoted, PAIRS)],
     }[layout]()
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    path.write_text("\n".join(lines) + "\n", encoding=encoding)
     return str(path)
+
+
+def quoted(fields):
+    return ",".join('"{}"'.format(field.replace('"', '""')) for field in fields)
 
 
 @pytest.mark.parametrize(
@@ -47,10 +52,14 @@ def write(path, layout):
         ("a.json", "flat"),
         ("a.tsv", "tsv"),
         ("a.tsv", "tsv with header"),
+        ("a.TSV", "tsv with more"),
+        ("a.csv", "csv"),
+        ("a.csv", "csv with header"),
     ],
 )
-def test_files_of_all_layouts_give_the_same_pairs(tmp_path, name, layout):
-    file = write(tmp_path / name, layout)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_files_of_all_layouts_give_the_same_pairs(tmp_path, name, layout, encoding):
+    file = write(tmp_path / name, layout, encoding)
     arguments = TranslationArguments(
         **LANGUAGES, train_file=file, test_file=file, max_predict_samples=2, source_prefix="de: "
     )
@@ -84,10 +93,11 @@ def test_a_dataset_of_the_hub_has_its_own_splits(monkeypatch):
     ("changes", "message"),
     [
         ({"target_lang": "en"}, "source_lang='en' and target_lang='en'"),
-        ({"train_file": "a.txt"}, "a.txt: must be a .jsonl"),
+        ({"train_file": "a.txt"}, "a.txt: must be a file of one of .*.tsv, .json"),
         ({"train_file": None}, "dataset_name=None and train_file=None"),
         ({"dataset_name": "wmt14"}, "dataset_name='wmt14' and train_file='a.tsv'"),
         ({"max_target_length": 1}, "max_target_length=1"),
+        ({"num_beams": 0}, "num_beams=0"),
         ({"val_max_target_length": 1}, "val_max_target_length=1"),
         ({"max_eval_samples": 0}, "max_eval_samples=0"),
     ],
@@ -100,30 +110,77 @@ def test_impossible_arguments_are_named(changes, message):
 def test_files_that_are_missing_or_malformed_are_named(tmp_path):
     with pytest.raises(OSError, match="none.tsv: there is no such file"):
         load_pairs(TranslationArguments(**LANGUAGES, train_file=str(tmp_path / "none.tsv")))
-    (tmp_path / "a.tsv").write_text("one\ttwo\tthree\n")
-    with pytest.raises(ValueError, match="first line has 3 columns"):
-        load_pairs(TranslationArguments(**LANGUAGES, train_file=str(tmp_path / "a.tsv")))
-    (tmp_path / "a.jsonl").write_text("{broken\n")
-    with pytest.raises(OSError, match="pairs could not be loaded from .*a.jsonl"):
-        load_pairs(TranslationArguments(**LANGUAGES, train_file=str(tmp_path / "a.jsonl")))
+    for content, message in (
+        ("one\ttwo\tthree\n", "a.tsv: its first line has 3 columns"),
+        ("en\tes\nyes\tsí\n", r"target_lang='de': .* has \['en', 'es'\] in .*a.tsv"),
+        ("EN\tDE\nyes\tja\n", r"a.tsv: the first line \['EN', 'DE'\] looks like names"),
+        ("pt-BR\tfr\nsim\toui\n", r"a.tsv: the first line \['pt-BR', 'fr'\] looks like names"),
+        ("en\tde\n", "a.tsv: holds no row"),
+        ("", "a.tsv: holds no row"),
+        ("a\tb\nc\n", "a.tsv: line 2: 1 fields, and there are 2 columns"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_text(tmp_path / "a.tsv", content)
+    with pytest.raises(ValueError, match="a.jsonl: line 1: no JSON"):
+        load_text(tmp_path / "a.jsonl", "{broken\n")
+    (tmp_path / "a.tsv").write_bytes("ja\tnö".encode("latin-1"))
+    with pytest.raises(ValueError, match="a.tsv: byte 4 .* is not UTF-8"):
+        load_pairs(TranslationArguments(**LANGUAGES, test_file=str(tmp_path / "a.tsv")))
 
 
-def texts(count=300):
-    for index in range(count):
-        yield f"The file number {index} cannot be opened."
-        yield f"Die Datei Nummer {index} kann nicht geöffnet werden."
+def load_text(path, content):
+    path.write_text(content, encoding="utf-8")
+    splits = load_pairs(TranslationArguments(**LANGUAGES, validation_file=str(path)))
+    return [(row["source"], row["target"]) for row in splits["validation"]]
 
 
-def test_a_trained_vocabulary_has_its_special_tokens_and_loses_nothing(tmp_path):
-    tokenizer = train_sentencepiece(texts(), 400, tmp_path / "spiece.model")
-    assert len(tokenizer) <= 400
-    assert (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id) == (0, 1, 2)
-    sentence = "Die Datei kann nicht 中 geöffnet werden."
-    ids = tokenizer(sentence).input_ids
-    assert tokenizer.unk_token_id not in ids and tokenizer.decode(ids) == sentence
-    assert len(ids) < len(sentence)
-    with pytest.raises(ValueError, match="vocab_size=20: "):
-        train_sentencepiece(texts(), 20, tmp_path / "other.model")
+def test_a_table_that_names_no_languages_begins_with_a_pair_and_says_so(tmp_path, monkeypatch):
+    notes = []
+    monkeypatch.setattr("reformer_hf.training.data.pairs.logger.warning", notes.append)
+    pairs = load_text(tmp_path / "a.tsv", "English\tGerman\nyes\tja\n")
+    assert pairs == [("English", "German"), ("yes", "ja")]
+    assert notes == [
+        f"{tmp_path / 'a.tsv'}: no line names the languages; ['English', 'German'] is the first "
+        "pair"
+    ]
+
+
+@pytest.mark.parametrize("form", ["{}", '{{"translation": {}}}'])
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (('{"en": "a", "de": "b"}', '{"en": "c", "de": null}'), "row 2 of .*: 'de' is None and no"),
+        (('{"en": "a"}', '{"en": "c", "de": "d"}'), "row 1 of validation: 'de' is None"),
+        (('{"en": "a", "de": 1}', '{"en": "c", "de": 2}'), "row 1 of validation: 'de' is 1 and no"),
+        (('{"en": "a", "de": "b"}', '{"en": "c", "de": 2}'), "a.jsonl: row 2: the value of column"),
+        (('{"en": ["a"], "de": "b"}',), r"row 1 of validation: 'en' is \['a'\] and no text"),
+        (('{"EN": "a", "de": "b"}',), r"source_lang='en': .* has \['EN', 'de'\] in .*; give one"),
+        (("null", '{"en": "a", "de": "b"}'), "(row|line) 1"),
+        (('"text"',), r"(line 1: holds|source_lang='en': .* has \[\])"),
+    ],
+)
+def test_a_row_that_is_no_pair_of_texts_is_named(tmp_path, form, rows, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        load_text(tmp_path / "a.jsonl", "\n".join(map(form.format, rows)))
+    assert "a.jsonl" in str(caught.value)
+
+
+def test_what_is_cut_and_what_is_empty_is_counted(tmp_path, monkeypatch):
+    notes = []
+    monkeypatch.setattr("reformer_hf.training.data.pairs.logger.warning", notes.append)
+    sides = [("abcd", "xyz"), ("abc", ""), ("", "wxyz"), ("a", "wxyz")]
+    pairs = datasets.Dataset.from_list([{"source": s, "target": t} for s, t in sides])
+    arguments = TranslationArguments(
+        **LANGUAGES, train_file="a.tsv", max_source_length=4, max_target_length=4
+    )
+    rows = tokenize_pairs(pairs, ReformerHFByteTokenizer(), arguments)
+    assert rows.column_names == ["input_ids", "labels"] and rows[1]["labels"] == [1]
+    assert notes == [
+        "train: 1 of 4 sources are cut at max_source_length=4",
+        "train: 1 of 4 sources are empty",
+        "train: 2 of 4 targets are cut at max_target_length=4",
+        "train: 1 of 4 targets are empty",
+    ]
 
 
 def test_both_sides_end_with_the_end_of_sequence_even_if_cut():
@@ -144,11 +201,5 @@ def test_held_out_targets_are_as_long_as_generation_may_be():
     arguments = TranslationArguments(**LANGUAGES, train_file="a.tsv", **limits)
     (row,) = tokenize_pairs(pairs, tokenizer, arguments)
     assert row["labels"] == [*tokenizer("uvw").input_ids, 1]
-    (row,) = tokenize_pairs(pairs, tokenizer, arguments, held_out=True)
+    (row,) = tokenize_pairs(pairs, tokenizer, arguments, "test")
     assert row["labels"] == [*tokenizer("uvwxy").input_ids, 1]
-
-
-def test_a_missing_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sentencepiece", None)
-    with pytest.raises(ImportError, match=r"reformer_hf\[sentencepiece\]"):
-        train_sentencepiece(texts(), 400, tmp_path / "spiece.model")

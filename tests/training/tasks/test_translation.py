@@ -6,15 +6,24 @@ import datasets
 import numpy as np
 import pytest
 import sacrebleu
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
 
 from reformer_hf import ReformerHFByteTokenizer
+from reformer_hf.training.data.pairs import TranslationArguments
 from reformer_hf.training.tasks.translation import (
     TranslationModelArguments,
+    TranslationTrainingArguments,
     bleu_metrics,
     build_translator,
     decode,
+    make_trainer,
     open_tokenizer,
+    train_translation,
 )
+from tests.models.seq2seq import tiny_seq2seq
 
 TEXTS = [
     text.format(index)
@@ -63,6 +72,103 @@ def test_bleu_is_that_of_sacrebleu_with_its_signature():
     assert 60 < scores["bleu"] < 100
     assert scores["bleu_signature"].startswith("nrefs:1|case:mixed|")
     assert decode(tokenizer, pad(["a  b"], -100)) == ["a b"]
+
+
+def test_an_empty_corpus_of_translations_scores_nothing():
+    tokenizer = ReformerHFByteTokenizer()
+    scores = bleu_metrics(tokenizer)((np.array([[0, 1], [0, 0]]), np.array([[75, 1], [-100, 1]])))
+    assert scores["bleu"] == 0
+    assert decode(tokenizer, np.array([[0, 1, 0], [12, 15, 12]])) == ["", ""]  # line ends
+
+
+@pytest.mark.parametrize("token", ["eos_token", "pad_token"])
+def test_a_tokenizer_that_lacks_a_token_is_named(tmp_path, token):
+    tokens = {"eos_token": "</s>", "pad_token": "<pad>"}
+    del tokens[token]
+    backend = Tokenizer(
+        BPE({"a": 0, **{name: i + 1 for i, name in enumerate(tokens.values())}}, [])
+    )
+    PreTrainedTokenizerFast(tokenizer_object=backend, **tokens).save_pretrained(tmp_path)
+    arguments = TranslationModelArguments(tokenizer_name=str(tmp_path))
+    with pytest.raises(ValueError, match=f"tokenizer_name=.*: has no {token}, which"):
+        open_tokenizer(arguments, None, tmp_path)
+
+
+def test_names_of_special_tokens_in_a_text_stay_text(tmp_path):
+    pairs = datasets.Dataset.from_list([{"source": text, "target": text} for text in TEXTS])
+    for train in (pairs, None):  # trained, and opened again
+        tokenizer = open_tokenizer(TranslationModelArguments(vocab_size=400), train, tmp_path)
+        ids = tokenizer("a </s> <unk>").input_ids
+        assert not {0, 1, 2} & set(ids) and tokenizer.decode(ids) == "a </s> <unk>"
+
+
+def translation_arguments(folder, **changes):
+    return TranslationTrainingArguments(
+        str(folder), predict_with_generate=True, report_to="none", use_cpu=True, **changes
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "training", "expected"),
+    [
+        ({}, {}, {"max_length": 9, "num_beams": 1}),
+        ({"num_beams": 3}, {"generation_num_beams": 2}, {"max_length": 9, "num_beams": 3}),
+        ({}, {"generation_num_beams": 2}, {"max_length": 9, "num_beams": 2}),
+        ({"val_max_target_length": 7}, {}, {"max_length": 7, "num_beams": 1}),
+        ({}, {"generation_max_length": 5}, {"max_length": 5, "num_beams": 1}),
+        (
+            {"length_penalty": 4.0, "num_beams": 4},
+            {},
+            {"max_length": 9, "num_beams": 4, "length_penalty": 4.0},
+        ),
+    ],
+)
+def test_the_trainer_generates_as_the_arguments_say(tmp_path, data, training, expected):
+    tokenizer = ReformerHFByteTokenizer(padding_side="right")
+    model = tiny_seq2seq(vocab_size=258, redraw_rotations=False)
+    model.generation_config.length_penalty = 0.5  # the checkpoint's own
+    torch.nn.init.normal_(model.lm_head.decoder.weight)
+    named = {"source_lang": "a", "target_lang": "b", "train_file": "a.tsv", "max_target_length": 9}
+    rows = [{"input_ids": [10, 11, 1], "labels": [12, 1]}, {"input_ids": [13, 1], "labels": [1]}]
+    trainer = make_trainer(
+        model,
+        tokenizer,
+        TranslationArguments(**{**named, **data}),
+        translation_arguments(tmp_path, **training),
+        {"test": rows},
+    )
+    written = trainer.predict(rows).predictions
+    batch = {"input_ids": [[10, 11, 1], [13, 1, 0]], "attention_mask": [[1, 1, 1], [1, 1, 0]]}
+    direct = model.generate(
+        **{name: torch.tensor(values) for name, values in batch.items()},
+        **{"length_penalty": 0.5, **expected},
+    ).numpy()
+    assert (written[:, : direct.shape[1]] == direct).all()
+    assert np.isin(written[:, direct.shape[1] :], (0, -100)).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"generation_max_length": 1}, "generation_max_length=1"),
+        ({"batch_eval_metrics": True}, "batch_eval_metrics=True: BLEU"),
+        ({"generation_max_length": 30}, "max_target_length=30: the model has 20 positions"),
+    ],
+)
+def test_impossible_options_are_named_before_training(tmp_path, changes, message):
+    (tmp_path / "a.tsv").write_text("en\tde\n" + "file\tDatei\n" * 9)
+    sizes = "hidden_size=16,num_attention_heads=2,num_hidden_layers=1,max_position_embeddings=20"
+    data = TranslationArguments(
+        source_lang="en",
+        target_lang="de",
+        train_file=str(tmp_path / "a.tsv"),
+        max_source_length=8,
+        max_target_length=8,
+    )
+    model = TranslationModelArguments(tokenizer_name="bytes", config_overrides=sizes)
+    training = translation_arguments(tmp_path / "run", do_train=True, **changes)
+    with pytest.raises(ValueError, match=message):
+        train_translation(model, data, training)
 
 
 @pytest.mark.parametrize(
