@@ -6,6 +6,8 @@ at least `context_length - stride` tokens before it:
     python scripts/evaluate_perplexity.py --model_name_or_path outputs/mine --eval_file text.txt
     python scripts/evaluate_perplexity.py --model_name_or_path outputs/mine --dataset_name wikitext
         --dataset_config_name wikitext-103-raw-v1 --split test --context_length 4096 --stride 512
+
+Beside the model's bits per byte stand those of counts of bytes and of compressors on the same text.
 """
 
 import json
@@ -21,11 +23,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import reformer_hf  # noqa: F401 (registers the classes)
 from reformer_hf.training.arguments import DataTrainingArguments, argument
-from reformer_hf.training.data.packing import ENDS_DOCUMENT
+from reformer_hf.training.baselines import Baselines
+from reformer_hf.training.data.documents import ENDS_DOCUMENT
 from reformer_hf.training.data.sources import load
 from reformer_hf.training.data.text import load_texts
-from reformer_hf.training.evaluation import check_windows, score_documents, tokenize_pieces
 from reformer_hf.training.parsing import parse_arguments, readable_errors
+from reformer_hf.training.perplexity import check_windows, score_documents, tokenize_pieces
 from reformer_hf.training.record import machine_record
 from reformer_hf.training.storage import write_json
 
@@ -65,7 +68,7 @@ class PerplexityArguments:
             raise ValueError("model_name_or_path is missing: name a causal model")
         if (self.dataset_name is None) == (self.eval_file is None):
             raise ValueError("give either dataset_name or eval_file")
-        for name in ("per_device_eval_batch_size", "max_eval_samples"):
+        for name in ("per_device_eval_batch_size", "max_eval_samples", "context_length", "stride"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1")
@@ -98,6 +101,15 @@ def read_texts(arguments: PerplexityArguments) -> Iterator[tuple[str, bool]]:
         yield row[column] or "", row.get(ENDS_DOCUMENT, True)
 
 
+def count_into(
+    baselines: Baselines, texts: Iterator[tuple[str, bool]]
+) -> Iterator[tuple[str, bool]]:
+    """Hand texts on, and their bytes to what the model is compared with."""
+    for text, ends in texts:
+        baselines.update(text.encode())
+        yield text, ends
+
+
 def evaluate(arguments: PerplexityArguments) -> dict[str, Any]:
     """Score the text, and return what was found."""
     options = {"cache_dir": arguments.cache_dir, "token": arguments.token}
@@ -111,7 +123,7 @@ def evaluate(arguments: PerplexityArguments) -> dict[str, Any]:
     )
     limit = getattr(model.config, "position_limit", None)
     context = arguments.context_length or min(limit or LONGEST_DEFAULT, LONGEST_DEFAULT)
-    stride = arguments.stride or context // 2
+    stride = context // 2 if arguments.stride is None else arguments.stride
     check_windows(context, stride, limit)
     if getattr(model.config, "attention_scope", None) == "chunk":
         print(
@@ -119,9 +131,10 @@ def evaluate(arguments: PerplexityArguments) -> dict[str, Any]:
             "so these are not the bits of a code; the 'band' scope has none of that.",
             file=sys.stderr,
         )
-    pieces = tokenize_pieces(read_texts(arguments), tokenizer)
+    baselines = Baselines()
+    pieces = tokenize_pieces(count_into(baselines, read_texts(arguments)), tokenizer)
     score = score_documents(model, pieces, context, stride, arguments.per_device_eval_batch_size)
-    return asdict(score)
+    return asdict(score) | {"baselines_bits_per_byte": baselines.bits_per_byte()}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -10,9 +10,11 @@ from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
 from reformer_hf.training.arguments import Packing
-
-ENDS_DOCUMENT = "ends_document"
-"""Column that says whether a piece of text is the last of its document."""
+from reformer_hf.training.data.documents import (
+    BEGINS_DOCUMENT,
+    ENDS_DOCUMENT,
+    DocumentTokenizer,
+)
 
 _BATCH = 32  # documents, which may be long: the results of a batch are held in memory
 _BUFFER = 1 << 18  # tokens that are held before they are written, as Python's numbers
@@ -27,8 +29,11 @@ def tokenize_documents(
 ) -> Any:
     """Tokenise each text; the end-of-sequence token, where there is one, ends each document.
 
+    What else the tokenizer adds, such as a beginning of sequence, stands once in each, too.
+
     Args:
-        texts: rows with a column of text; with one named `ends_document`, pieces of documents.
+        texts: rows with a column of text; with columns named `begins_document` and `ends_document`,
+            pieces of documents.
         tokenizer: of the model.
         text_column_name: default `text`, or else the first column.
         num_workers: processes; not for streams, which are read as they come.
@@ -44,7 +49,7 @@ def tokenize_documents(
     column = text_column_name or ("text" if "text" in columns else columns[0])
     if column not in columns:
         raise ValueError(f"text_column_name={column!r}: the data has the columns {columns}")
-    function = partial(_tokenize, tokenizer=tokenizer, column=column)
+    function = partial(_tokenize, tokenizer=DocumentTokenizer(tokenizer), column=column)
     options: dict[str, Any] = {"batched": True, "batch_size": _BATCH, "remove_columns": columns}
     if isinstance(texts, IterableDataset):
         return texts.map(function, **options)
@@ -59,17 +64,12 @@ def tokenize_documents(
 
 
 def _tokenize(
-    rows: Mapping[str, list], tokenizer: PreTrainedTokenizerBase, column: str
+    rows: Mapping[str, list], tokenizer: DocumentTokenizer, column: str
 ) -> dict[str, list]:
     texts = [text or "" for text in rows[column]]
-    ends = rows.get(ENDS_DOCUMENT) or [True] * len(texts)
-    # Without a warning that a document is longer than the model's input: it is cut later.
-    all_ids = tokenizer(texts, verbose=False)["input_ids"] if texts else []
-    eos = tokenizer.eos_token_id
-    for text, ids, end in zip(texts, all_ids, ends, strict=True):
-        if eos is not None and text and end and ids[-1:] != [eos]:
-            ids.append(eos)
-    return {"input_ids": all_ids, ENDS_DOCUMENT: ends}
+    whole = [True] * len(texts)
+    begins, ends = rows.get(BEGINS_DOCUMENT, whole), rows.get(ENDS_DOCUMENT, whole)
+    return {"input_ids": tokenizer(texts, begins, ends), ENDS_DOCUMENT: ends}
 
 
 def pack_rows(

@@ -23,8 +23,14 @@ from transformers.utils import logging
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.training.arguments import DataTrainingArguments
 from reformer_hf.training.data.bytes import ByteRows
-from reformer_hf.training.data.packing import ENDS_DOCUMENT, pack_rows, tokenize_documents
-from reformer_hf.training.data.rows import first_rows, split_validation, spread_rows
+from reformer_hf.training.data.documents import BEGINS_DOCUMENT, ENDS_DOCUMENT, read_document
+from reformer_hf.training.data.packing import pack_rows, tokenize_documents
+from reformer_hf.training.data.rows import (
+    first_rows,
+    remark_on_short_data,
+    split_validation,
+    spread_rows,
+)
 from reformer_hf.training.data.sources import describe_rows, load
 
 Texts = DatasetDict | IterableDatasetDict
@@ -34,9 +40,10 @@ logger = logging.get_logger(__name__)
 _LONGEST_DEFAULT = 8192
 _SHUFFLED_TOKENS = 1 << 21  # of a stream, held in memory as Python's numbers
 _PROBE = 8192  # bytes in which a NUL marks a file as binary, as git does it
-_PIECE = 1 << 14  # characters; tokenizers take a hundred bytes for each
 _BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
-_PIECES = Features({"text": Value("string"), ENDS_DOCUMENT: Value("bool")})
+_PIECES = Features(
+    {"text": Value("string"), BEGINS_DOCUMENT: Value("bool"), ENDS_DOCUMENT: Value("bool")}
+)
 
 
 class LanguageModelData(NamedTuple):
@@ -104,6 +111,8 @@ def load_language_model_data(
     train, validation = rows.get("train"), rows.get("validation")
     if train is not None and validation is None:
         train, validation = split_validation(train, arguments.validation_split_percentage)
+    for name, part in (("training", train), ("evaluation", validation)):
+        remark_on_short_data(name, part, block_size)
     train = first_rows(train, arguments.max_train_samples) if train is not None else None
     if arguments.streaming and train is not None:
         size = arguments.shuffle_buffer_size or max(2, _SHUFFLED_TOKENS // block_size)
@@ -273,23 +282,13 @@ def _text_files(
 def _read_pieces(
     files: list[tuple[str, int, int]], keep_linebreaks: bool
 ) -> Iterator[dict[str, Any]]:
-    """Read text files in pieces that end with a line, where lines are not longer than a piece."""
+    """Read text files piece by piece."""
     for path, _, _ in files:
         with open(path, encoding="utf-8", newline="") as file:
             try:
-                piece = _next_piece(file)
-                while piece:
-                    following = _next_piece(file)
-                    text = piece if keep_linebreaks else "".join(piece.splitlines())
-                    yield {"text": text, ENDS_DOCUMENT: not following}
-                    piece = following
+                yield from read_document(file, keep_linebreaks)
             except UnicodeDecodeError as error:
                 raise ValueError(
                     f"{path}: not UTF-8 text ({error}); convert it, or read it with "
                     "data_format='bytes'"
                 ) from error
-
-
-def _next_piece(file) -> str:
-    piece = file.read(_PIECE)
-    return piece + file.readline(_PIECE) if piece else piece
