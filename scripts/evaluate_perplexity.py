@@ -12,23 +12,30 @@ Beside the model's bits per byte stand those of counts of bytes and of compresso
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import reformer_hf  # noqa: F401 (registers the classes)
-from reformer_hf.training.arguments import DataTrainingArguments, argument
+from reformer_hf.training.arguments import DataTrainingArguments, argument, check_choices
 from reformer_hf.training.baselines import Baselines
+from reformer_hf.training.data.bytes import check_byte_tokenizer, read_bytes
 from reformer_hf.training.data.documents import ENDS_DOCUMENT
 from reformer_hf.training.data.sources import load
-from reformer_hf.training.data.text import load_texts
+from reformer_hf.training.data.text import find_files, load_texts
 from reformer_hf.training.parsing import parse_arguments, readable_errors
-from reformer_hf.training.perplexity import check_windows, score_documents, tokenize_pieces
+from reformer_hf.training.perplexity import (
+    Piece,
+    check_windows,
+    pieces_of_bytes,
+    score_documents,
+    tokenize_pieces,
+)
 from reformer_hf.training.record import machine_record
 from reformer_hf.training.storage import write_json
 
@@ -47,6 +54,10 @@ class PerplexityArguments:
     eval_file: str | None = argument(
         None,
         "Text (a file is one document), .json, .jsonl, .csv or .parquet; a pattern names several.",
+    )
+    data_format: Literal["text", "bytes"] = argument(
+        "text",
+        "'bytes' reads eval_file byte by byte, whatever it is: for ReformerHFByteTokenizer.",
     )
     text_column_name: str = argument("text", "Column that holds the text.")
     context_length: int | None = argument(
@@ -68,6 +79,9 @@ class PerplexityArguments:
             raise ValueError("model_name_or_path is missing: name a causal model")
         if (self.dataset_name is None) == (self.eval_file is None):
             raise ValueError("give either dataset_name or eval_file")
+        check_choices(self)
+        if self.data_format == "bytes" and self.eval_file is None:
+            raise ValueError("data_format='bytes' reads files: give eval_file, not dataset_name")
         for name in ("per_device_eval_batch_size", "max_eval_samples", "context_length", "stride"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -101,13 +115,21 @@ def read_texts(arguments: PerplexityArguments) -> Iterator[tuple[str, bool]]:
         yield row[column] or "", row.get(ENDS_DOCUMENT, True)
 
 
-def count_into(
-    baselines: Baselines, texts: Iterator[tuple[str, bool]]
-) -> Iterator[tuple[str, bool]]:
-    """Hand texts on, and their bytes to what the model is compared with."""
-    for text, ends in texts:
-        baselines.update(text.encode())
-        yield text, ends
+def read_pieces(
+    arguments: PerplexityArguments, tokenizer: Any, baselines: Baselines
+) -> Iterator[Piece]:
+    """Tokenise what is read, and hand its bytes to what the model is compared with."""
+
+    def counted(contents: Iterable[tuple[Any, bool]]) -> Iterator[tuple[Any, bool]]:
+        for content, ends in contents:
+            baselines.update(content.encode() if isinstance(content, str) else content)
+            yield content, ends
+
+    if arguments.data_format == "text":
+        return tokenize_pieces(counted(read_texts(arguments)), tokenizer)
+    check_byte_tokenizer(tokenizer)
+    contents = read_bytes(find_files("eval_file", str(arguments.eval_file)))
+    return pieces_of_bytes(counted(islice(contents, arguments.max_eval_samples)))
 
 
 def evaluate(arguments: PerplexityArguments) -> dict[str, Any]:
@@ -132,7 +154,7 @@ def evaluate(arguments: PerplexityArguments) -> dict[str, Any]:
             file=sys.stderr,
         )
     baselines = Baselines()
-    pieces = tokenize_pieces(count_into(baselines, read_texts(arguments)), tokenizer)
+    pieces = read_pieces(arguments, tokenizer, baselines)
     score = score_documents(model, pieces, context, stride, arguments.per_device_eval_batch_size)
     return asdict(score) | {"baselines_bits_per_byte": baselines.bits_per_byte()}
 

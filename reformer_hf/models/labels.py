@@ -103,19 +103,6 @@ def first_token_labels(
     return labels.masked_fill(begins, IGNORE_INDEX)
 
 
-def warn_of_other_loss(attention_mask: Tensor | None, seq_idx: Tensor | None) -> None:
-    """Say what a loss outside the model must know: a Trainer's own has taken the labels away."""
-    padded = (
-        attention_mask is not None and can_look(attention_mask) and attention_mask[:, 0].min() == 0
-    )
-    if seq_idx is not None or padded:
-        logger.warning_once(
-            "the loss is computed outside the model (label_smoothing_factor, compute_loss_func): "
-            "there first tokens of packed documents and of left-padded rows count unless their "
-            "label is -100, as ReformerDataCollator makes it: use it, or CausalLMTrainer"
-        )
-
-
 def problem_type_of(config: ReformerHFConfig, labels: Tensor) -> ProblemType:
     """The configuration's `problem_type`, or what transformers would take the labels for.
 

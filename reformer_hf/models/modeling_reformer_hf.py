@@ -35,12 +35,7 @@ from reformer_hf.models.inputs import (
     check_other_arguments,
     lay_out_rows,
 )
-from reformer_hf.models.labels import (
-    IGNORE_INDEX,
-    check_token_labels,
-    first_token_labels,
-    warn_of_other_loss,
-)
+from reformer_hf.models.labels import IGNORE_INDEX, check_token_labels, first_token_labels
 from reformer_hf.models.language_model import LanguageModelMixin, ReformerHFLMHead
 from reformer_hf.models.layers import ReformerHFEmbeddings, ReformerHFEncoder, ReformerHFLayer
 from reformer_hf.nn.reversible import Decision
@@ -346,8 +341,6 @@ class ReformerHFForCausalLM(
         shift_labels = kwargs.pop("shift_labels", None)
         inputs = inputs_embeds if input_ids is None else input_ids
         targets = labels if shift_labels is None else shift_labels
-        if targets is None and num_items_in_batch is not None:
-            warn_of_other_loss(attention_mask, seq_idx)
         if targets is not None and inputs is not None:
             check_token_labels(targets, inputs.shape[:2], self.config, "vocab_size")
         chunked = targets is not None and self.config.chunk_size_lm_head > 0

@@ -9,13 +9,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from reformer_hf.models.labels import first_token_labels
 from reformer_hf.training.data.collator import IGNORE_INDEX
 from reformer_hf.training.data.token_bytes import token_bytes_or_warn
-
-logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -23,7 +20,7 @@ class Score:
     """What a model knows of some text.
 
     Attributes:
-        loss: nats per predicted token; no number (NaN) if there is none.
+        loss: nats per predicted token.
         perplexity: the exponential of the loss.
         bits_per_byte: bits of all predicted tokens over the bytes of their text; None where these
             are not known. First tokens of rows and documents are not predicted.
@@ -41,7 +38,7 @@ class Score:
     @classmethod
     def of(cls, nats: float, tokens: int, size: int | None) -> "Score":
         """Make a score of all nats, predicted tokens and bytes of their text."""
-        loss = nats / tokens if tokens else math.nan
+        loss = nats / tokens
         bits = nats / math.log(2) / size if size else None
         try:
             perplexity = math.exp(loss)
@@ -72,6 +69,9 @@ def score_batches(
         accelerator: adds up what the processes found.
         masked: whether the model is a masked language model, whose labels are not shifted and
             whose bits tell nothing about the bytes of a text.
+
+    Raises:
+        ValueError: if no token is predicted.
     """
     known = None if masked else token_bytes_or_warn(tokenizer)
     was_training = model.training
@@ -90,7 +90,8 @@ def score_batches(
     totals: Any = accelerator.reduce(totals, "sum")
     nats, tokens, size = totals.tolist()
     if not tokens:
-        logger.warning("no row has a token to predict, so there is no loss: give longer texts")
+        asked = "a masked token" if masked else "two tokens of one document"
+        raise ValueError(f"no row of the evaluation has {asked}: give longer texts to evaluate on")
     return Score.of(nats, int(tokens), None if known is None else int(size))
 
 

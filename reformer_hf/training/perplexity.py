@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reformer_hf.models.modeling_reformer_hf import ReformerHFForCausalLM
+from reformer_hf.models.tokenization_reformer_hf import FIRST_BYTE_ID
 from reformer_hf.training.data.collator import IGNORE_INDEX
 from reformer_hf.training.data.documents import DocumentTokenizer
 from reformer_hf.training.data.token_bytes import TokenBytes
@@ -110,6 +111,19 @@ def tokenize_pieces(
             unpredicted = _first_size(text, ids, encoded["offset_mapping"], known)
         yield Piece(ids, len(text.encode()) - unpredicted, unknown, ends)
         begins = ends or (begins and not has_tokens)
+
+
+def pieces_of_bytes(contents: Iterable[tuple[bytes, bool]]) -> Iterator[Piece]:
+    """Read bytes, which need not be text, as the tokens of `ReformerHFByteTokenizer`.
+
+    Args:
+        contents: pieces of documents, and whether each is the last of its document.
+    """
+    begins = True
+    for content, ends in contents:
+        ids = np.frombuffer(content, np.uint8).astype(np.int64) + FIRST_BYTE_ID
+        yield Piece(ids, len(content) - begins, 0, ends)
+        begins = ends
 
 
 def _first_size(

@@ -79,11 +79,10 @@ def test_words_are_charged_to_their_bytes(accelerator):
     assert found.tokens == len(ids) - 1 < found.bytes == len(text) - len(first)
 
 
-def test_nothing_to_predict_is_no_number(accelerator):
-    found = score(accelerator, [{"input_ids": [5]}])
-    assert (found.tokens, found.bytes, found.bits_per_byte) == (0, 0, None)
-    assert math.isnan(found.loss) and math.isnan(found.perplexity)  # and not 0 and 1: a perfect one
-    assert found.metrics("test")["test_tokens"] == 0
+def test_nothing_to_predict_is_an_error_and_no_perfect_score(accelerator):
+    with pytest.raises(ValueError, match="no row of the evaluation has two tokens of one document"):
+        score(accelerator, [{"input_ids": [5]}])
+    assert score(accelerator, [{"input_ids": [5, 1]}]).bits_per_byte is None
 
 
 def test_masked_models_are_asked_for_the_places_themselves(accelerator):

@@ -3,7 +3,7 @@
 import hashlib
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import SupportsIndex
 
@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
 
 from reformer_hf.models.tokenization_reformer_hf import BYTE_VOCABULARY, EOS_TOKEN, FIRST_BYTE_ID
 
+_PIECE = 1 << 16
 _FEW = 100  # files; of fewer, a split by file may leave one part empty
 
 
@@ -28,6 +30,34 @@ def row_number(index: SupportsIndex, count: int) -> int:
     if not -count <= number < count:
         raise IndexError(f"row {number} of {count}")
     return number % count
+
+
+def check_byte_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that a tokenizer has the ids of `ReformerHFByteTokenizer`, whatever its class.
+
+    Raises:
+        ValueError: if it has not.
+    """
+    if tokenizer("\n\u00e9", add_special_tokens=False)["input_ids"] != [12, 197, 171]:
+        raise ValueError(
+            f"data_format='bytes' needs ReformerHFByteTokenizer, the tokenizer is a "
+            f"{type(tokenizer).__name__}: leave data_format out"
+        )
+
+
+def read_bytes(paths: Sequence[Path]) -> Iterator[tuple[bytes, bool]]:
+    """Read files piece by piece.
+
+    Yields:
+        Bytes, and whether they are the last of a file.
+    """
+    for path in paths:
+        with path.open("rb") as file:
+            piece = file.read(_PIECE)
+            while piece:
+                following = file.read(_PIECE)
+                yield piece, not following
+                piece = following
 
 
 class ByteRows(Dataset):

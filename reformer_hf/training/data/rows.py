@@ -66,11 +66,17 @@ def spread_rows(rows: Any, count: int | None) -> Any:
     return Subset(rows, [index * len(rows) // count for index in range(count)])
 
 
-def remark_on_short_data(name: str, rows: Any, block_size: int) -> None:
-    """Say if all the data are shorter than a row could be; of a stream it is not known."""
+def check_length(name: str, rows: Any, block_size: int) -> None:
+    """Say if all the data are shorter than a row could be; of a stream it is not known.
+
+    Raises:
+        ValueError: if they are one token.
+    """
     if rows is None or isinstance(rows, IterableDataset) or len(rows) != 1:
         return
     length = len(rows[0]["input_ids"])
+    if length < 2:
+        raise ValueError(f"the {name} data are one token, and nothing predicts it: give more")
     if length < block_size:
         logger.warning(
             f"block_size={block_size}: all the {name} data are one row of {length} tokens, and "

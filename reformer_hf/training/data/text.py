@@ -22,12 +22,12 @@ from transformers.utils import logging
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.training.arguments import DataTrainingArguments
-from reformer_hf.training.data.bytes import ByteRows
+from reformer_hf.training.data.bytes import ByteRows, check_byte_tokenizer
 from reformer_hf.training.data.documents import BEGINS_DOCUMENT, ENDS_DOCUMENT, read_document
 from reformer_hf.training.data.packing import pack_rows, tokenize_documents
 from reformer_hf.training.data.rows import (
+    check_length,
     first_rows,
-    remark_on_short_data,
     split_validation,
     spread_rows,
 )
@@ -112,7 +112,7 @@ def load_language_model_data(
     if train is not None and validation is None:
         train, validation = split_validation(train, arguments.validation_split_percentage)
     for name, part in (("training", train), ("evaluation", validation)):
-        remark_on_short_data(name, part, block_size)
+        check_length(name, part, block_size)
     train = first_rows(train, arguments.max_train_samples) if train is not None else None
     if arguments.streaming and train is not None:
         size = arguments.shuffle_buffer_size or max(2, _SHUFFLED_TOKENS // block_size)
@@ -145,11 +145,7 @@ def _byte_rows(
     block_size: int,
     exclude: Path | None,
 ) -> dict[str, ByteRows]:
-    if tokenizer("\n\u00e9", add_special_tokens=False)["input_ids"] != [12, 197, 171]:
-        raise ValueError(
-            f"data_format='bytes' needs ReformerHFByteTokenizer, the tokenizer is a "
-            f"{type(tokenizer).__name__}: leave data_format out"
-        )
+    check_byte_tokenizer(tokenizer)
     files = _files(arguments, exclude)
     return {split: ByteRows(paths, block_size) for split, paths in files.items()}
 

@@ -211,6 +211,9 @@ def test_a_block_size_beyond_the_data_is_remarked_on(
     caplog.clear()
     load(**files, data_format=data_format, block_size=tokens)
     assert "one row of" not in caplog.text
+    (tmp_path / "short.txt").write_text("s")
+    with pytest.raises(ValueError, match="the evaluation data are one token"):
+        load(**files, data_format="bytes")
 
 
 @pytest.mark.parametrize("name", ["max_train_samples", "max_eval_samples", "block_size"])
