@@ -34,14 +34,14 @@ from reformer_hf.training.arguments import (
     ReformerTrainingArguments,
     argument,
 )
+from reformer_hf.training.baselines import compressor_scores
 from reformer_hf.training.checkpoints import (
     RUN_SETTINGS,
     compare_settings,
     run_settings,
 )
-from reformer_hf.training.data.bytes import bytes_of
 from reformer_hf.training.data.text import data_settings
-from reformer_hf.training.evaluation import compressor_scores
+from reformer_hf.training.data.token_bytes import TokenBytes
 from reformer_hf.training.parsing import parse_arguments, readable_errors
 from reformer_hf.training.plots import write_curves
 from reformer_hf.training.record import (
@@ -164,7 +164,8 @@ def run(
         )
     rows: Any = trainer.eval_dataset.rows  # type: ignore[union-attr]
     held_out = [torch.as_tensor(row["input_ids"]) for row in rows]
-    content = b"".join(bytes_of(ids[1:]) for ids in held_out)
+    known: Any = TokenBytes.of(trainer.processing_class)  # type: ignore[arg-type]
+    content = b"".join(known.text(ids[1:].tolist()) for ids in held_out)
     names = ("gzip -9", "bz2 -9", "uniform")
     references: dict[str, float] = dict(zip(names, compressor_scores(content), strict=True))
     check_reload(folder, trainer.model, trainer.processing_class, held_out[0])  # type: ignore[arg-type]
@@ -187,7 +188,7 @@ def run(
     )
     set_seed(training.seed)
     room = scored["context"] - max_new_tokens
-    prompt = bytes_of(held_out[0][: min(PROMPT_BYTES, room)]).decode(errors="ignore")
+    prompt = known.text(held_out[0][: min(PROMPT_BYTES, room)].tolist()).decode(errors="ignore")
     write = pipeline("text-generation", model=str(folder), return_full_text=False)
     (sample,) = write(prompt, max_new_tokens=max_new_tokens, do_sample=True, temperature=0.8)
     print(f"\n--- prompt (held-out text) ---\n{prompt}")

@@ -6,31 +6,37 @@ at least `context_length - stride` tokens before it:
     python scripts/evaluate_perplexity.py --model_name_or_path outputs/mine --eval_file text.txt
     python scripts/evaluate_perplexity.py --model_name_or_path outputs/mine --dataset_name wikitext
         --dataset_config_name wikitext-103-raw-v1 --split test --context_length 4096 --stride 512
+
+Beside the model's bits per byte stand those of counts of bytes and of compressors on the same text.
 """
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import reformer_hf  # noqa: F401 (registers the classes)
-from reformer_hf.training.arguments import DataTrainingArguments, argument
-from reformer_hf.training.data.packing import (
-    ENDS_DOCUMENT,
-    choose_text_column,
-    column_names,
-    text_of,
-)
+from reformer_hf.training.arguments import DataTrainingArguments, argument, check_choices
+from reformer_hf.training.baselines import Baselines
+from reformer_hf.training.data.bytes import check_byte_tokenizer, read_bytes
+from reformer_hf.training.data.documents import ENDS_DOCUMENT
+from reformer_hf.training.data.packing import choose_text_column, column_names, text_of
 from reformer_hf.training.data.sources import load
-from reformer_hf.training.data.text import load_texts
-from reformer_hf.training.evaluation import check_windows, score_documents, tokenize_pieces
+from reformer_hf.training.data.text import find_files, load_texts
 from reformer_hf.training.parsing import parse_arguments, readable_errors
+from reformer_hf.training.perplexity import (
+    Piece,
+    check_windows,
+    pieces_of_bytes,
+    score_documents,
+    tokenize_pieces,
+)
 from reformer_hf.training.record import machine_record
 from reformer_hf.training.storage import write_json
 
@@ -50,6 +56,10 @@ class PerplexityArguments:
         None,
         "Text (a file is one document), or rows: .json, .jsonl, .csv, .tsv, .parquet. A pattern "
         "names several.",
+    )
+    data_format: Literal["text", "bytes"] = argument(
+        "text",
+        "'bytes' reads eval_file byte by byte, whatever it is: for ReformerHFByteTokenizer.",
     )
     text_column_name: str = argument("text", "Column that holds the text.")
     context_length: int | None = argument(
@@ -71,7 +81,10 @@ class PerplexityArguments:
             raise ValueError("model_name_or_path is missing: name a causal model")
         if (self.dataset_name is None) == (self.eval_file is None):
             raise ValueError("give either dataset_name or eval_file")
-        for name in ("per_device_eval_batch_size", "max_eval_samples"):
+        check_choices(self)
+        if self.data_format == "bytes" and self.eval_file is None:
+            raise ValueError("data_format='bytes' reads files: give eval_file, not dataset_name")
+        for name in ("per_device_eval_batch_size", "max_eval_samples", "context_length", "stride"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1")
@@ -107,6 +120,23 @@ def read_texts(arguments: PerplexityArguments) -> Iterator[tuple[str, bool]]:
         yield text_of(row.get(column), column, number), row.get(ENDS_DOCUMENT, True)
 
 
+def read_pieces(
+    arguments: PerplexityArguments, tokenizer: Any, baselines: Baselines
+) -> Iterator[Piece]:
+    """Tokenise what is read, and hand its bytes to what the model is compared with."""
+
+    def counted(contents: Iterable[tuple[Any, bool]]) -> Iterator[tuple[Any, bool]]:
+        for content, ends in contents:
+            baselines.update(content.encode() if isinstance(content, str) else content)
+            yield content, ends
+
+    if arguments.data_format == "text":
+        return tokenize_pieces(counted(read_texts(arguments)), tokenizer)
+    check_byte_tokenizer(tokenizer)
+    contents = read_bytes(find_files("eval_file", str(arguments.eval_file)))
+    return pieces_of_bytes(counted(islice(contents, arguments.max_eval_samples)))
+
+
 def evaluate(arguments: PerplexityArguments) -> dict[str, Any]:
     """Score the text, and return what was found."""
     options = {"cache_dir": arguments.cache_dir, "token": arguments.token}
@@ -120,7 +150,7 @@ def evaluate(arguments: PerplexityArguments) -> dict[str, Any]:
     )
     limit = getattr(model.config, "position_limit", None)
     context = arguments.context_length or min(limit or LONGEST_DEFAULT, LONGEST_DEFAULT)
-    stride = arguments.stride or context // 2
+    stride = context // 2 if arguments.stride is None else arguments.stride
     check_windows(context, stride, limit)
     if getattr(model.config, "attention_scope", None) == "chunk":
         print(
@@ -128,9 +158,10 @@ def evaluate(arguments: PerplexityArguments) -> dict[str, Any]:
             "so these are not the bits of a code; the 'band' scope has none of that.",
             file=sys.stderr,
         )
-    pieces = tokenize_pieces(read_texts(arguments), tokenizer)
+    baselines = Baselines()
+    pieces = read_pieces(arguments, tokenizer, baselines)
     score = score_documents(model, pieces, context, stride, arguments.per_device_eval_batch_size)
-    return asdict(score)
+    return asdict(score) | {"baselines_bits_per_byte": baselines.bits_per_byte()}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -57,6 +57,7 @@ from reformer_hf.training.data.text import (
     data_settings,
     load_language_model_data,
 )
+from reformer_hf.training.data.token_bytes import bytes_per_token
 from reformer_hf.training.evaluation import Score, score_batches
 from reformer_hf.training.parsing import parse_arguments, readable_errors
 from reformer_hf.training.plots import write_curves
@@ -139,7 +140,8 @@ def train_clm_no_trainer(
     save_model(run, Path(arguments.output_dir))
     if accelerator.is_main_process:
         write_json(Path(arguments.output_dir, "all_results.json"), results)
-        write_curves(progress.log_history, Path(arguments.output_dir))
+        size = bytes_per_token(run.tokenizer)
+        write_curves(progress.log_history, Path(arguments.output_dir), bytes_per_token=size)
         record = make_run_record(run, progress, score, data_arguments)
         write_json(Path(arguments.output_dir, RUN_RECORD), record)
     accelerator.wait_for_everyone()

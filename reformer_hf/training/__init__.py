@@ -15,7 +15,7 @@ _HOMES = {
     "load_language_model_data": "data.text",
     "parse_arguments": "parsing",
     "score_batches": "evaluation",
-    "score_documents": "evaluation",
+    "score_documents": "perplexity",
     "train_clm": "tasks.language_model",
     "train_mlm": "tasks.language_model",
 }

@@ -18,6 +18,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_pt_utils import LabelSmoother
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, has_length
 
 from reformer_hf.training.callbacks import (
@@ -28,7 +29,7 @@ from reformer_hf.training.callbacks import (
 )
 from reformer_hf.training.checkpoints import check_settings, find_checkpoint, rotate, seal
 from reformer_hf.training.data.rows import FilledRows, ShuffledRows, fill
-from reformer_hf.training.evaluation import score_batches
+from reformer_hf.training.evaluation import next_tokens, score_batches
 from reformer_hf.training.processes import Interrupted, StopSignals
 from reformer_hf.training.record import RUN_RECORD, RunRecord
 from reformer_hf.training.storage import readable_disk_errors
@@ -64,25 +65,63 @@ class SealedCheckpoints(Trainer):
             rotate(directory, limit, set(kept))
 
 
-class CausalLMTrainer(SealedCheckpoints):
+class NextTokenSmoother(LabelSmoother):
+    """Smooths targets that are in their places already; the Trainer would shift them again."""
+
+    def __call__(self, model_output, labels, shift_labels=False, num_items_in_batch=None):
+        return super().__call__(model_output, labels, num_items_in_batch=num_items_in_batch)
+
+
+class NextTokenTrainer(SealedCheckpoints):
+    """A `Trainer` whose label smoothing has the targets of the model's own loss.
+
+    Trainer's own would ask the last token of a document for the first one of the next, and know
+    nothing of `shift_labels`.
+    """
+
+    masked = False
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        if self.label_smoother is not None:
+            self.label_smoother = NextTokenSmoother(self.args.label_smoothing_factor)
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The loss of a batch, smoothed if that is asked for."""
+        if self.label_smoother is not None and "labels" in inputs and not self.masked:
+            inputs = {**inputs, "labels": next_tokens(inputs)}
+            inputs.pop("shift_labels", None)
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+
+class CausalLMTrainer(NextTokenTrainer):
     """A `Trainer` for causal language models.
 
     What differs, beside the sealed checkpoints: rows are shuffled by seed and epoch alone, and
     blank rows fill the last batches, so that any number of processes trains on the same rows; an
     evaluation weights each token the same and knows bits per byte.
 
-    The arguments are those of `Trainer`; `processing_class` is the tokenizer.
+    The arguments are those of `Trainer`; `processing_class` is the tokenizer. An evaluation keeps
+    no predictions, so there is no `compute_metrics`.
     """
 
-    masked = False
-
     def __init__(self, *, args: Any, train_dataset: Any = None, eval_dataset: Any = None, **kwargs):
+        if kwargs.get("compute_metrics") is not None:
+            raise ValueError(
+                f"compute_metrics: a {type(self).__name__} keeps no predictions to compute them "
+                "of; use transformers' Trainer, or leave it out"
+            )
         if args.accelerator_config.dispatch_batches is None:
             # Or one process would read a stream for all, and batches would need equal lengths.
             args.accelerator_config.dispatch_batches = False
         parts = args.world_size * max(1, args.n_gpu)
         if train_dataset is not None:
-            train_dataset = fill(train_dataset, parts * args.per_device_train_batch_size)
+            together = parts * args.per_device_train_batch_size
+            if (
+                args.train_sampling_strategy == "batch_rebalance"
+            ):  # which fills up steps, or repeats
+                together *= args.gradient_accumulation_steps
+            train_dataset = fill(train_dataset, together)
         if eval_dataset is not None:
             eval_dataset = fill(eval_dataset, parts * args.per_device_eval_batch_size)
         super().__init__(
@@ -91,7 +130,16 @@ class CausalLMTrainer(SealedCheckpoints):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         rows = self.train_dataset if train_dataset is None else train_dataset
-        return ShuffledRows(rows, self.args.seed) if isinstance(rows, FilledRows) else None
+        strategy, seed = self.args.train_sampling_strategy, self.args.seed
+        if not isinstance(rows, FilledRows):
+            return None
+        if strategy == "random":
+            return ShuffledRows(rows, seed)
+        if strategy == "group_by_length":
+            together = self.args.train_batch_size * self.args.gradient_accumulation_steps
+            lengths = rows.lengths(self.args.length_column_name)
+            return ShuffledRows(rows, seed, lengths, together * self.args.world_size)
+        return super()._get_train_sampler(rows)
 
     def evaluation_loop(
         self,

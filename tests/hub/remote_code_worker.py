@@ -28,6 +28,8 @@ from transformers import (  # noqa: E402
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    Trainer,
+    TrainingArguments,
 )
 
 
@@ -88,6 +90,12 @@ def use_all(repository: str, output: Path) -> dict[str, Any]:
     results["cached"] = model.generate(**inputs, **options)
     results["uncached"] = model.generate(**inputs, **options, use_cache=False)
 
+    arguments = TrainingArguments(
+        output_dir=str(output / "run"), label_smoothing_factor=0.1, use_cpu=True, report_to="none"
+    )
+    with torch.no_grad():
+        batch = {"input_ids": inputs.input_ids[:1], "labels": inputs.input_ids[:1]}
+        results["smoothed"] = Trainer(model, arguments).compute_loss(model.eval(), batch)
     results |= train(model.train(), {**inputs, "labels": inputs.input_ids}, output)
     tokenizer.save_pretrained(output / "saved")
     return results

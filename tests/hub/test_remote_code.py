@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 from transformers.dynamic_module_utils import get_imports, get_relative_import_files
@@ -120,6 +121,13 @@ class TestWithoutThePackage:
         assert generated.shape == (2, 17)
         assert torch.equal(results["cached"], generated)
         assert torch.equal(results["uncached"], generated)
+
+    def test_a_trainers_label_smoothing_asks_for_the_next_token(self, first_run):
+        _, _, results = first_run
+        logits, ids = results["logits"][0], results["ids"][0]
+        assert results["mask"][0].all()
+        expected = cross_entropy(logits[:-1], ids[1:], label_smoothing=0.1)
+        assert_close(results["smoothed"], expected, rtol=1e-5, atol=1e-5)
 
     def test_a_training_step_is_the_packages(self, run):
         folder, _, results = run

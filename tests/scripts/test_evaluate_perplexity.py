@@ -1,5 +1,6 @@
 """evaluate_perplexity.py on tiny models and texts."""
 
+import gzip
 import json
 import math
 
@@ -9,6 +10,7 @@ import torch
 from reformer_hf import ReformerHFByteTokenizer
 from scripts.evaluate_perplexity import main
 from tests.models.tiny import SCOPES, tiny_lm
+from tests.training.other_tokenizers import EXACT
 
 TEXTS = ["naïve text, " * 20, "short", ""]
 
@@ -67,6 +69,33 @@ def test_a_document_in_one_window(model, tmp_path):
     assert result["perplexity"] == pytest.approx(math.exp(loss), rel=1e-4)
 
 
+def test_bytes_that_are_no_text_are_scored_and_compared(model, tmp_path):
+    content = b"\xff\xfe na\xefve " * 7000  # longer than a piece
+    (tmp_path / "text.bin").write_bytes(content)
+    (tmp_path / "text.txt").write_bytes(b"ab")
+    options = ["--eval_file", str(tmp_path / "text.*"), "--data_format", "bytes"]
+    result = run(tmp_path, *options, "--stride", "95", "--per_device_eval_batch_size", "64")
+    assert result["documents"] == 2
+    assert result["bytes_scored"] == result["tokens_scored"] == len(content) - 1 + 1
+    found = result["baselines_bits_per_byte"]
+    assert found["uniform"] == 8 > found["single bytes"] > 2 > found["pairs of bytes"] > 0
+    assert found["gzip -9"] == pytest.approx(8 * len(gzip.compress(content + b"ab", 9)) / 63002)
+    assert set(found) == {"uniform", "single bytes", "pairs of bytes", "gzip -9", "bz2 -9"}
+
+
+@pytest.mark.parametrize("make", EXACT)
+def test_documents_begin_as_their_tokenizer_begins_them(make, tmp_path):
+    tokenizer, text = make(), "the cat, 日本\n" * 3000
+    model = tiny_lm(vocab_size=len(tokenizer))
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+    options = ["--eval_file", str(tmp_path / "text.txt"), "--stride", "95"]
+    result = run(tmp_path, *options, "--per_device_eval_batch_size", "64")
+    assert result["bytes_scored"] == len(text.encode())
+    assert result["tokens_scored"] == len(tokenizer(text)["input_ids"]) - 2
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -79,11 +108,17 @@ def test_a_document_in_one_window(model, tmp_path):
         (["--eval_file", "text.txt", "--max_eval_samples", "0"], "max_eval_samples=0"),
         (["--eval_file", "latin.txt"], "latin.txt: byte 3 (0xe9, line 1) is not UTF-8 text"),
         (["--eval_file", "numbers.jsonl"], "row 2: column 'text' holds 0, no text"),
+        (["--eval_file", "text.txt", "--stride", "0"], "stride=0"),
+        (["--eval_file", "text.txt", "--context_length", "0"], "context_length=0"),
+        (["--dataset_name", "text", "--data_format", "bytes"], "give eval_file"),
+        (["--eval_file", "one.txt"], "nothing to score"),
+        (["--eval_file", "empty.txt"], "empty.txt: an empty file"),
     ],
 )
 def test_errors_are_messages(options, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "text.txt").write_text("some text")
+    for name, text in (("text", "some text"), ("one", "a"), ("empty", "")):
+        (tmp_path / f"{name}.txt").write_text(text)
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     (tmp_path / "numbers.jsonl").write_text('{"text": "a b c"}\n{"text": 0}\n')
     tiny_lm(vocab_size=258).save_pretrained(tmp_path / "model")

@@ -7,16 +7,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import GPT2Config, GPT2LMHeadModel
+from tokenizers import processors
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizer
 
 from reformer_hf import ReformerHFByteTokenizer, ReformerHFTokenizer
-from reformer_hf.training.evaluation import (
+from reformer_hf.training.data.token_bytes import TokenBytes
+from reformer_hf.training.perplexity import (
     Piece,
     overlapping_windows,
     score_documents,
     tokenize_pieces,
 )
 from tests.models.tiny import SCOPES, random_ids, tiny_lm
+from tests.training.other_tokenizers import EXACT, byte_level, word_piece
 
 
 def pieces_of(*documents: list[list[int]]) -> list[Piece]:
@@ -132,6 +135,29 @@ class TestBytes:
         assert piece.bytes == len(text.encode()) - len(first.encode())
         assert piece.unknown == 1  # the question mark
 
+    @pytest.mark.parametrize("make", EXACT)
+    def test_of_documents_that_begin_with_a_token_of_their_own(self, make):
+        """Then all of their bytes are predicted, in however many pieces they come."""
+        tokenizer, texts = make(), [("the cat", False), (" 日本", True), ("", True), ("é", True)]
+        pieces = list(tokenize_pieces(texts, tokenizer))
+        assert [piece.bytes for piece in pieces] == [len(text.encode()) for text, _ in texts]
+        ids = [*pieces[0].ids, *pieces[1].ids, tokenizer.eos_token_id]
+        assert ids == tokenizer("the cat 日本")["input_ids"]
+        assert len(pieces[2].ids) == 0 and pieces[3].ids[0] == tokenizer.bos_token_id
+
+    @pytest.mark.parametrize("text", ["日本", " the cat", "é"])
+    def test_of_a_first_token_that_is_a_part_of_a_character(self, text):
+        tokenizer = byte_level()
+        tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+        (piece,) = tokenize_pieces([(text, True)], tokenizer)
+        first = TokenBytes.of(tokenizer).contents[piece.ids[0]]
+        assert text.encode().startswith(first)
+        assert piece.bytes == len(text.encode()) - len(first)
+
+    def test_of_the_text_itself_where_tokens_stand_for_none(self):
+        (piece,) = tokenize_pieces([("The  Cats", True)], word_piece())
+        assert len(piece.ids) == 1 + 3 and piece.bytes == 9
+
     def test_all_bits_are_charged_to_the_bytes(self):
         model = tiny_lm(vocab_size=259)
         pieces = list(tokenize_pieces([("naïve 𝄞", True)], ReformerHFByteTokenizer()))
@@ -155,6 +181,27 @@ def test_sizes_that_do_not_fit_are_refused(context, stride, words, scope):
     with pytest.raises(ValueError) as raised:
         score_documents(tiny_lm(attention_scope=scope), [], context, stride)
     assert all(word in str(raised.value) for word in words)
+
+
+def test_a_perplexity_beyond_all_numbers_is_none():
+    model = tiny_lm()
+    model.lm_head.bias.data[3] = 2000.0
+    score = score_documents(model, pieces_of([[5, 6, 7]]), 8, 4)
+    assert score.perplexity is None and score.bits_per_byte > 2000
+
+
+def test_tokens_without_bytes_have_no_bits_per_byte():
+    pieces = [Piece(np.array([5, 6], np.int64), 0, 0, True)]
+    assert score_documents(tiny_lm(), pieces, 8, 4).bits_per_byte is None
+
+
+def test_a_tokenizer_that_is_not_fast_is_refused():
+    class Slow(PreTrainedTokenizer):
+        def __init__(self):
+            pass
+
+    with pytest.raises(ValueError, match="Slow does not say which characters a token has"):
+        list(tokenize_pieces([("a", True)], Slow()))
 
 
 def test_nothing_to_score_is_an_error():

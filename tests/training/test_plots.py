@@ -16,14 +16,29 @@ LOG = [
 ]
 
 
+def rows_of(path, log, bytes_per_token=None):
+    write_loss_curve_csv(log, path / "curve.csv", bytes_per_token)
+    return list(csv.DictReader((path / "curve.csv").read_text().splitlines()))
+
+
 def test_the_csv_has_losses_in_bits(tmp_path):
-    write_loss_curve_csv(LOG, tmp_path / "curve.csv")
-    rows = list(csv.DictReader((tmp_path / "curve.csv").read_text().splitlines()))
+    rows = rows_of(tmp_path, LOG, 1.0)
     assert [row["step"] for row in rows] == ["5", "5", "10"]
     assert float(rows[0]["train_bits_per_byte"]) == pytest.approx(5 / math.log(2))
     assert float(rows[1]["eval_bits_per_byte"]) == pytest.approx(4 / math.log(2))
     assert rows[1]["train_bits_per_byte"] == rows[0]["eval_bits_per_byte"] == ""
     assert [row["seconds"] for row in rows] == ["1.5", "2.0", "3.0"]
+
+
+def test_bits_per_token_are_not_called_bits_per_byte(tmp_path):
+    rows = rows_of(tmp_path, LOG)
+    assert "train_bits_per_byte" not in rows[0] and "eval_bits_per_byte" not in rows[0]
+    assert float(rows[0]["train_bits_per_token"]) == pytest.approx(5 / math.log(2))
+    counted = [LOG[0], LOG[1] | {"eval_tokens": 10, "eval_bytes": 40}]
+    for given in (None, 1.0):
+        rows = rows_of(tmp_path, counted, given)
+        assert float(rows[0]["train_bits_per_byte"]) == pytest.approx(5 / math.log(2) / 4)
+        assert float(rows[1]["eval_bits_per_byte"]) == pytest.approx(1 / math.log(2))
 
 
 @pytest.mark.parametrize("log", [LOG, []])

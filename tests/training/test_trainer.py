@@ -1,11 +1,20 @@
-"""Where a run of the Trainer goes on from."""
+"""Where a run of the Trainer goes on from, in which order it sees rows, and smoothed labels."""
+
+from itertools import islice
 
 import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
+from reformer_hf import ReformerHFByteTokenizer
 from reformer_hf.training.checkpoints import SEAL, seal
-from reformer_hf.training.trainer import checkpoint_to_resume
+from reformer_hf.training.data.collator import ReformerDataCollator
+from reformer_hf.training.trainer import CausalLMTrainer, MaskedLMTrainer, checkpoint_to_resume
+from tests.models.heads import HEADS
+from tests.models.tiny import random_ids, tiny_lm
 
 
 @pytest.fixture
@@ -82,3 +91,114 @@ def test_what_was_cut_before_its_state_was_written_is_deleted(run):
     for step in (2, 4):
         (run / f"checkpoint-{step}" / TRAINER_STATE_NAME).unlink()
     assert resume(run, "last") is None and list(run.iterdir()) == []
+
+
+LENGTHS = [3, 30, 8, 1, 12, 5, 21, 2, 9, 17, 4]
+
+
+def trainer_of(folder, trainer_class=CausalLMTrainer, model=None, **fields):
+    model = tiny_lm(vocab_size=258) if model is None else model
+    rows = Dataset.from_dict({"input_ids": [[5 + i] * n for i, n in enumerate(LENGTHS)]})
+    return trainer_class(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(folder), report_to="none", use_cpu=True, disable_tqdm=True, **fields
+        ),
+        train_dataset=rows,
+        eval_dataset=rows,
+        processing_class=ReformerHFByteTokenizer(),
+        data_collator=ReformerDataCollator(ReformerHFByteTokenizer()),
+    )
+
+
+def rows_in(loader, limit=50):
+    """Numbers of the rows in each batch, without blank ones; an endless loader is cut off."""
+    batches = []
+    for batch in islice(loader, limit):
+        real = (batch["labels"] != -100).any(dim=1)
+        batches.append((batch["input_ids"][real, 0] - 5).tolist())
+    return batches
+
+
+@pytest.mark.parametrize("strategy", ["random", "sequential", "group_by_length", "batch_rebalance"])
+def test_every_order_of_the_rows_is_kept_and_ends(strategy, tmp_path):
+    trainer = trainer_of(
+        tmp_path,
+        train_sampling_strategy=strategy,
+        per_device_train_batch_size=2,
+        per_device_eval_batch_size=2,
+        gradient_accumulation_steps=2,
+    )
+    loader = trainer.get_train_dataloader()
+    batches = rows_in(loader)
+    every = list(range(len(LENGTHS)))
+    order = sum(batches, [])
+    assert sorted(order) == every and len(batches) == len(loader) == 6
+    assert (order == every) == (strategy == "sequential")
+    if strategy in ("random", "group_by_length"):
+        loader.set_epoch(1)
+        assert sum(rows_in(loader), []) != order
+    if strategy == "group_by_length":  # the longest first, steps of rows like it
+        step = sum(batches[:2], [])
+        assert step[0] == LENGTHS.index(30)
+    assert sorted(sum(rows_in(trainer.get_eval_dataloader()), [])) == every
+    assert trainer.evaluate()["eval_tokens"] == sum(LENGTHS) - len(LENGTHS)
+
+
+def smoothed(model, batch, targets):
+    """Label smoothing by the book."""
+    inputs = {name: value for name, value in batch.items() if "labels" not in name}
+    log_probs = model(**inputs).logits.log_softmax(-1)
+    nats = 0.0
+    for row, place in (targets != -100).nonzero().tolist():
+        wanted = log_probs[row, place, targets[row, place]]
+        nats -= 0.9 * wanted + 0.1 * log_probs[row, place].mean()
+    return nats / int((targets != -100).sum())
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # read by PEFT
+@pytest.mark.parametrize("kind", ["packed", "left-padded", "given", "plain"])
+@pytest.mark.parametrize("adapters", [False, True])
+def test_label_smoothing_has_the_targets_of_the_models_loss(kind, adapters, tmp_path):
+    model = tiny_lm(vocab_size=258)
+    if adapters:
+        model = get_peft_model(model, LoraConfig())
+    trainer = trainer_of(tmp_path, model=model, label_smoothing_factor=0.1)
+    ids = random_ids(2, 12, low=2, high=258)
+    batch = {"input_ids": ids, "labels": ids}
+    targets = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=-100)
+    if kind == "packed":  # without labels of its own for it
+        batch["seq_idx"] = torch.arange(12).expand(2, -1) // 4
+        targets[:, 3::4] = -100
+    elif kind == "left-padded":
+        batch["attention_mask"] = torch.ones_like(ids)
+        batch["attention_mask"][1, :5] = 0
+        batch["labels"] = ids.masked_fill(batch["attention_mask"] == 0, -100)
+        targets[1, :5] = -100
+    elif kind == "given":
+        targets = batch["shift_labels"] = random_ids(2, 12, seed=3, low=2, high=258)
+    model.eval()
+    with torch.no_grad():
+        expected = smoothed(model, batch, targets)
+        assert trainer.compute_loss(model, dict(batch)) == pytest.approx(float(expected), rel=1e-5)
+        count = torch.tensor(100)
+        scaled = trainer.compute_loss(model, dict(batch), num_items_in_batch=count)
+    share = int((targets != -100).sum()) / 100
+    assert float(scaled) == pytest.approx(float(expected) * share, rel=1e-5)
+
+
+def test_label_smoothing_of_masked_models_shifts_nothing(tmp_path):
+    model = HEADS["masked language model"].build()
+    trainer = trainer_of(tmp_path, MaskedLMTrainer, model, label_smoothing_factor=0.1)
+    ids = random_ids(2, 12)
+    batch = {"input_ids": ids, "labels": ids.masked_fill(torch.arange(12) % 3 > 0, -100)}
+    with torch.no_grad():
+        expected = smoothed(model.eval(), batch, batch["labels"])
+        assert trainer.compute_loss(model, dict(batch)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_metrics_that_nothing_computes_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="compute_metrics: a CausalLMTrainer keeps no predictions"):
+        CausalLMTrainer(
+            model=tiny_lm(), args=TrainingArguments(output_dir=str(tmp_path)), compute_metrics=len
+        )

@@ -1,18 +1,63 @@
 """Files read byte by byte as token ids, from the disk, without a copy."""
 
 import hashlib
+import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import SupportsIndex
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
 
 from reformer_hf.models.tokenization_reformer_hf import BYTE_VOCABULARY, EOS_TOKEN, FIRST_BYTE_ID
 
+_PIECE = 1 << 16
 _FEW = 100  # files; of fewer, a split by file may leave one part empty
+
+
+def row_number(index: SupportsIndex, count: int) -> int:
+    """Read the number of one of `count` rows as lists do; negative ones count from the end.
+
+    Raises:
+        IndexError: if there is no such row, which also ends an iteration.
+        TypeError: if it is no whole number.
+    """
+    number = operator.index(index)
+    if not -count <= number < count:
+        raise IndexError(f"row {number} of {count}")
+    return number % count
+
+
+def check_byte_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that a tokenizer has the ids of `ReformerHFByteTokenizer`, whatever its class.
+
+    Raises:
+        ValueError: if it has not.
+    """
+    if tokenizer("\n\u00e9", add_special_tokens=False)["input_ids"] != [12, 197, 171]:
+        raise ValueError(
+            f"data_format='bytes' needs ReformerHFByteTokenizer, the tokenizer is a "
+            f"{type(tokenizer).__name__}: leave data_format out"
+        )
+
+
+def read_bytes(paths: Sequence[Path]) -> Iterator[tuple[bytes, bool]]:
+    """Read files piece by piece.
+
+    Yields:
+        Bytes, and whether they are the last of a file.
+    """
+    for path in paths:
+        with path.open("rb") as file:
+            piece = file.read(_PIECE)
+            while piece:
+                following = file.read(_PIECE)
+                yield piece, not following
+                piece = following
 
 
 class ByteRows(Dataset):
@@ -46,10 +91,8 @@ class ByteRows(Dataset):
     def __len__(self) -> int:
         return -(-(self.stop - self.start) // self.block_size)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
-        start = self.start + index * self.block_size
+    def __getitem__(self, index: SupportsIndex) -> dict[str, Tensor]:
+        start = self.start + row_number(index, len(self)) * self.block_size
         stop = min(start + self.block_size, self.stop)
         ids = np.full(stop - start, BYTE_VOCABULARY[EOS_TOKEN], np.int64)
         first, last = np.searchsorted(self.ends, (start, stop - 1), side="right")
@@ -103,9 +146,3 @@ class ByteRows(Dataset):
 def _is_held_out(name: Path, percentage: int) -> bool:
     digest = hashlib.blake2b(name.as_posix().encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") % 100 < percentage
-
-
-def bytes_of(ids: np.ndarray | Tensor) -> bytes:
-    """Decode token ids, leaving out the special ones."""
-    ids = np.asarray(ids)
-    return (ids[ids >= FIRST_BYTE_ID] - FIRST_BYTE_ID).astype(np.uint8).tobytes()

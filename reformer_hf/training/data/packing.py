@@ -11,12 +11,14 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from reformer_hf.training.arguments import Packing
+from reformer_hf.training.data.documents import (
+    BEGINS_DOCUMENT,
+    ENDS_DOCUMENT,
+    DocumentTokenizer,
+)
 from reformer_hf.training.data.reading import separator_hint, shorten
 
 logger = logging.get_logger(__name__)
-
-ENDS_DOCUMENT = "ends_document"
-"""Column that says whether a piece of text is the last of its document."""
 
 _BATCH = 32  # documents, which may be long: the results of a batch are held in memory
 _BUFFER = 1 << 18  # tokens that are held before they are written, as Python's numbers
@@ -31,8 +33,11 @@ def tokenize_documents(
 ) -> Any:
     """Tokenise each text; the end-of-sequence token, where there is one, ends each document.
 
+    What else the tokenizer adds, such as a beginning of sequence, stands once in each, too.
+
     Args:
-        texts: rows with a column of text; with one named `ends_document`, pieces of documents.
+        texts: rows with a column of text; with columns named `begins_document` and `ends_document`,
+            pieces of documents.
         tokenizer: of the model.
         text_column_name: default `text`, or else the first column.
         num_workers: processes; not for streams, which are read as they come.
@@ -46,7 +51,9 @@ def tokenize_documents(
     """
     columns = column_names(texts)
     function = partial(
-        _tokenize, tokenizer=tokenizer, column=choose_text_column(columns, text_column_name)
+        _tokenize,
+        tokenizer=DocumentTokenizer(tokenizer),
+        column=choose_text_column(columns, text_column_name),
     )
     options: dict[str, Any] = {
         "with_indices": True,
@@ -109,19 +116,14 @@ def text_of(value: Any, column: str, number: int) -> str:
 
 
 def _tokenize(
-    rows: Mapping[str, list], indices: list[int], tokenizer: PreTrainedTokenizerBase, column: str
+    rows: Mapping[str, list], indices: list[int], tokenizer: DocumentTokenizer, column: str
 ) -> dict[str, list]:
     values = rows.get(column) or [None] * len(indices)  # in a stream rows may lack it
     pairs = zip(values, indices, strict=True)
     texts = [text_of(value, column, index + 1) for value, index in pairs]
-    ends = rows.get(ENDS_DOCUMENT) or [True] * len(texts)
-    # Without a warning that a document is longer than the model's input: it is cut later.
-    all_ids = tokenizer(texts, verbose=False)["input_ids"] if texts else []
-    eos = tokenizer.eos_token_id
-    for text, ids, end in zip(texts, all_ids, ends, strict=True):
-        if eos is not None and text and end and ids[-1:] != [eos]:
-            ids.append(eos)
-    return {"input_ids": all_ids, ENDS_DOCUMENT: ends}
+    whole = [True] * len(texts)
+    begins, ends = rows.get(BEGINS_DOCUMENT, whole), rows.get(ENDS_DOCUMENT, whole)
+    return {"input_ids": tokenizer(texts, begins, ends), ENDS_DOCUMENT: ends}
 
 
 def pack_rows(

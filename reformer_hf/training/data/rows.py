@@ -1,16 +1,20 @@
 """Rows to train and evaluate on: how they are held out, limited, shuffled and shared out."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from datasets import Dataset, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset as TorchIterableDataset
 from torch.utils.data import Sampler, Subset
+from transformers.trainer_pt_utils import get_length_grouped_indices
+from transformers.utils import logging
 
-from reformer_hf.training.data.bytes import ByteRows
+from reformer_hf.training.data.bytes import ByteRows, row_number
 from reformer_hf.training.data.collator import IGNORE_INDEX
+
+logger = logging.get_logger(__name__)
 
 
 def split_validation(rows: Any, percentage: int) -> tuple[Any, Any]:
@@ -62,6 +66,24 @@ def spread_rows(rows: Any, count: int | None) -> Any:
     return Subset(rows, [index * len(rows) // count for index in range(count)])
 
 
+def check_length(name: str, rows: Any, block_size: int) -> None:
+    """Say if all the data are shorter than a row could be; of a stream it is not known.
+
+    Raises:
+        ValueError: if they are one token.
+    """
+    if rows is None or isinstance(rows, IterableDataset) or len(rows) != 1:
+        return
+    length = len(rows[0]["input_ids"])
+    if length < 2:
+        raise ValueError(f"the {name} data are one token, and nothing predicts it: give more")
+    if length < block_size:
+        logger.warning(
+            f"block_size={block_size}: all the {name} data are one row of {length} tokens, and "
+            "longer texts are never seen; give more data, or a smaller block_size"
+        )
+
+
 class FilledRows(TorchDataset):
     """Rows, and blank ones behind them which have no label and so change nothing.
 
@@ -80,8 +102,15 @@ class FilledRows(TorchDataset):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.rows[index] if index < len(self.rows) else blank_row(self.rows[0])
+    def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
+        number = row_number(index, self.length)
+        return self.rows[number] if number < len(self.rows) else blank_row(self.rows[0])
+
+    def lengths(self, column: str) -> list[int]:
+        """Tokens of each row but the blank ones: what a column of that name says, or counted."""
+        if column in (getattr(self.rows, "column_names", None) or ()):
+            return list(self.rows[column])
+        return [len(self.rows[index]["input_ids"]) for index in range(len(self.rows))]
 
 
 class FilledStream(TorchIterableDataset):
@@ -128,10 +157,15 @@ class ShuffledRows(Sampler[int]):
     Args:
         rows: what :class:`FilledRows` wraps.
         seed: of the order.
+        lengths: of the rows, to put rows of about the same length side by side; any order if None.
+        together: rows that share a step, for which that matters.
     """
 
-    def __init__(self, rows: FilledRows, seed: int):
+    def __init__(
+        self, rows: FilledRows, seed: int, lengths: list[int] | None = None, together: int = 1
+    ):
         self.real, self.length, self.seed = len(rows.rows), len(rows), seed
+        self.lengths, self.together = lengths, together
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -143,5 +177,8 @@ class ShuffledRows(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        yield from torch.randperm(self.real, generator=generator).tolist()
+        if self.lengths is None:
+            yield from torch.randperm(self.real, generator=generator).tolist()
+        elif self.lengths:
+            yield from get_length_grouped_indices(self.lengths, self.together, generator=generator)
         yield from range(self.real, self.length)

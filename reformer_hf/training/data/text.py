@@ -22,16 +22,17 @@ from transformers.utils import logging
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.training.arguments import DataTrainingArguments
-from reformer_hf.training.data.bytes import ByteRows
+from reformer_hf.training.data.bytes import ByteRows, check_byte_tokenizer
+from reformer_hf.training.data.documents import BEGINS_DOCUMENT, ENDS_DOCUMENT, read_document
 from reformer_hf.training.data.files import TABLES, file_versions, open_rows, readable_causes
-from reformer_hf.training.data.packing import (
-    ENDS_DOCUMENT,
-    choose_text_column,
-    pack_rows,
-    tokenize_documents,
-)
+from reformer_hf.training.data.packing import choose_text_column, pack_rows, tokenize_documents
 from reformer_hf.training.data.reading import open_text
-from reformer_hf.training.data.rows import first_rows, split_validation, spread_rows
+from reformer_hf.training.data.rows import (
+    check_length,
+    first_rows,
+    split_validation,
+    spread_rows,
+)
 from reformer_hf.training.data.sources import describe_rows, load
 
 Texts = DatasetDict | IterableDatasetDict
@@ -41,8 +42,9 @@ logger = logging.get_logger(__name__)
 _LONGEST_DEFAULT = 8192
 _SHUFFLED_TOKENS = 1 << 21  # of a stream, held in memory as Python's numbers
 _PROBE = 8192  # bytes in which a NUL marks a file as binary, as git does it
-_PIECE = 1 << 14  # characters; tokenizers take a hundred bytes for each
-_PIECES = Features({"text": Value("string"), ENDS_DOCUMENT: Value("bool")})
+_PIECES = Features(
+    {"text": Value("string"), BEGINS_DOCUMENT: Value("bool"), ENDS_DOCUMENT: Value("bool")}
+)
 
 
 class LanguageModelData(NamedTuple):
@@ -110,6 +112,8 @@ def load_language_model_data(
     train, validation = rows.get("train"), rows.get("validation")
     if train is not None and validation is None:
         train, validation = split_validation(train, arguments.validation_split_percentage)
+    for name, part in (("training", train), ("evaluation", validation)):
+        check_length(name, part, block_size)
     train = first_rows(train, arguments.max_train_samples) if train is not None else None
     if arguments.streaming and train is not None:
         size = arguments.shuffle_buffer_size or max(2, _SHUFFLED_TOKENS // block_size)
@@ -142,11 +146,7 @@ def _byte_rows(
     block_size: int,
     exclude: Path | None,
 ) -> dict[str, ByteRows]:
-    if tokenizer("\n\u00e9", add_special_tokens=False)["input_ids"] != [12, 197, 171]:
-        raise ValueError(
-            f"data_format='bytes' needs ReformerHFByteTokenizer, the tokenizer is a "
-            f"{type(tokenizer).__name__}: leave data_format out"
-        )
+    check_byte_tokenizer(tokenizer)
     files = _files(arguments, exclude)
     return {split: ByteRows(paths, block_size) for split, paths in files.items()}
 
@@ -284,17 +284,7 @@ def _text_files(
 def _read_pieces(
     files: list[tuple[str, int, int]], keep_linebreaks: bool
 ) -> Iterator[dict[str, Any]]:
-    """Read text files in pieces that end with a line, where lines are not longer than a piece."""
-    dropped = {} if keep_linebreaks else {ord("\r"): None, ord("\n"): None}
+    """Read text files piece by piece."""
     for path, _, _ in files:
         with open_text(Path(path)) as file:
-            piece = _next_piece(file)
-            while piece:
-                following = _next_piece(file)
-                yield {"text": piece.translate(dropped), ENDS_DOCUMENT: not following}
-                piece = following
-
-
-def _next_piece(file) -> str:
-    piece = file.read(_PIECE)
-    return piece + file.readline(_PIECE) if piece else piece
+            yield from read_document(file, keep_linebreaks)

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer, set_see
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.modeling_reformer_hf import ReformerHFForCausalLM
 from reformer_hf.training.arguments import ReformerTrainingArguments, argument, require_positive
+from reformer_hf.training.baselines import compressor_scores
 from reformer_hf.training.build import parse_overrides
 from reformer_hf.training.data.images import (
     START,
@@ -26,10 +27,9 @@ from reformer_hf.training.data.images import (
     png_size,
     save_png,
 )
-from reformer_hf.training.evaluation import compressor_scores
 from reformer_hf.training.plots import write_curves
 from reformer_hf.training.trainer import (
-    SealedCheckpoints,
+    NextTokenTrainer,
     checkpoint_to_resume,
     run_callbacks,
     run_trainer,
@@ -147,7 +147,7 @@ def train_images(
     record, train_rows, held_out = load_images(image_arguments, folder / PIXELS)
     set_seed(doing.seed)
     model = ReformerHFForCausalLM(build_config(model_arguments.config_overrides, record.shape))
-    trainer = SealedCheckpoints(
+    trainer = NextTokenTrainer(
         model,
         doing,
         train_dataset=train_rows,
@@ -168,7 +168,7 @@ def train_images(
         metrics = {f"eval_{name}": value for name, value in asdict(score).items()}
         trainer.callback_handler.on_evaluate(doing, trainer.state, trainer.control, metrics)
         log = trainer.state.log_history
-        write_curves(log, folder, "Bytes of images", score.references())
+        write_curves(log, folder, "Bytes of images", score.references(), bytes_per_token=1.0)
         return metrics
 
     def sample() -> dict[str, Any]:

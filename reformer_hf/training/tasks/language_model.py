@@ -27,6 +27,7 @@ from reformer_hf.training.checkpoints import run_settings
 from reformer_hf.training.data.collator import ReformerDataCollator
 from reformer_hf.training.data.sources import check_splits, wanted_splits
 from reformer_hf.training.data.text import data_settings, load_language_model_data
+from reformer_hf.training.data.token_bytes import bytes_per_token
 from reformer_hf.training.plots import write_curves
 from reformer_hf.training.processes import hide_bars_unless
 from reformer_hf.training.record import describe_data
@@ -104,7 +105,9 @@ def train_clm(
 
     def draw() -> dict[str, Any]:
         if training_arguments.do_train and trainer.is_world_process_zero():
-            write_curves(trainer.state.log_history, output)
+            tokenizer: Any = trainer.processing_class
+            size = None if task.trainer_class.masked else bytes_per_token(tokenizer)
+            write_curves(trainer.state.log_history, output, bytes_per_token=size)
         return {}
 
     return run_trainer(trainer, checkpoint, finish=draw)

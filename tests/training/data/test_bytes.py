@@ -3,7 +3,8 @@ import pickle
 import pytest
 import torch
 
-from reformer_hf.training.data.bytes import ByteRows, bytes_of
+from reformer_hf.models.tokenization_reformer_hf import ReformerHFByteTokenizer
+from reformer_hf.training.data.bytes import ByteRows
 
 CONTENT = bytes(range(256)) * 4 + b"end"
 
@@ -15,7 +16,8 @@ def path(tmp_path):
 
 
 def contents(rows):
-    return b"".join(bytes_of(rows[index]["input_ids"]) for index in range(len(rows)))
+    decode = ReformerHFByteTokenizer.decode_bytes
+    return b"".join(decode(rows[index]["input_ids"]) for index in range(len(rows)))
 
 
 @pytest.mark.parametrize("block_size", [1, 100, 1027, 5000])

@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import pytest
 
 from reformer_hf.models.tokenization_reformer_hf import ReformerHFByteTokenizer, ReformerHFTokenizer
 from reformer_hf.training.arguments import DataTrainingArguments
-from reformer_hf.training.data.bytes import ByteRows, bytes_of
+from reformer_hf.training.data.bytes import ByteRows
 from reformer_hf.training.data.text import (
     choose_block_size,
     data_settings,
@@ -40,7 +41,7 @@ def text_file(tmp_path):
 
 
 def content(rows):
-    return b"".join(bytes_of(row["input_ids"]) for row in rows)
+    return b"".join(ReformerHFByteTokenizer.decode_bytes(row["input_ids"]) for row in rows)
 
 
 def test_a_file_becomes_rows_of_the_models_length(load, text_file):
@@ -194,3 +195,29 @@ def test_a_corpus_larger_than_memory(tmp_path, file_format, streaming, megabytes
     )
     assert done.returncode == 0, done.stderr
     assert 0.9 * megabytes < int(done.stdout) / 2**20 < megabytes + 1
+
+
+@pytest.mark.parametrize("data_format", ["text", "bytes"])
+def test_a_block_size_beyond_the_data_is_remarked_on(
+    load, data_format, text_file, tmp_path, caplog
+):
+    logging.getLogger("transformers").propagate = True
+    (tmp_path / "short.txt").write_text("short")
+    files = {"train_file": text_file, "validation_file": str(tmp_path / "short.txt")}
+    load(**files, data_format=data_format, block_size=48)
+    (message,) = [each.message for each in caplog.records if "block_size=" in each.message]
+    tokens = 5 + (data_format == "text")  # with an end of sequence
+    assert f"block_size=48: all the evaluation data are one row of {tokens} tokens" in message
+    caplog.clear()
+    load(**files, data_format=data_format, block_size=tokens)
+    assert "one row of" not in caplog.text
+    (tmp_path / "short.txt").write_text("s")
+    with pytest.raises(ValueError, match="the evaluation data are one token"):
+        load(**files, data_format="bytes")
+
+
+@pytest.mark.parametrize("name", ["max_train_samples", "max_eval_samples", "block_size"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_no_rows_at_all_cannot_be_asked_for(load, name, value, text_file):
+    with pytest.raises(ValueError, match=f"{name}={value}: must be at least 1"):
+        load(train_file=text_file, **{name: value})

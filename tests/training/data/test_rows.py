@@ -1,11 +1,16 @@
+from itertools import islice
+
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from torch.utils.data import DataLoader
 
 from reformer_hf.training.data.bytes import ByteRows
 from reformer_hf.training.data.rows import (
     FilledRows,
     ShuffledRows,
+    fill,
     first_rows,
     split_validation,
     spread_rows,
@@ -81,3 +86,84 @@ def test_the_order_leaves_the_default_generator_alone():
     state = torch.get_rng_state()
     list(ShuffledRows(FilledRows(rows(9), 4), 0))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def stream(count):
+    return rows(count).to_iterable_dataset()
+
+
+@pytest.fixture
+def every_dataset(tmp_path):
+    """All kinds of rows that scripts hand to loaders, by name, five rows each."""
+    (tmp_path / "file").write_bytes(bytes(range(48)))
+    of_bytes = ByteRows([tmp_path / "file"], 10)
+    return {
+        "bytes": of_bytes,
+        "filled": FilledRows(rows(4), 5),
+        "filled bytes": FilledRows(of_bytes, 1),
+        "filled spread bytes": FilledRows(spread_rows(of_bytes, 3), 5),
+        "first bytes": first_rows(ByteRows([tmp_path / "file"], 8), 5),
+        "first": first_rows(rows(9), 5),
+        "spread": spread_rows(rows(9), 5),
+    }
+
+
+def first_ids(row):
+    return [int(index) for index in row["input_ids"]]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("bytes", "filled", "filled bytes", "filled spread bytes"),
+        *("first bytes", "first", "spread"),
+    ],
+)
+def test_every_dataset_ends_and_counts_as_lists_do(name, every_dataset):
+    data = every_dataset[name]
+    assert len(data) == 5
+    found = list(islice(iter(data[index] for index in range(5)), 6))
+    for index in range(5):
+        expected = first_ids(found[index])
+        for same in (index - 5, np.int64(index), np.int32(index - 5)):
+            assert first_ids(data[same]) == expected
+    for outside in (5, -6, 1 << 40):
+        with pytest.raises(IndexError):
+            data[outside]
+    assert [first_ids(row) for row in islice(iter(data), 9)] == [first_ids(row) for row in found]
+    if isinstance(data, ByteRows | FilledRows):  # others have columns, or parts
+        with pytest.raises(TypeError):
+            data[1:3]
+        with pytest.raises(TypeError):
+            data["input_ids"]
+    batches = DataLoader(data, 2, collate_fn=lambda batch: [first_ids(row) for row in batch])
+    assert sum(batches, []) == [first_ids(row) for row in found]
+
+
+def test_every_stream_ends():
+    filled = fill(stream(5), 4)
+    assert len(list(islice(filled, 20))) == 8 and not hasattr(filled, "__len__")
+    assert list(islice(fill(stream(5).skip(5), 4), 20)) == []
+    assert len(FilledRows(rows(0), 4)) == 0 and list(FilledRows(rows(0), 4)) == []
+
+
+def test_rows_of_the_same_length_come_together():
+    lengths = torch.randint(1, 50, (400,), generator=torch.Generator().manual_seed(0)).tolist()
+    filled = FilledRows(Dataset.from_dict({"input_ids": [[0] * n for n in lengths]}), 16)
+    assert filled.lengths("length") == lengths
+    named = Dataset.from_dict({"input_ids": [[0]] * 2, "length": [7, 8]})
+    assert FilledRows(named, 4).lengths("length") == [7, 8]
+    sampler = ShuffledRows(filled, 0, filled.lengths("length"), 4)
+    order = list(sampler)
+    assert sorted(order) == list(range(400)) and list(ShuffledRows(filled, 0)) != order
+    assert order == list(sampler)
+    sampler.set_epoch(1)
+    assert list(sampler) != order
+    padding = [
+        sum(max(part) - n for n in part)
+        for found in (order, list(ShuffledRows(filled, 0)))
+        for part in [[lengths[i] for i in found[s : s + 4]] for s in range(0, 400, 4)]
+    ]
+    assert sum(padding[:100]) < sum(padding[100:]) / 4
+    filled = FilledRows(rows(5), 4)
+    assert sorted(ShuffledRows(filled, 0, filled.lengths("length"), 4))[-3:] == [5, 6, 7]

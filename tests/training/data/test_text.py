@@ -72,7 +72,7 @@ def test_only_the_column_of_text_matters(tmp_path):
     assert list(texts) == [{"text": "a"}, {"text": None}, {"text": None}]
 
 
-def test_a_long_text_file_is_read_in_pieces_that_end_with_lines(tmp_path):
+def test_a_long_text_file_is_read_in_pieces_that_end_with_words(tmp_path):
     text = "".join(f"line {index}\n" for index in range(20_000))
     (tmp_path / "a.txt").write_text(text)
     (tmp_path / "b.txt").write_text("short")
@@ -81,7 +81,7 @@ def test_a_long_text_file_is_read_in_pieces_that_end_with_lines(tmp_path):
     ends = [piece["ends_document"] for piece in pieces]
     assert ends == [False] * (len(pieces) - 2) + [True, True]
     assert "".join(piece["text"] for piece in pieces[:-1]) == text
-    assert all(piece["text"].endswith("\n") for piece in pieces[:-1])
+    assert all(piece["text"].startswith(" ") for piece in pieces[1:-1])
 
 
 def test_a_line_longer_than_memory_allows_is_cut(tmp_path):
