@@ -67,6 +67,7 @@ from reformer_hf.training.processes import (
     hide_bars_unless,
 )
 from reformer_hf.training.record import RUN_RECORD, describe_data, make_record
+from reformer_hf.training.resuming import given_hyperparameters
 from reformer_hf.training.storage import write_json
 
 HYPERPARAMETERS = (
@@ -278,7 +279,9 @@ def train(run: Run) -> Progress:
     arguments, accelerator = run.arguments, run.accelerator
     progress = Progress()
     if run.checkpoint is not None:
-        progress = load_checkpoint(accelerator, run.checkpoint)
+        with given_hyperparameters(run.optimizer, run.scheduler):
+            progress = load_checkpoint(accelerator, run.checkpoint)
+        check_progress(run, progress)
     directory, every = Path(arguments.output_dir), arguments.steps_between_checkpoints
     start = time.perf_counter() - progress.seconds
 
@@ -317,6 +320,24 @@ def train(run: Run) -> Progress:
                 save()
     progress.seconds = time.perf_counter() - start
     return progress
+
+
+def check_progress(run: Run, progress: Progress) -> None:
+    """Check that epochs have as many steps as before, where they decide how many there are.
+
+    Raises:
+        ValueError: if they have not.
+    """
+    if run.arguments.max_train_steps is None:
+        rows = run.arguments.gradient_accumulation_steps * rows_at_a_time(run)
+        steps_of_an_epoch = run.max_steps // run.arguments.num_train_epochs
+        now = progress.epoch * steps_of_an_epoch + math.ceil(progress.rows / rows)
+        if progress.step != now:
+            raise ValueError(
+                f"resume_from_checkpoint: the rows of its {progress.step} steps make {now} steps "
+                "now. Give the batch size, accumulation and processes that the run had, or "
+                "max_train_steps"
+            )
 
 
 def groups_of_batches(run: Run, progress: Progress) -> Iterator[list[dict[str, Tensor]]]:

@@ -9,6 +9,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from transformers import TrainingArguments
 
+from reformer_hf.training.settings_files import read_yaml
+
 _SCHEDULERS = [
     *("linear", "cosine", "cosine_with_restarts", "polynomial"),
     *("constant", "constant_with_warmup", "inverse_sqrt"),
@@ -236,6 +238,7 @@ class ReformerTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        _read_mappings(self)
         super().__post_init__()
         if self.max_minutes is not None and self.max_minutes <= 0:
             raise ValueError(f"max_minutes={self.max_minutes}: must be above 0, or left out")
@@ -300,6 +303,26 @@ class LoopArguments:
         """Number of steps, None for checkpoints at the end of epochs or for none."""
         every = self.checkpointing_steps
         return int(every) if every not in (None, "epoch") else None
+
+
+def _read_mappings(arguments: TrainingArguments) -> None:
+    """Read the arguments that are mappings, and the numbers of the schedule, from their texts.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    for name in arguments._VALID_DICT_FIELDS:
+        value = getattr(arguments, name)
+        if isinstance(value, str) and (value.startswith("{") or name.endswith("kwargs")):
+            try:
+                value = read_yaml(value)
+            except ValueError as error:
+                raise ValueError(f"{name}={value!r}: cannot be read ({error})") from error
+            if not isinstance(value, dict):
+                raise ValueError(f"{name}={value!r}: write '{{name: value}}'")
+        if isinstance(value, dict) and name == "lr_scheduler_kwargs":
+            value = {n: read_yaml(v) if isinstance(v, str) else v for n, v in value.items()}
+        setattr(arguments, name, value)
 
 
 def move_token(arguments: TrainingArguments) -> None:

@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -12,6 +11,7 @@ from reformer_hf.models.configuration_reformer_hf import OWN_NAMES, ReformerHFCo
 from reformer_hf.models.configuration_rules import own_names, unknown_names
 from reformer_hf.models.tokenization_reformer_hf import ReformerHFByteTokenizer
 from reformer_hf.training.arguments import PretrainedModelArguments
+from reformer_hf.training.settings_files import read_yaml
 
 logger = logging.get_logger(__name__)
 
@@ -110,7 +110,7 @@ def parse_overrides(text: str) -> dict[str, Any]:
             raise ValueError(
                 f"config_overrides: a ReformerHFConfig has no field {name!r}: {advice}"
             )
-        fields[name] = yaml.safe_load(value)
+        fields[name] = read_yaml(value)
     return own_names(fields)
 
 

@@ -31,6 +31,12 @@ from reformer_hf.training.data.rows import FilledRows, ShuffledRows, fill
 from reformer_hf.training.evaluation import score_batches
 from reformer_hf.training.processes import Interrupted, StopSignals
 from reformer_hf.training.record import RUN_RECORD, RunRecord
+from reformer_hf.training.resuming import (
+    check_complete,
+    check_step,
+    given_hyperparameters,
+    write_step,
+)
 from reformer_hf.training.storage import readable_disk_errors
 
 _KEPT = "The checkpoints are whole, and training need not be repeated."
@@ -47,6 +53,28 @@ class SealedCheckpoints(Trainer):
         super().__init__(*args, **kwargs)
         self.add_callback(StopOnDivergence())
 
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        """Make the schedule; names that it does not know are the user's."""
+        try:
+            return super().create_scheduler(*args, **kwargs)
+        except TypeError as error:
+            raise ValueError(
+                f"lr_scheduler_kwargs={self.args.lr_scheduler_kwargs}: does not fit "
+                f"lr_scheduler_type={self.args.lr_scheduler_type} ({error})"
+            ) from error
+
+    def _init_training_state(
+        self, max_steps: Any, steps: Any, epochs: Any, resume_from_checkpoint: Any, trial: Any
+    ) -> tuple[int, int]:
+        if resume_from_checkpoint is not None:
+            rows = self.get_total_train_batch_size(self.args)
+            check_step(Path(resume_from_checkpoint), rows)
+        return super()._init_training_state(max_steps, steps, epochs, resume_from_checkpoint, trial)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with given_hyperparameters(self.optimizer, self.lr_scheduler):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         limit, directory = self.args.save_total_limit, Path(str(self.args.output_dir))
         written = directory / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
@@ -56,6 +84,7 @@ class SealedCheckpoints(Trainer):
                 super()._save_checkpoint(model, trial)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
+                    write_step(written, self.get_total_train_batch_size(self.args))
                     seal(written)
         finally:
             self.args.save_total_limit = limit
@@ -155,6 +184,8 @@ def checkpoint_to_resume(
     with arguments.main_process_first(desc="looking for checkpoints"):
         asked, tell = arguments.resume_from_checkpoint, print if speaks else None
         checkpoint = find_checkpoint(asked, directory, tell=tell)
+        if checkpoint is not None and not _is_over(_state_of(checkpoint), arguments):
+            check_complete(checkpoint)
         if settings is not None:
             check_settings(directory, settings, checkpoint, speaks)
     return None if checkpoint is None else str(checkpoint)
@@ -170,7 +201,7 @@ def train_or_load(trainer: Trainer, checkpoint: str | None) -> dict[str, Any]:
     """
     arguments, directory = trainer.args, Path(str(trainer.args.output_dir))
     if checkpoint is not None:
-        state = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME)))
+        state = _state_of(Path(checkpoint))
         if _is_over(state, arguments):
             best = state.best_model_checkpoint if arguments.load_best_model_at_end else None
             trainer._load_from_checkpoint(best if best and Path(best).is_dir() else checkpoint)
@@ -194,6 +225,16 @@ def train_or_load(trainer: Trainer, checkpoint: str | None) -> dict[str, Any]:
     if signals.caught is not None:
         print("Training had just come to its end: going on to save the model.")
     return metrics
+
+
+def _state_of(checkpoint: Path) -> TrainerState:
+    file = checkpoint / TRAINER_STATE_NAME
+    try:
+        return TrainerState.load_from_json(str(file))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{file} cannot be read ({error}): resume from another checkpoint"
+        ) from error
 
 
 def _is_over(state: TrainerState, arguments: TrainingArguments) -> bool:

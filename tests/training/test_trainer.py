@@ -1,6 +1,7 @@
 """Where a run of the Trainer goes on from."""
 
 import pytest
+import torch
 from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -14,6 +15,8 @@ def run(tmp_path):
     for step in (2, 4):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / TRAINER_STATE_NAME).write_text("{}")
+        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "pytorch_model.bin"):
+            torch.save({}, tmp_path / f"checkpoint-{step}" / name)
     seal(tmp_path / "checkpoint-2")
     return tmp_path
 
