@@ -40,7 +40,7 @@ from reformer_hf.training.arguments import (
     LoopArguments,
     PretrainedModelArguments,
 )
-from reformer_hf.training.build import build_model, load_tokenizer
+from reformer_hf.training.build import build_model, limit_length, load_tokenizer
 from reformer_hf.training.checkpoints import (
     PROGRESS,
     Progress,
@@ -196,6 +196,7 @@ def prepare_run(
             arguments.seed,
             output,
         )
+    limit_length(tokenizer, model)
     train_loader, order, eval_loader = make_loaders(data, arguments, accelerator, tokenizer)
     optimizer = make_optimizer(model, arguments)
     model, optimizer, train_loader, eval_loader = accelerator.prepare(

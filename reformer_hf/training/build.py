@@ -90,6 +90,24 @@ def build_model(
     return _add_adapters(model, arguments) if arguments.use_lora else model
 
 
+def limit_length(tokenizer: Any, model: Any) -> None:
+    """Let a tokenizer truncate at what the model takes, where that is limited.
+
+    Pipelines with `truncation=True` need it. Call it when the data are tokenised, which documents
+    of any length may be.
+
+    Args:
+        tokenizer: None or what is none, such as a processor of images, stays as it is.
+        model: with adapters or without.
+    """
+    config: Any = getattr(model, "config", None)
+    limit = getattr(config, "position_limit", None)
+    if limit is not None and getattr(config, "decoder_form", None) == "packed":
+        limit //= 2  # source and target share them
+    if limit is not None and isinstance(tokenizer, PreTrainedTokenizerBase):
+        tokenizer.model_max_length = limit
+
+
 def parse_overrides(text: str) -> dict[str, Any]:
     """Parse `name=value,name=value`, with values as YAML writes them.
 

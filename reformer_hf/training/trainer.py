@@ -20,6 +20,7 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, has_length
 
+from reformer_hf.training.build import limit_length
 from reformer_hf.training.callbacks import (
     Clock,
     StopOnDivergence,
@@ -52,6 +53,7 @@ class SealedCheckpoints(Trainer):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.add_callback(StopOnDivergence())
+        limit_length(self.processing_class, self.model)
 
     def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
         """Make the schedule; names that it does not know are the user's."""
