@@ -40,7 +40,12 @@ from reformer_hf.training.arguments import (
     LoopArguments,
     PretrainedModelArguments,
 )
-from reformer_hf.training.build import build_model, limit_length, load_tokenizer
+from reformer_hf.training.build import (
+    build_model,
+    limit_length,
+    load_tokenizer,
+    tokens_are_bytes,
+)
 from reformer_hf.training.checkpoints import (
     PROGRESS,
     Progress,
@@ -133,14 +138,17 @@ def train_clm_no_trainer(
         plain = {k: v if isinstance(v, int | float) else str(v) for k, v in settings.items()}
         accelerator.init_trackers("clm_no_trainer", plain)
     progress = train(run)
+    save_model(run, Path(arguments.output_dir))
     score = evaluate(run)
     report(run, progress, score)
     results = {"train_steps": progress.step, "epoch": progress.epoch}
     results |= {"perplexity": score.perplexity} | score.metrics() if score else {}
-    save_model(run, Path(arguments.output_dir))
     if accelerator.is_main_process:
         write_json(Path(arguments.output_dir, "all_results.json"), results)
-        write_curves(progress.log_history, Path(arguments.output_dir))
+        in_bytes = tokens_are_bytes(run.tokenizer)
+        write_curves(
+            progress.log_history, Path(arguments.output_dir), tokens_are_bytes=in_bytes
+        )
         record = make_run_record(run, progress, score, data_arguments)
         write_json(Path(arguments.output_dir, RUN_RECORD), record)
     accelerator.wait_for_everyone()
@@ -287,7 +295,6 @@ def train(run: Run) -> Progress:
     start = time.perf_counter() - progress.seconds
 
     def save() -> None:
-        progress.seconds = time.perf_counter() - start
         save_checkpoint(accelerator, directory, progress, arguments.save_total_limit)
 
     bar = tqdm(
@@ -303,6 +310,7 @@ def train(run: Run) -> Progress:
                 progress.loss += take_step(run, group)
                 progress.step += 1
                 progress.rows += len(group) * rows_at_a_time(run)
+                progress.seconds = time.perf_counter() - start
                 bar.update()
                 log(run, progress)
                 stopped = signals.agreed(accelerator)
@@ -316,10 +324,13 @@ def train(run: Run) -> Progress:
                 raise ValueError("dataset_name, train_file: there are no rows to train on")
             if progress.step < run.max_steps:
                 progress.epoch, progress.rows = progress.epoch + 1, 0
-                report(run, progress, evaluate(run))
+                score = evaluate(run)
+                progress.seconds = time.perf_counter() - start
+                report(run, progress, score)
             if arguments.checkpointing_steps == "epoch":
                 save()
-    progress.seconds = time.perf_counter() - start
+    if signals.caught is not None:
+        print("Training had just come to its end: going on to save the model.")
     return progress
 
 
@@ -438,6 +449,7 @@ def report(run: Run, progress: Progress, score: Score | None) -> None:
 
 def keep(run: Run, progress: Progress, entry: dict[str, Any]) -> None:
     """Put an entry into the log, and send it to the trackers."""
+    entry["seconds"] = round(progress.seconds, 3)
     progress.log_history.append(entry)
     run.accelerator.log({k: v for k, v in entry.items() if k != "step"}, step=progress.step)
 

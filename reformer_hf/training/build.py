@@ -108,6 +108,12 @@ def limit_length(tokenizer: Any, model: Any) -> None:
         tokenizer.model_max_length = limit
 
 
+def tokens_are_bytes(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Say whether a tokenizer's tokens are the bytes of a text, of whatever class it is."""
+    text = "the the é🙂"
+    return len(tokenizer(text, add_special_tokens=False).input_ids) == len(text.encode())
+
+
 def parse_overrides(text: str) -> dict[str, Any]:
     """Parse `name=value,name=value`, with values as YAML writes them.
 

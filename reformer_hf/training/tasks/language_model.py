@@ -22,7 +22,7 @@ from reformer_hf.training.arguments import (
     MaskedDataArguments,
     PretrainedModelArguments,
 )
-from reformer_hf.training.build import build_model, load_tokenizer
+from reformer_hf.training.build import build_model, load_tokenizer, tokens_are_bytes
 from reformer_hf.training.checkpoints import run_settings
 from reformer_hf.training.data.collator import ReformerDataCollator
 from reformer_hf.training.data.sources import check_splits, wanted_splits
@@ -104,7 +104,8 @@ def train_clm(
 
     def draw() -> dict[str, Any]:
         if training_arguments.do_train and trainer.is_world_process_zero():
-            write_curves(trainer.state.log_history, output)
+            in_bytes = not trainer.masked and tokens_are_bytes(trainer.processing_class)
+            write_curves(trainer.state.log_history, output, tokens_are_bytes=in_bytes)
         return {}
 
     return run_trainer(trainer, checkpoint, finish=draw)
@@ -117,7 +118,7 @@ def _make_trainer(
     training_arguments: TrainingArguments,
     callbacks: Sequence[TrainerCallback],
     wanted: Sequence[str],
-) -> Trainer:
+) -> CausalLMTrainer:
     """Load tokenizer, model and data, and set the Trainer up."""
     set_seed(training_arguments.seed)
     tokenizer = load_tokenizer(model_arguments)
