@@ -146,9 +146,7 @@ def train_clm_no_trainer(
     if accelerator.is_main_process:
         write_json(Path(arguments.output_dir, "all_results.json"), results)
         in_bytes = tokens_are_bytes(run.tokenizer)
-        write_curves(
-            progress.log_history, Path(arguments.output_dir), tokens_are_bytes=in_bytes
-        )
+        write_curves(progress.log_history, Path(arguments.output_dir), tokens_are_bytes=in_bytes)
         record = make_run_record(run, progress, score, data_arguments)
         write_json(Path(arguments.output_dir, RUN_RECORD), record)
     accelerator.wait_for_everyone()

@@ -43,7 +43,9 @@ def check_complete(checkpoint: Path) -> None:
         )
     for file in sorted(checkpoint.iterdir()):
         if file.is_file() and not _is_readable(file):
-            raise ValueError(f"resume_from_checkpoint={checkpoint}: {file.name} is broken. {advice}")
+            raise ValueError(
+                f"resume_from_checkpoint={checkpoint}: {file.name} is broken. {advice}"
+            )
 
 
 def _is_readable(file: Path) -> bool:
@@ -72,7 +74,9 @@ def check_step(checkpoint: Path, rows: int) -> None:
         ValueError: if it has not.
     """
     file = checkpoint / ROWS
-    before = json.loads(file.read_text(encoding="utf-8"))["rows_per_step"] if file.exists() else rows
+    before = (
+        json.loads(file.read_text(encoding="utf-8"))["rows_per_step"] if file.exists() else rows
+    )
     if before != rows:
         raise ValueError(
             f"resume_from_checkpoint={checkpoint}: a step had {before} rows there and has {rows} "
@@ -99,7 +103,9 @@ def given_hyperparameters(optimizer: Any, scheduler: Any) -> Iterator[None]:
     if isinstance(scheduler, LambdaLR):
         scheduler.base_lrs = [values["initial_lr"] for values in given]
         step = scheduler.last_epoch
-        rates = [base * f(step) for base, f in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+        rates = [
+            base * f(step) for base, f in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+        ]
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         scheduler._last_lr = rates

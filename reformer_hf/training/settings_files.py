@@ -61,7 +61,7 @@ def read_yaml(text: str) -> Any:
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from error
+        raise ValueError(_reason(error)) from error
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -79,10 +79,17 @@ def read_settings(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8-sig")
         values = _json(text) if path.suffix.lower() == ".json" else _yaml(text)
     except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
+        raise ValueError(f"{path}: cannot be read ({_reason(error)}); mend it") from error
     if values is None:
         raise ValueError(f"{path}: holds no names with values; write one 'name: value' per line")
     return values
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, in one line."""
+    mark, problem = (getattr(error, name, None) for name in ("problem_mark", "problem"))
+    where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return where + " ".join(str(problem or error).split())
 
 
 def _yaml(text: str) -> dict[str, Any] | None:

@@ -92,7 +92,9 @@ def curves(monkeypatch):
     """The logs of the runs, in order."""
     found = []
     monkeypatch.setattr(
-        train_clm_no_trainer, "write_curves", lambda history, *_, **__: found.append(losses(history))
+        train_clm_no_trainer,
+        "write_curves",
+        lambda history, *_, **__: found.append(losses(history)),
     )
     return found
 
@@ -132,7 +134,9 @@ def test_an_interrupted_run_ends_bit_for_bit_like_another(
         train("broken", model, data, **fields)
     monkeypatch.undo()
     monkeypatch.setattr(
-        train_clm_no_trainer, "write_curves", lambda history, *_, **__: curves.append(losses(history))
+        train_clm_no_trainer,
+        "write_curves",
+        lambda history, *_, **__: curves.append(losses(history)),
     )
     last = find_checkpoint("last", tmp_path / "broken", PROGRESS)
     step = json.loads((last / "progress.json").read_text())["step"]

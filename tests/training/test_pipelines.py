@@ -40,7 +40,10 @@ def save(task, folder, **fields):
 def test_a_text_beyond_the_limit_is_cut(task, tmp_path):
     save(task, tmp_path)
     if task == "question-answering":  # which has no pipeline any more
-        model, tokenizer = KINDS[task].from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+        model, tokenizer = (
+            KINDS[task].from_pretrained(tmp_path),
+            AutoTokenizer.from_pretrained(tmp_path),
+        )
         cut = tokenizer("what?", LONG, truncation="only_second", return_tensors="pt")
         assert model(**cut).start_logits.shape == (1, 128)
         return
