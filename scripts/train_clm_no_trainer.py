@@ -42,6 +42,7 @@ from reformer_hf.training.arguments import (
 )
 from reformer_hf.training.build import (
     build_model,
+    describe_size,
     limit_length,
     load_tokenizer,
     tokens_are_bytes,
@@ -203,6 +204,9 @@ def prepare_run(
             output,
         )
     limit_length(tokenizer, model)
+    if is_main:
+        step_rows = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+        print(describe_size(model, data.train, step_rows * accelerator.num_processes))
     train_loader, order, eval_loader = make_loaders(data, arguments, accelerator, tokenizer)
     optimizer = make_optimizer(model, arguments)
     model, optimizer, train_loader, eval_loader = accelerator.prepare(

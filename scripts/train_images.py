@@ -10,6 +10,7 @@ The model is small unless --config_overrides says otherwise. After an interrupti
 import sys
 
 import reformer_hf  # noqa: F401 (registers the classes)
+from reformer_hf.hub.card import use_run_card
 from reformer_hf.training.data.images import ImageArguments
 from reformer_hf.training.parsing import parse_arguments, readable_errors
 from reformer_hf.training.tasks.images import (
@@ -23,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse, train, and turn what a user can mend into a message and an exit status."""
     kinds = (ImageArguments, ImageModelArguments, ImageTrainingArguments)
     with readable_errors() as status:
-        train_images(*parse_arguments(kinds, arguments, __doc__))
+        train_images(*parse_arguments(kinds, arguments, __doc__), prepare=use_run_card)
     return status.code
 
 

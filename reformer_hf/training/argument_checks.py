@@ -125,7 +125,6 @@ def check_use(arguments: Any) -> None:
     adam = ("adam_beta1", "adam_beta2", "adam_epsilon")
     best = ("metric_for_best_model", "greater_is_better")
     for is_off, why, names in (
-        (not arguments.do_train, "without do_train", ("resume_from_checkpoint",)),
         (not arguments.push_to_hub, "without push_to_hub", hub),
         (evaluates != "steps", "without eval_strategy='steps'", ("eval_steps",)),
         (evaluates == "no", "without eval_strategy", ("eval_delay", *best)),

@@ -1,7 +1,7 @@
 """The model and the tokenizer that a training script's arguments describe."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -108,6 +108,22 @@ def limit_length(tokenizer: Any, model: Any) -> None:
         tokenizer.model_max_length = limit
 
 
+def describe_size(model: Any, rows: Any, step_rows: int) -> str:
+    """Say how large a model is, and its steps; a progress bar says how long they take.
+
+    Args:
+        model: with adapters or without.
+        rows: to train on; a stream may not be read for this.
+        step_rows: rows of a step.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    total, trained = (base.num_parameters(only_trainable=only) for only in (False, True))
+    size = f"Model: {total:,} parameters" + (f", {trained:,} trained" * (trained != total))
+    first: Any = rows[0] if isinstance(rows, Sized) and len(rows) else {}  # type: ignore[index]
+    tokens = f" of {len(first['input_ids']):,} tokens or so" if "input_ids" in first else ""
+    return f"{size}. A step: {step_rows:,} rows{tokens}"
+
+
 def tokens_are_bytes(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Say whether a tokenizer's tokens are the bytes of a text, of whatever class it is."""
     text = "the the é🙂"
@@ -134,7 +150,12 @@ def parse_overrides(text: str) -> dict[str, Any]:
             raise ValueError(
                 f"config_overrides: a ReformerHFConfig has no field {name!r}: {advice}"
             )
-        fields[name] = read_yaml(value)
+        if name in fields:
+            raise ValueError(f"config_overrides: {name} stands twice; leave one of them out")
+        try:
+            fields[name] = read_yaml(value)
+        except ValueError as error:
+            raise ValueError(f"config_overrides: {part!r} cannot be read ({error})") from error
     return own_names(fields)
 
 

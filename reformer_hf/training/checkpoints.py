@@ -22,7 +22,8 @@ from reformer_hf.training.storage import readable_disk_errors, sync_directory, w
 
 SEAL = "seal.json"
 PROGRESS = "progress.json"
-RUN_SETTINGS = "run_settings.json"
+RUN_SETTINGS = "_run_settings.json"
+"""May name folders of this machine: `Trainer.push_to_hub` leaves out what begins with `_`."""
 
 MAY_CHANGE = frozenset(
     (
@@ -225,7 +226,7 @@ def set_aside(broken: Sequence[Path]) -> list[str]:
         sealed = (path / SEAL).exists()
         damage = damage_of(path)
         if sealed or (path / TRAINER_STATE_NAME).exists():
-            aside = path.with_name(f"broken-{path.name}")
+            aside = path.with_name(f"_broken-{path.name}")
             shutil.rmtree(aside, ignore_errors=True)
             path.rename(aside)
             note += f", or changed since ({damage})" if sealed else ", or another Trainer wrote it"

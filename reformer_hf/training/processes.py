@@ -36,7 +36,10 @@ def _what_is_there(checkpoint: Path | None) -> str:
             f"Interrupted; {checkpoint.name} has the weights alone (--save_only_model): train on "
             f"from them with --model_name_or_path {checkpoint} and another --output_dir"
         )
-    return f"Interrupted; {checkpoint.name} is whole, and --resume_from_checkpoint last goes on from it"
+    return (
+        f"Interrupted; {checkpoint.name} is whole, and --resume_from_checkpoint last goes on "
+        "from it"
+    )
 
 
 class StopSignals:

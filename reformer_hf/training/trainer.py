@@ -20,7 +20,8 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, has_length
 
-from reformer_hf.training.build import limit_length
+from reformer_hf.training.argument_checks import refuse_unused
+from reformer_hf.training.build import describe_size, limit_length
 from reformer_hf.training.callbacks import (
     Clock,
     StopOnDivergence,
@@ -55,6 +56,18 @@ class SealedCheckpoints(Trainer):
         self.add_callback(StopOnDivergence())
         limit_length(self.processing_class, self.model)
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write the Trainer's card, without a base model where there is none."""
+        config: Any = getattr(self.model, "config", None)
+        name = getattr(config, "_name_or_path", None)
+        if name == "":
+            config._name_or_path = str(self.args.output_dir)  # folders are not named
+        try:
+            super().create_model_card(*args, **kwargs)
+        finally:
+            if name == "":
+                config._name_or_path = name
+
     def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
         """Make the schedule; names that it does not know are the user's."""
         try:
@@ -69,7 +82,7 @@ class SealedCheckpoints(Trainer):
         self, max_steps: Any, steps: Any, epochs: Any, resume_from_checkpoint: Any, trial: Any
     ) -> tuple[int, int]:
         if resume_from_checkpoint is not None:
-            rows = self.get_total_train_batch_size(self.args)
+            rows = step_rows(self)
             check_step(Path(resume_from_checkpoint), rows)
         return super()._init_training_state(max_steps, steps, epochs, resume_from_checkpoint, trial)
 
@@ -86,7 +99,7 @@ class SealedCheckpoints(Trainer):
                 super()._save_checkpoint(model, trial)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
-                    write_step(written, self.get_total_train_batch_size(self.args))
+                    write_step(written, step_rows(self))
                     seal(written)
         finally:
             self.args.save_total_limit = limit
@@ -116,13 +129,23 @@ class CausalLMTrainer(SealedCheckpoints):
             train_dataset = fill(train_dataset, parts * args.per_device_train_batch_size)
         if eval_dataset is not None:
             eval_dataset = fill(eval_dataset, parts * args.per_device_eval_batch_size)
+        for name in ("compute_metrics", "preprocess_logits_for_metrics"):
+            if kwargs.get(name) is not None:
+                raise ValueError(f"{name}: an evaluation keeps no predictions; leave it out")
+        unused = ("bf16_full_eval", "fp16_full_eval", "batch_eval_metrics")
+        refuse_unused(args, f"with {type(self).__name__}", *unused)
         super().__init__(
             args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs
         )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         rows = self.train_dataset if train_dataset is None else train_dataset
-        return ShuffledRows(rows, self.args.seed) if isinstance(rows, FilledRows) else None
+        if not isinstance(rows, FilledRows):
+            return None
+        if self.args.train_sampling_strategy != "random":
+            return super()._get_train_sampler(rows)  # type: ignore[arg-type]
+        seed = self.args.data_seed
+        return ShuffledRows(rows, self.args.seed if seed is None else seed)
 
     def evaluation_loop(
         self,
@@ -281,6 +304,8 @@ def run_trainer(
         OSError: if the disk is full.
     """
     doing, results = trainer.args, {}
+    if doing.do_train and doing.should_save:
+        print(describe_size(trainer.model, trainer.train_dataset, step_rows(trainer)))
     metrics = train_or_load(trainer, checkpoint) if doing.do_train else {}
     with readable_disk_errors(Path(str(doing.output_dir)), _KEPT):
         if doing.do_train:
@@ -307,13 +332,17 @@ def run_callbacks(arguments: TrainingArguments, **record: Any) -> list[TrainerCa
     return [Clock(limit), RunRecord(**record)]
 
 
+def step_rows(trainer: Trainer) -> int:
+    """Rows of a step of the optimizer, in all processes."""
+    return trainer.get_total_train_batch_size(trainer.args)
+
+
 def training_totals(trainer: Trainer, row_length: int) -> dict[str, Any]:
     """Tokens that were trained on and the time it took, resumed runs included."""
-    arguments, state = trainer.args, trainer.state
-    rows = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    state = trainer.state
     return {
         "stopped_by_the_clock": state.global_step < state.max_steps,
-        "tokens": state.global_step * rows * row_length,
+        "tokens": state.global_step * step_rows(trainer) * row_length,
         **recorded_seconds(state),
     }
 

@@ -137,7 +137,6 @@ OFF = [
             ({}, "eval_delay", 5, "without eval_strategy"),
             ({}, "metric_for_best_model", "loss", "without eval_strategy"),
             ({}, "hub_model_id", "me/run", "without push_to_hub"),
-            ({}, "resume_from_checkpoint", "last", "without do_train"),
             ({"lr_scheduler_type": "constant"}, "warmup_steps", 5, "with lr_scheduler_type"),
             ({"optim": "adafactor"}, "adam_beta1", 0.8, "with optim='adafactor'"),
         )

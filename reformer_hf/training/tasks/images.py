@@ -1,7 +1,7 @@
 """A causal Reformer over the bytes of images: configuration, run, bits per dim, samples."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
-from transformers import AutoModelForCausalLM, PreTrainedModel, set_seed
+from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer, set_seed
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.modeling_reformer_hf import ReformerHFForCausalLM
@@ -115,6 +115,7 @@ def train_images(
     image_arguments: ImageArguments,
     model_arguments: ImageModelArguments,
     training_arguments: ImageTrainingArguments,
+    prepare: Callable[[Trainer], None] = lambda trainer: None,
 ) -> dict[str, Any]:
     """Train, measure bits per dim, save and sample.
 
@@ -122,6 +123,13 @@ def train_images(
     `trainer_state.json`, `run_record.json`, the loss curve, a model card, `samples.png` and
     `completions.png`, which shows originals, what was given of them, and what became of it. The
     pixels stay there, too: a run that goes on has the images that it began with.
+
+    Args:
+        image_arguments: which images.
+        model_arguments: which model.
+        training_arguments: how.
+        prepare: is called with the Trainer before it runs; `use_run_card` of `reformer_hf.hub`
+            makes the card ours.
 
     Returns:
         The content of `all_results.json`.
@@ -151,6 +159,8 @@ def train_images(
             evaluated_on="held-out images",
         ),
     )
+
+    prepare(trainer)
 
     def evaluate() -> dict[str, Any]:
         score = score_images(model, held_out.spread(model_arguments.max_eval_samples))

@@ -94,6 +94,12 @@ def train_clm(
     hide_bars_unless(training_arguments.local_process_index == 0)
     wanted = wanted_splits(training_arguments, ("train", "validation"))
     output = Path(str(training_arguments.output_dir))
+    resume, name = training_arguments.resume_from_checkpoint, model_arguments.model_name_or_path
+    if resume and not training_arguments.do_train and name is None:
+        raise ValueError(
+            f"resume_from_checkpoint={resume} is for do_train: name the model to evaluate with "
+            "model_name_or_path"
+        )
     data = data_settings(data_arguments, output)
     settings = run_settings(model_arguments, data, training_arguments.seed)
     checkpoint = checkpoint_to_resume(training_arguments, settings)
@@ -143,8 +149,6 @@ def _make_trainer(
         )
     rows = {"train": data.train, "validation": data.validation}
     check_splits(wanted, rows)
-    if training_arguments.should_save:
-        print(f"Model: {model.num_parameters():,} parameters")
     return task.trainer_class(
         model=model,
         args=training_arguments,
