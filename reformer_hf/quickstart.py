@@ -75,6 +75,9 @@ class CorpusArguments(DataTrainingArguments):
         if self.corpus is None and self.train_file is None and self.dataset_name is None:
             self.corpus = STANDARD_LIBRARY
         if self.corpus is not None:
+            for name in ("train_file", "dataset_name"):
+                if (value := getattr(self, name)) is not None:
+                    raise ValueError(f"corpus={self.corpus!r} and {name}={value!r}: give one")
             if "*" in self.corpus or Path(self.corpus).expanduser().exists():
                 self.train_file = self.corpus
             else:
@@ -124,17 +127,30 @@ def main(arguments: list[str] | None = None) -> int:
     with readable_errors() as status:
         quickstart, model, data, training = parse(arguments)
         folder = Path(str(training.output_dir))
+        end = None
         if (folder / METRICS).exists():
             settings = run_settings(model, data_settings(data, folder), training.seed)
             compare_settings(folder, settings)
-            print(
-                f"This run is finished: see {folder}. To start anew, delete it or choose another "
-                "--output_dir."
-            )
+            end = how_it_ended(folder, training)
+        if end is not None:
+            print(f"{end}: see {folder}. To start anew, delete it or choose another --output_dir.")
         else:
             run(quickstart.max_new_tokens, model, data, training)
             print(f"{(time.perf_counter() - start) / 60:.1f} minutes in all")
     return status.code
+
+
+def how_it_ended(folder: Path, training: ReformerTrainingArguments) -> str | None:
+    """Say how a run that has its metrics ended; None if these arguments let it train on."""
+    done = json.loads((folder / METRICS).read_text(encoding="utf-8"))["training"]
+    if not done["stopped_by_the_clock"]:
+        return None if training.max_steps > done["steps"] else "This run is finished"
+    if training.max_minutes is None or done["seconds"] < 60 * training.max_minutes:
+        return None
+    return (
+        f"This run was stopped by the clock at step {done['steps']}, and more --max_minutes let it "
+        "go on"
+    )
 
 
 def run(

@@ -40,7 +40,12 @@ from reformer_hf.training.arguments import (
     LoopArguments,
     PretrainedModelArguments,
 )
-from reformer_hf.training.build import build_model, load_tokenizer
+from reformer_hf.training.build import (
+    build_model,
+    describe_size,
+    limit_length,
+    load_tokenizer,
+)
 from reformer_hf.training.checkpoints import (
     PROGRESS,
     Progress,
@@ -57,7 +62,7 @@ from reformer_hf.training.data.text import (
     data_settings,
     load_language_model_data,
 )
-from reformer_hf.training.data.token_bytes import bytes_per_token
+from reformer_hf.training.data.token_bytes import tokens_are_bytes
 from reformer_hf.training.evaluation import Score, score_batches
 from reformer_hf.training.parsing import parse_arguments, readable_errors
 from reformer_hf.training.plots import write_curves
@@ -68,6 +73,7 @@ from reformer_hf.training.processes import (
     hide_bars_unless,
 )
 from reformer_hf.training.record import RUN_RECORD, describe_data, make_record
+from reformer_hf.training.resuming import given_hyperparameters
 from reformer_hf.training.storage import write_json
 
 HYPERPARAMETERS = (
@@ -133,15 +139,15 @@ def train_clm_no_trainer(
         plain = {k: v if isinstance(v, int | float) else str(v) for k, v in settings.items()}
         accelerator.init_trackers("clm_no_trainer", plain)
     progress = train(run)
+    save_model(run, Path(arguments.output_dir))
     score = evaluate(run)
     report(run, progress, score)
     results = {"train_steps": progress.step, "epoch": progress.epoch}
     results |= {"perplexity": score.perplexity} | score.metrics() if score else {}
-    save_model(run, Path(arguments.output_dir))
     if accelerator.is_main_process:
         write_json(Path(arguments.output_dir, "all_results.json"), results)
-        size = bytes_per_token(run.tokenizer)
-        write_curves(progress.log_history, Path(arguments.output_dir), bytes_per_token=size)
+        in_bytes = tokens_are_bytes(run.tokenizer)
+        write_curves(progress.log_history, Path(arguments.output_dir), tokens_are_bytes=in_bytes)
         record = make_run_record(run, progress, score, data_arguments)
         write_json(Path(arguments.output_dir, RUN_RECORD), record)
     accelerator.wait_for_everyone()
@@ -197,6 +203,10 @@ def prepare_run(
             arguments.seed,
             output,
         )
+    limit_length(tokenizer, model)
+    if is_main:
+        step_rows = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+        print(describe_size(model, data.train, step_rows * accelerator.num_processes))
     train_loader, order, eval_loader = make_loaders(data, arguments, accelerator, tokenizer)
     optimizer = make_optimizer(model, arguments)
     model, optimizer, train_loader, eval_loader = accelerator.prepare(
@@ -280,12 +290,13 @@ def train(run: Run) -> Progress:
     arguments, accelerator = run.arguments, run.accelerator
     progress = Progress()
     if run.checkpoint is not None:
-        progress = load_checkpoint(accelerator, run.checkpoint)
+        with given_hyperparameters(run.optimizer, run.scheduler):
+            progress = load_checkpoint(accelerator, run.checkpoint)
+        check_progress(run, progress)
     directory, every = Path(arguments.output_dir), arguments.steps_between_checkpoints
     start = time.perf_counter() - progress.seconds
 
     def save() -> None:
-        progress.seconds = time.perf_counter() - start
         save_checkpoint(accelerator, directory, progress, arguments.save_total_limit)
 
     bar = tqdm(
@@ -301,6 +312,7 @@ def train(run: Run) -> Progress:
                 progress.loss += take_step(run, group)
                 progress.step += 1
                 progress.rows += len(group) * rows_at_a_time(run)
+                progress.seconds = time.perf_counter() - start
                 bar.update()
                 log(run, progress)
                 stopped = signals.agreed(accelerator)
@@ -314,11 +326,32 @@ def train(run: Run) -> Progress:
                 raise ValueError("dataset_name, train_file: there are no rows to train on")
             if progress.step < run.max_steps:
                 progress.epoch, progress.rows = progress.epoch + 1, 0
-                report(run, progress, evaluate(run))
+                score = evaluate(run)
+                progress.seconds = time.perf_counter() - start
+                report(run, progress, score)
             if arguments.checkpointing_steps == "epoch":
                 save()
-    progress.seconds = time.perf_counter() - start
+    if signals.caught is not None:
+        print("Training had just come to its end: going on to save the model.")
     return progress
+
+
+def check_progress(run: Run, progress: Progress) -> None:
+    """Check that epochs have as many steps as before, where they decide how many there are.
+
+    Raises:
+        ValueError: if they have not.
+    """
+    if run.arguments.max_train_steps is None:
+        rows = run.arguments.gradient_accumulation_steps * rows_at_a_time(run)
+        steps_of_an_epoch = run.max_steps // run.arguments.num_train_epochs
+        now = progress.epoch * steps_of_an_epoch + math.ceil(progress.rows / rows)
+        if progress.step != now:
+            raise ValueError(
+                f"resume_from_checkpoint: the rows of its {progress.step} steps make {now} steps "
+                "now. Give the batch size, accumulation and processes that the run had, or "
+                "max_train_steps"
+            )
 
 
 def groups_of_batches(run: Run, progress: Progress) -> Iterator[list[dict[str, Tensor]]]:
@@ -418,6 +451,7 @@ def report(run: Run, progress: Progress, score: Score | None) -> None:
 
 def keep(run: Run, progress: Progress, entry: dict[str, Any]) -> None:
     """Put an entry into the log, and send it to the trackers."""
+    entry["seconds"] = round(progress.seconds, 3)
     progress.log_history.append(entry)
     run.accelerator.log({k: v for k, v in entry.items() if k != "step"}, step=progress.step)
 

@@ -258,3 +258,22 @@ def test_the_default_text_is_the_standard_library():
 def test_a_name_that_is_not_here_is_a_dataset():
     _, _, data, _ = quickstart.parse(["--corpus", "some/dataset", "--use_cpu", "True"])
     assert (data.train_file, data.dataset_name, data.data_format) == (None, "some/dataset", "text")
+
+
+def test_a_run_that_the_clock_stopped_goes_on_with_more_time(texts, tmp_path, capsys):
+    folder = tmp_path / "run"
+    for _ in range(2):
+        assert quickstart.main(arguments(texts, folder, max_minutes=1e-6)) == 0
+    printed = capsys.readouterr().out
+    assert "This run was stopped by the clock at step 1, and more --max_minutes let it" in printed
+    assert "is finished" not in printed
+    assert quickstart.main(arguments(texts, folder, max_minutes=9)) == 0
+    assert "Resuming from checkpoint-1" in capsys.readouterr().out
+    assert json.loads((folder / "metrics.json").read_text())["training"]["steps"] == 8
+    assert quickstart.main(arguments(texts, folder, max_minutes=9)) == 0
+    assert "This run is finished" in capsys.readouterr().out
+
+
+def test_two_corpora_are_refused(texts, tmp_path, capsys):
+    assert quickstart.main(arguments(texts, tmp_path / "run", train_file="a.txt")) == 1
+    assert "train_file='a.txt': give one" in capsys.readouterr().err

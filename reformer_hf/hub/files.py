@@ -21,7 +21,7 @@ WEIGHTS = (
 
 TRAINING_STATE = (
     "checkpoint-*",
-    "broken-checkpoint-*",
+    "_broken-checkpoint-*",
     "step_*",
     "epoch_*",
     "custom_checkpoint_*",
@@ -33,7 +33,7 @@ TRAINING_STATE = (
     "trainer_state.json",
     "training_args.bin",  # holds the token if it was given as `hub_token`
     "seal.json",
-    "run_settings.json",  # may name folders of this machine
+    "_run_settings.json",  # may name folders of this machine
     "global_step*",
     "pytorch_model_fsdp*",
 )

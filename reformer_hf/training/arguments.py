@@ -4,10 +4,22 @@ The names are those of transformers' example scripts.
 """
 
 import os
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from transformers import TrainingArguments
+
+from reformer_hf.training.argument_checks import (
+    check_choices,
+    check_ranges,
+    check_seed,
+    check_source,
+    check_use,
+    expand_home,
+    read_mappings,
+    refuse_unused,
+    require_positive,
+)
 
 _SCHEDULERS = [
     *("linear", "cosine", "cosine_with_restarts", "polynomial"),
@@ -28,52 +40,6 @@ def argument(default: Any, help: str, **metadata: Any) -> Any:
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
-
-
-def check_choices(arguments: Any) -> None:
-    """Check the fields that have choices, which argparse does not do for values of a file.
-
-    Raises:
-        ValueError: naming the field, its value and the choices.
-    """
-    hints = get_type_hints(type(arguments))
-    for each in fields(arguments):
-        hint, value = hints[each.name], getattr(arguments, each.name)
-        listed = get_args(hint) if get_origin(hint) is Literal else ()
-        choices = each.metadata.get("choices") or listed
-        if choices and value is not None and value not in choices:
-            raise ValueError(f"{each.name}={value!r}: choose from {', '.join(map(str, choices))}")
-
-
-def require_positive(arguments: Any, *names: str) -> None:
-    """Check that the named fields are above 0, where they are given.
-
-    Raises:
-        ValueError: naming field and value.
-    """
-    for name in names:
-        value = getattr(arguments, name)
-        if value is not None and value <= 0:
-            raise ValueError(f"{name}={value}: must be above 0")
-
-
-def check_source(arguments: Any) -> None:
-    """Check that data are named, and the share of the rows that may be held out.
-
-    Raises:
-        ValueError: naming the fields.
-    """
-    names = ("dataset_name", "train_file", "validation_file")
-    if all(getattr(arguments, name) is None for name in names):
-        raise ValueError(
-            "dataset_name, train_file and validation_file are all missing: name a dataset of the "
-            "Hub or a file of your own"
-        )
-    if not 0 < arguments.validation_split_percentage < 100:
-        raise ValueError(
-            f"validation_split_percentage={arguments.validation_split_percentage}: choose a whole "
-            "number from 1 to 99"
-        )
 
 
 @dataclass
@@ -124,6 +90,7 @@ class DataTrainingArguments:
     keep_linebreaks: bool = argument(True, "Keep the line breaks of text files.")
 
     def __post_init__(self):
+        expand_home(self, "dataset_name", "train_file", "validation_file")
         check_choices(self)
         check_source(self)
         for name in ("max_train_samples", "max_eval_samples", "block_size", "shuffle_buffer_size"):
@@ -135,6 +102,14 @@ class DataTrainingArguments:
                 "data_format='bytes' reads files: give train_file and leave dataset_name and "
                 "streaming out"
             )
+        if self.data_format == "bytes":
+            names = ("text_column_name", "preprocessing_num_workers", "overwrite_cache")
+            refuse_unused(self, "with data_format='bytes'", *names, "keep_linebreaks")
+        if self.streaming:
+            names = ("preprocessing_num_workers", "overwrite_cache")
+            refuse_unused(self, "with streaming", *names)
+        else:
+            refuse_unused(self, "without streaming", "shuffle_buffer_size")
 
 
 @dataclass
@@ -207,11 +182,17 @@ class PretrainedModelArguments:
     )
 
     def __post_init__(self):
+        expand_home(self, "model_name_or_path", "config_name", "tokenizer_name", "cache_dir")
         if self.config_overrides and self.model_name_or_path:
             raise ValueError(
                 f"config_overrides={self.config_overrides!r} with model_name_or_path: the weights "
                 "fit their own configuration; leave one of the two out"
             )
+        if not self.use_lora:
+            names = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
+            refuse_unused(self, "without use_lora", *names)
+        if self.model_name_or_path is None and self.tokenizer_name is None:
+            refuse_unused(self, "without model_name_or_path", "model_revision")
         if self.lora_r < 1:
             raise ValueError(f"lora_r={self.lora_r}: must be at least 1")
 
@@ -236,9 +217,11 @@ class ReformerTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        expand_home(self, "resume_from_checkpoint")
+        read_mappings(self)
+        check_ranges(self)
+        check_use(self)
         super().__post_init__()
-        if self.max_minutes is not None and self.max_minutes <= 0:
-            raise ValueError(f"max_minutes={self.max_minutes}: must be above 0, or left out")
         move_token(self)
 
 
@@ -280,7 +263,9 @@ class LoopArguments:
     hub_model_id: str | None = argument(None, "Repository on the Hub. Default: by output_dir.")
 
     def __post_init__(self):
+        expand_home(self, "output_dir", "resume_from_checkpoint")
         check_choices(self)
+        check_seed(self.seed)
         require_positive(
             self,
             *("per_device_train_batch_size", "per_device_eval_batch_size", "logging_steps"),
@@ -289,6 +274,14 @@ class LoopArguments:
         )
         if (self.max_grad_norm or 0) < 0:
             raise ValueError(f"max_grad_norm={self.max_grad_norm}: must be above 0, or 0 for none")
+        if self.num_warmup_steps < 0:
+            raise ValueError(f"num_warmup_steps={self.num_warmup_steps}: must be 0 or above")
+        if not self.with_tracking:
+            refuse_unused(self, "without with_tracking", "report_to")
+        if self.optim == "adafactor":
+            refuse_unused(self, "with optim='adafactor'", "adam_beta2")
+        if self.lr_scheduler_type == "constant":
+            refuse_unused(self, "with lr_scheduler_type='constant'", "num_warmup_steps")
         every = self.checkpointing_steps
         if every not in (None, "epoch") and not (str(every).isdigit() and int(str(every)) > 0):
             raise ValueError(

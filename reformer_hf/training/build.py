@@ -1,10 +1,9 @@
 """The model and the tokenizer that a training script's arguments describe."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import Any
 
-import yaml
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -12,6 +11,7 @@ from reformer_hf.models.configuration_reformer_hf import OWN_NAMES, ReformerHFCo
 from reformer_hf.models.configuration_rules import own_names, unknown_names
 from reformer_hf.models.tokenization_reformer_hf import ReformerHFByteTokenizer
 from reformer_hf.training.arguments import PretrainedModelArguments
+from reformer_hf.training.settings_files import read_yaml
 
 logger = logging.get_logger(__name__)
 
@@ -90,6 +90,40 @@ def build_model(
     return _add_adapters(model, arguments) if arguments.use_lora else model
 
 
+def limit_length(tokenizer: Any, model: Any) -> None:
+    """Let a tokenizer truncate at what the model takes, where that is limited.
+
+    Pipelines with `truncation=True` need it. Call it when the data are tokenised, which documents
+    of any length may be.
+
+    Args:
+        tokenizer: None or what is none, such as a processor of images, stays as it is.
+        model: with adapters or without.
+    """
+    config: Any = getattr(model, "config", None)
+    limit = getattr(config, "position_limit", None)
+    if limit is not None and getattr(config, "decoder_form", None) == "packed":
+        limit //= 2  # source and target share them
+    if limit is not None and isinstance(tokenizer, PreTrainedTokenizerBase):
+        tokenizer.model_max_length = limit
+
+
+def describe_size(model: Any, rows: Any, step_rows: int) -> str:
+    """Say how large a model is, and its steps; a progress bar says how long they take.
+
+    Args:
+        model: with adapters or without.
+        rows: to train on; a stream may not be read for this.
+        step_rows: rows of a step.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    total, trained = (base.num_parameters(only_trainable=only) for only in (False, True))
+    size = f"Model: {total:,} parameters" + (f", {trained:,} trained" * (trained != total))
+    first: Any = rows[0] if isinstance(rows, Sized) and len(rows) else {}  # type: ignore[index]
+    tokens = f" of {len(first['input_ids']):,} tokens or so" if "input_ids" in first else ""
+    return f"{size}. A step: {step_rows:,} rows{tokens}"
+
+
 def parse_overrides(text: str) -> dict[str, Any]:
     """Parse `name=value,name=value`, with values as YAML writes them.
 
@@ -110,7 +144,12 @@ def parse_overrides(text: str) -> dict[str, Any]:
             raise ValueError(
                 f"config_overrides: a ReformerHFConfig has no field {name!r}: {advice}"
             )
-        fields[name] = yaml.safe_load(value)
+        if name in fields:
+            raise ValueError(f"config_overrides: {name} stands twice; leave one of them out")
+        try:
+            fields[name] = read_yaml(value)
+        except ValueError as error:
+            raise ValueError(f"config_overrides: {part!r} cannot be read ({error})") from error
     return own_names(fields)
 
 

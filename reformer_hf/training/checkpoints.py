@@ -22,7 +22,8 @@ from reformer_hf.training.storage import readable_disk_errors, sync_directory, w
 
 SEAL = "seal.json"
 PROGRESS = "progress.json"
-RUN_SETTINGS = "run_settings.json"
+RUN_SETTINGS = "_run_settings.json"
+"""May name folders of this machine: `Trainer.push_to_hub` leaves out what begins with `_`."""
 
 MAY_CHANGE = frozenset(
     (
@@ -42,8 +43,18 @@ def seal(checkpoint: Path) -> None:
 
 def is_whole(checkpoint: Path) -> bool:
     """Say whether every sealed file of a checkpoint is as it was; others may have come."""
-    sealed = _read_seal(checkpoint)
-    return bool(sealed) and sealed.items() <= _hashes(checkpoint, sealed).items()
+    return not damage_of(checkpoint)
+
+
+def damage_of(checkpoint: Path) -> str:
+    """Say which files of a checkpoint are not as they were sealed; empty if all are."""
+    if not (sealed := _read_seal(checkpoint)):
+        return f"{SEAL} is missing or broken"
+    found = _hashes(checkpoint, sealed)
+    changed = [name for name in sealed if found.get(name) != sealed[name]]
+    return ", ".join(
+        f"{name} {'has changed' if name in found else 'is missing'}" for name in changed
+    )
 
 
 def last_whole_checkpoint(directory: Path) -> tuple[Path | None, list[Path]]:
@@ -103,17 +114,25 @@ def find_checkpoint(
         if tell is not None:
             tell(f"There is no checkpoint to resume from in {directory}: starting at step 0")
         return None
-    # One that another Trainer wrote has no seal.
-    if not (found / state_file).is_file() or (
-        found != whole and (found / SEAL).exists() and not is_whole(found)
-    ):
+    if reason := _reason_against(found, state_file, found == whole):
         raise ValueError(
-            f"resume_from_checkpoint={asked}: there is no whole checkpoint; the last whole one of "
-            f"output_dir is {whole}, which 'last' stands for. One of this script has {state_file}"
+            f"resume_from_checkpoint={asked}: there is no whole checkpoint ({reason}); the last "
+            f"whole one of output_dir is {whole}, which 'last' stands for"
         )
     if tell is not None:
         tell(f"Resuming from {found.name}")
     return found
+
+
+def _reason_against(checkpoint: Path, state_file: str, is_whole: bool) -> str:
+    """Say why a run cannot go on from a checkpoint; empty if it can."""
+    if not checkpoint.is_dir():
+        return "there is no such folder"
+    if not (checkpoint / state_file).is_file():
+        return f"{state_file} is missing, which one of this script has"
+    # One that another Trainer wrote has no seal; the loop seals all of its own.
+    has_seal = (checkpoint / SEAL).exists() or state_file == PROGRESS
+    return damage_of(checkpoint) if has_seal and not is_whole else ""
 
 
 def settings_of(arguments: Any) -> dict[str, Any]:
@@ -205,11 +224,12 @@ def set_aside(broken: Sequence[Path]) -> list[str]:
     for path in broken:
         note = f"Skipping {path.name}: it was cut while it was saved"
         sealed = (path / SEAL).exists()
+        damage = damage_of(path)
         if sealed or (path / TRAINER_STATE_NAME).exists():
-            aside = path.with_name(f"broken-{path.name}")
+            aside = path.with_name(f"_broken-{path.name}")
             shutil.rmtree(aside, ignore_errors=True)
             path.rename(aside)
-            note += ", or changed since" if sealed else ", or another Trainer wrote it"
+            note += f", or changed since ({damage})" if sealed else ", or another Trainer wrote it"
             note += f"; its files are in {aside.name}"
         else:
             shutil.rmtree(path)

@@ -1,27 +1,35 @@
 """Arguments of a script: from the command line, from a YAML or JSON file, or from both."""
 
-import json
 import sys
 from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
-import yaml
 from transformers import HfArgumentParser
 from transformers.utils import logging
 
 from reformer_hf.training.processes import Interrupted, end_processes
+from reformer_hf.training.settings_files import SUFFIXES, read_settings
 
 logger = logging.get_logger(__name__)
 
-_READERS = {".json": json.loads, ".yaml": yaml.safe_load, ".yml": yaml.safe_load}
+_SWITCHES = {"on": "true", "off": "false"}
 
 
 class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
     """Shows defaults, and leaves the lines of the description as they are."""
+
+
+class _Parser(HfArgumentParser):
+    """Raises what does not fit, instead of ending the process."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
 
 
 def parse_arguments(
@@ -30,7 +38,7 @@ def parse_arguments(
     """Parse the arguments of a script into dataclasses.
 
     If the first argument is a YAML or JSON file, it gives defaults, by the names of the fields; the
-    arguments behind it replace them.
+    arguments behind it replace them. What stands in it is read as on the command line.
 
     Args:
         kinds: dataclasses, as for `HfArgumentParser`.
@@ -41,37 +49,80 @@ def parse_arguments(
         An instance of each kind.
 
     Raises:
-        ValueError: if a file has a name that no field has, or a value does not fit.
+        ValueError: if there is no such argument, or a value does not fit.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = HfArgumentParser(
+    parser = _Parser(
         kinds,  # type: ignore[arg-type]
         description=description,
         usage="%(prog)s [FILE.yaml | FILE.json] [--name value ...]",
         allow_abbrev=False,
         formatter_class=_HelpFormatter,
     )
-    if arguments and Path(arguments[0]).suffix in _READERS:
-        path = Path(arguments.pop(0))
-        values = _read(path)
-        known = {field.name for kind in kinds for field in fields(kind) if field.init}
-        unknown = sorted(values.keys() - known)
-        if unknown:
-            raise ValueError(
-                f"{path}: there is no argument {unknown[0]!r}; --help lists what there is"
+    hints: dict[str, Any] = {}
+    for kind in kinds:
+        of_kind = get_type_hints(kind)
+        hints |= {each.name: of_kind[each.name] for each in fields(kind) if each.init}
+    if arguments and _is_file(arguments[0]):
+        path = Path(arguments.pop(0)).expanduser()
+        values = read_settings(path)
+        try:
+            parser.set_defaults(
+                **{name: _fit(parser, name, value, hints) for name, value in values.items()}
             )
-        parser.set_defaults(**values)
-    return parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    *parsed, rest = parser.parse_args_into_dataclasses(
+        arguments, look_for_args_file=False, return_remaining_strings=True
+    )
+    if rest:
+        raise ValueError(_unknown(rest[0], hints))
+    return tuple(parsed)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = _READERS[path.suffix](path.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); mend it") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: holds no names with values; write one 'name: value' per line")
-    return values
+def _is_file(argument: str) -> bool:
+    return Path(argument).suffix.lower() in SUFFIXES and not argument.startswith("-")
+
+
+def _unknown(argument: str, hints: Mapping[str, Any]) -> str:
+    """Say what an argument that no field has may mean."""
+    if _is_file(argument):
+        return f"{argument}: a file of settings comes first, before all other arguments"
+    name = argument.lstrip("-").partition("=")[0].replace("-", "_")
+    close = get_close_matches(name, hints, 1)
+    meant = f"did you mean {close[0]}? --help" if close else "--help"
+    return f"there is no argument {argument!r}: {meant} lists what there is"
+
+
+def _fit(parser: _Parser, name: str, value: Any, hints: Mapping[str, Any]) -> Any:
+    """Convert a value of a file to what its field holds.
+
+    Args:
+        parser: knows how, for texts and lists of them.
+        name: of the field.
+        value: as :func:`read_settings` gives it.
+        hints: types of all fields.
+
+    Raises:
+        ValueError: naming the field and the value.
+    """
+    if name not in hints:
+        raise ValueError(_unknown(name, hints))
+    kinds = get_args(hints[name]) or (hints[name],)
+    holds_list = list in (get_origin(hints[name]), *map(get_origin, kinds), *kinds)
+    if value is None:
+        if NoneType not in kinds:
+            raise ValueError(f"{name}: null is no value of it; leave it out")
+        return None
+    if isinstance(value, dict) and any(dict in (kind, get_origin(kind)) for kind in kinds):
+        return value
+    if isinstance(value, list) and holds_list:
+        return [str(each) for each in value]
+    if not isinstance(value, str):
+        raise ValueError(f"{name}: {value!r} does not fit; give one value")
+    if bool in kinds:
+        value = _SWITCHES.get(value.lower(), value)
+    return vars(parser.parse_known_args([f"--{name}={value}"])[0])[name]
 
 
 @dataclass
@@ -108,6 +159,6 @@ def readable_errors() -> Iterator[ExitStatus]:
         status.code = 130
     except (OSError, ValueError, FloatingPointError, ImportError) as error:
         logger.debug("where it happened:", exc_info=True)  # TRANSFORMERS_VERBOSITY=debug shows it
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         status.code = 1
     end_processes()

@@ -24,12 +24,22 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, directory: Path, signal_number: int | None = None):
         self.signal_number = signal_number or signal.SIGINT
         whole, _ = last_whole_checkpoint(directory)
-        super().__init__(
-            "Interrupted before the first checkpoint: there is nothing to go on from"
-            if whole is None
-            else f"Interrupted; {whole.name} is whole, and --resume_from_checkpoint last goes on "
-            "from it"
+        super().__init__(_what_is_there(whole))
+
+
+def _what_is_there(checkpoint: Path | None) -> str:
+    """Say what a run that was interrupted left."""
+    if checkpoint is None:
+        return "Interrupted before the first checkpoint: there is nothing to go on from"
+    if not any(checkpoint.glob("optimizer*")) and not any(checkpoint.glob("global_step*")):
+        return (
+            f"Interrupted; {checkpoint.name} has the weights alone (--save_only_model): train on "
+            f"from them with --model_name_or_path {checkpoint} and another --output_dir"
         )
+    return (
+        f"Interrupted; {checkpoint.name} is whole, and --resume_from_checkpoint last goes on "
+        "from it"
+    )
 
 
 class StopSignals:

@@ -21,6 +21,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LabelSmoother
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, has_length
 
+from reformer_hf.training.argument_checks import refuse_unused
+from reformer_hf.training.build import describe_size, limit_length
 from reformer_hf.training.callbacks import (
     Clock,
     StopOnDivergence,
@@ -32,6 +34,12 @@ from reformer_hf.training.data.rows import FilledRows, ShuffledRows, fill
 from reformer_hf.training.evaluation import next_tokens, score_batches
 from reformer_hf.training.processes import Interrupted, StopSignals
 from reformer_hf.training.record import RUN_RECORD, RunRecord
+from reformer_hf.training.resuming import (
+    check_complete,
+    check_step,
+    given_hyperparameters,
+    write_step,
+)
 from reformer_hf.training.storage import readable_disk_errors
 
 _KEPT = "The checkpoints are whole, and training need not be repeated."
@@ -47,6 +55,41 @@ class SealedCheckpoints(Trainer):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.add_callback(StopOnDivergence())
+        limit_length(self.processing_class, self.model)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write the Trainer's card, without a base model where there is none."""
+        config: Any = getattr(self.model, "config", None)
+        name = getattr(config, "_name_or_path", None)
+        if name == "":
+            config._name_or_path = str(self.args.output_dir)  # folders are not named
+        try:
+            super().create_model_card(*args, **kwargs)
+        finally:
+            if name == "":
+                config._name_or_path = name
+
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        """Make the schedule; names that it does not know are the user's."""
+        try:
+            return super().create_scheduler(*args, **kwargs)
+        except TypeError as error:
+            raise ValueError(
+                f"lr_scheduler_kwargs={self.args.lr_scheduler_kwargs}: does not fit "
+                f"lr_scheduler_type={self.args.lr_scheduler_type} ({error})"
+            ) from error
+
+    def _init_training_state(
+        self, max_steps: Any, steps: Any, epochs: Any, resume_from_checkpoint: Any, trial: Any
+    ) -> tuple[int, int]:
+        if resume_from_checkpoint is not None:
+            rows = step_rows(self)
+            check_step(Path(resume_from_checkpoint), rows)
+        return super()._init_training_state(max_steps, steps, epochs, resume_from_checkpoint, trial)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with given_hyperparameters(self.optimizer, self.lr_scheduler):
+            super()._load_optimizer_and_scheduler(checkpoint)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         limit, directory = self.args.save_total_limit, Path(str(self.args.output_dir))
@@ -57,6 +100,7 @@ class SealedCheckpoints(Trainer):
                 super()._save_checkpoint(model, trial)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
+                    write_step(written, step_rows(self))
                     seal(written)
         finally:
             self.args.save_total_limit = limit
@@ -102,44 +146,46 @@ class CausalLMTrainer(NextTokenTrainer):
     evaluation weights each token the same and knows bits per byte.
 
     The arguments are those of `Trainer`; `processing_class` is the tokenizer. An evaluation keeps
-    no predictions, so there is no `compute_metrics`.
+    no predictions, so there are no metrics computed of them.
     """
 
     def __init__(self, *, args: Any, train_dataset: Any = None, eval_dataset: Any = None, **kwargs):
-        if kwargs.get("compute_metrics") is not None:
-            raise ValueError(
-                f"compute_metrics: a {type(self).__name__} keeps no predictions to compute them "
-                "of; use transformers' Trainer, or leave it out"
-            )
         if args.accelerator_config.dispatch_batches is None:
             # Or one process would read a stream for all, and batches would need equal lengths.
             args.accelerator_config.dispatch_batches = False
         parts = args.world_size * max(1, args.n_gpu)
         if train_dataset is not None:
             together = parts * args.per_device_train_batch_size
-            if (
-                args.train_sampling_strategy == "batch_rebalance"
-            ):  # which fills up steps, or repeats
+            if args.train_sampling_strategy == "batch_rebalance":  # fills up steps, or repeats rows
                 together *= args.gradient_accumulation_steps
             train_dataset = fill(train_dataset, together)
         if eval_dataset is not None:
             eval_dataset = fill(eval_dataset, parts * args.per_device_eval_batch_size)
+        for name in ("compute_metrics", "preprocess_logits_for_metrics"):
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    f"{name}: a {type(self).__name__} keeps no predictions; use transformers' "
+                    "Trainer, or leave it out"
+                )
+        unused = ("bf16_full_eval", "fp16_full_eval", "batch_eval_metrics")
+        refuse_unused(args, f"with {type(self).__name__}", *unused)
         super().__init__(
             args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs
         )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         rows = self.train_dataset if train_dataset is None else train_dataset
-        strategy, seed = self.args.train_sampling_strategy, self.args.seed
         if not isinstance(rows, FilledRows):
             return None
+        strategy, seed = self.args.train_sampling_strategy, self.args.data_seed
+        seed = self.args.seed if seed is None else seed
         if strategy == "random":
             return ShuffledRows(rows, seed)
         if strategy == "group_by_length":
             together = self.args.train_batch_size * self.args.gradient_accumulation_steps
             lengths = rows.lengths(self.args.length_column_name)
             return ShuffledRows(rows, seed, lengths, together * self.args.world_size)
-        return super()._get_train_sampler(rows)
+        return super()._get_train_sampler(rows)  # type: ignore[arg-type]
 
     def evaluation_loop(
         self,
@@ -203,6 +249,8 @@ def checkpoint_to_resume(
     with arguments.main_process_first(desc="looking for checkpoints"):
         asked, tell = arguments.resume_from_checkpoint, print if speaks else None
         checkpoint = find_checkpoint(asked, directory, tell=tell)
+        if checkpoint is not None and not _is_over(_state_of(checkpoint), arguments):
+            check_complete(checkpoint)
         if settings is not None:
             check_settings(directory, settings, checkpoint, speaks)
     return None if checkpoint is None else str(checkpoint)
@@ -218,7 +266,7 @@ def train_or_load(trainer: Trainer, checkpoint: str | None) -> dict[str, Any]:
     """
     arguments, directory = trainer.args, Path(str(trainer.args.output_dir))
     if checkpoint is not None:
-        state = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME)))
+        state = _state_of(Path(checkpoint))
         if _is_over(state, arguments):
             best = state.best_model_checkpoint if arguments.load_best_model_at_end else None
             trainer._load_from_checkpoint(best if best and Path(best).is_dir() else checkpoint)
@@ -242,6 +290,16 @@ def train_or_load(trainer: Trainer, checkpoint: str | None) -> dict[str, Any]:
     if signals.caught is not None:
         print("Training had just come to its end: going on to save the model.")
     return metrics
+
+
+def _state_of(checkpoint: Path) -> TrainerState:
+    file = checkpoint / TRAINER_STATE_NAME
+    try:
+        return TrainerState.load_from_json(str(file))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{file} cannot be read ({error}): resume from another checkpoint"
+        ) from error
 
 
 def _is_over(state: TrainerState, arguments: TrainingArguments) -> bool:
@@ -286,6 +344,8 @@ def run_trainer(
         OSError: if the disk is full.
     """
     doing, results = trainer.args, {}
+    if doing.do_train and doing.should_save:
+        print(describe_size(trainer.model, trainer.train_dataset, step_rows(trainer)))
     metrics = train_or_load(trainer, checkpoint) if doing.do_train else {}
     with readable_disk_errors(Path(str(doing.output_dir)), _KEPT):
         if doing.do_train:
@@ -312,13 +372,17 @@ def run_callbacks(arguments: TrainingArguments, **record: Any) -> list[TrainerCa
     return [Clock(limit), RunRecord(**record)]
 
 
+def step_rows(trainer: Trainer) -> int:
+    """Rows of a step of the optimizer, in all processes."""
+    return trainer.get_total_train_batch_size(trainer.args)
+
+
 def training_totals(trainer: Trainer, row_length: int) -> dict[str, Any]:
     """Tokens that were trained on and the time it took, resumed runs included."""
-    arguments, state = trainer.args, trainer.state
-    rows = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    state = trainer.state
     return {
         "stopped_by_the_clock": state.global_step < state.max_steps,
-        "tokens": state.global_step * rows * row_length,
+        "tokens": state.global_step * step_rows(trainer) * row_length,
         **recorded_seconds(state),
     }
 

@@ -46,7 +46,7 @@ def write_model_folder(folder: Path) -> Path:
         "scheduler.pt": "state",
         "rng_state.pth": "state",
         "trainer_state.json": "{}",
-        "run_settings.json": "{}",
+        "_run_settings.json": "{}",
         "training_args.bin": "arguments",
         "checkpoint-5/model.safetensors": "weights",
         "checkpoint-5/optimizer.pt": "state",

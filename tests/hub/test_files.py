@@ -41,7 +41,7 @@ def test_what_goes_and_what_stays(folder):
         "checkpoint-5/optimizer.pt",
         "optimizer.pt",
         "rng_state.pth",
-        "run_settings.json",
+        "_run_settings.json",
         "scheduler.pt",
         "trainer_state.json",
         "training_args.bin",
@@ -49,7 +49,7 @@ def test_what_goes_and_what_stays(folder):
     check(folder)
 
 
-@pytest.mark.parametrize("state", ["step_4", "epoch_0", "broken-checkpoint-4"])
+@pytest.mark.parametrize("state", ["step_4", "epoch_0", "_broken-checkpoint-4"])
 def test_checkpoints_of_all_kinds_stay(folder, state):
     shutil.copytree(folder / "checkpoint-5", folder / state)
     assert names(folder) == PUBLISHED

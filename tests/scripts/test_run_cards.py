@@ -77,9 +77,12 @@ def test_card_and_model_go_to_the_hub_without_the_token(
     capsys,
 ):
     monkeypatch.setenv("HF_TOKEN", "hf_" + "b" * 34)  # the argument is what counts
+    (tmp_path / "run" / "_broken-checkpoint-1").mkdir(parents=True)
+    (tmp_path / "run" / "_broken-checkpoint-1" / "optimizer.pt").write_bytes(b"x")
     folder = run(script, tmp_path, "--push_to_hub", "--hub_model_id", "a-run", "--hub_token", TOKEN)
     sent = hub.repositories["ada/a-run"].at("main").files
     assert sent["README.md"] == (folder / "README.md").read_bytes()
+    assert not [name for name in sent if "run_settings" in name or "broken" in name]
     assert "run_record.json" in sent and "model.safetensors" in sent
     written = [path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert not any(TOKEN.encode() in content for content in [*sent.values(), *written])

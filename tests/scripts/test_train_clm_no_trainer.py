@@ -1,12 +1,14 @@
+import csv
 import json
 import math
 import os
+import shutil
 import signal
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.optimization import Adafactor
 
 from reformer_hf.training import checkpoints
@@ -292,3 +294,56 @@ def test_biases_and_norms_do_not_decay():
     optimizer = make_optimizer(tiny_lm(), LoopArguments(weight_decay=0.1))
     for group in optimizer.param_groups:
         assert {parameter.ndim > 1 for parameter in group["params"]} == {group["weight_decay"] > 0}
+
+
+def test_every_column_of_the_curve_is_filled(train, tmp_path):
+    train("run", max_train_steps=40, logging_steps=5)
+    rows = list(csv.DictReader((tmp_path / "run" / "loss_curve.csv").read_text().splitlines()))
+    trained = [row for row in rows if row["train_bits_per_byte"]]
+    scored = [row for row in rows if row["eval_bits_per_byte"]]
+    assert len(trained) == 8 and len(scored) == 3 and len(rows) == 11
+    seconds = [float(row["seconds"]) for row in rows]
+    assert seconds == sorted(seconds) and seconds[0] > 0
+    assert all(row["learning_rate"] for row in trained)
+
+
+def test_epochs_of_other_steps_are_refused(train, tmp_path):
+    fields = {"num_train_epochs": 2, "max_train_steps": None, "checkpointing_steps": "5"}
+    train("run", **fields)
+    shutil.rmtree(tmp_path / "run" / "checkpoint-35", ignore_errors=True)
+    again = fields | {"resume_from_checkpoint": "last", "num_train_epochs": 3}
+    with pytest.raises(ValueError, match=r"the rows of its 30 steps make 1\d steps now"):
+        train("run", per_device_train_batch_size=4, **again)
+    assert train("run", **again)["train_steps"] > 34
+
+
+def test_a_new_learning_rate_is_that_of_the_steps_to_come(train, tmp_path):
+    fields = {"lr_scheduler_type": "constant", "checkpointing_steps": "2"}
+    train("run", **fields)
+    train("run", resume_from_checkpoint="last", max_train_steps=6, learning_rate=1e-3, **fields)
+    rows = csv.DictReader((tmp_path / "run" / "loss_curve.csv").read_text().splitlines())
+    rates = [float(row["learning_rate"]) for row in rows if row["learning_rate"]]
+    assert rates == [1e-2] * 4 + [1e-3] * 2
+
+
+def test_a_signal_at_the_very_end_saves_the_model(train, tmp_path, monkeypatch, capsys):
+    save = train_clm_no_trainer.save_checkpoint
+
+    def save_and_signal(*args):
+        save(*args)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(train_clm_no_trainer, "save_checkpoint", save_and_signal)
+    train("run", max_train_steps=4, checkpointing_steps="4")
+    assert "come to its end: going on to save the model" in capsys.readouterr().out
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_the_model_is_saved_before_it_is_scored(train, tmp_path, monkeypatch):
+    def interrupt(run):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_clm_no_trainer, "evaluate", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train("run")
+    assert AutoTokenizer.from_pretrained(tmp_path / "run").model_max_length == 64

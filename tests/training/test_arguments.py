@@ -1,3 +1,4 @@
+import re
 from dataclasses import dataclass
 
 import pytest
@@ -6,6 +7,7 @@ from reformer_hf.training.arguments import (
     DataTrainingArguments,
     LoopArguments,
     MaskedDataArguments,
+    PretrainedModelArguments,
     ReformerTrainingArguments,
     argument,
 )
@@ -90,3 +92,94 @@ def test_help_may_have_a_per_cent_sign_and_lists_are_not_shared(capsys):
     with pytest.raises(SystemExit, match="0"):
         parse_arguments([Shares], ["--help"])
     assert "Such as '10%' of them." in capsys.readouterr().out
+
+
+DATA = {"train_file": "a"}
+OFF = [
+    (PretrainedModelArguments, {}, "lora_r", 4, "without use_lora"),
+    (PretrainedModelArguments, {}, "lora_alpha", 4, "without use_lora"),
+    (PretrainedModelArguments, {}, "lora_dropout", 0.5, "without use_lora"),
+    (PretrainedModelArguments, {}, "lora_target_modules", ["query"], "without use_lora"),
+    (PretrainedModelArguments, {}, "model_revision", "v2", "without model_name_or_path"),
+    (DataTrainingArguments, DATA, "shuffle_buffer_size", 9, "without streaming"),
+    (DataTrainingArguments, DATA, "dataset_config_name", "de", "without dataset_name"),
+    (DataTrainingArguments, {"dataset_name": "b"}, "train_file", "a", "with dataset_name"),
+    (DataTrainingArguments, {"dataset_name": "b"}, "validation_file", "a", "with dataset_name"),
+    (
+        *(DataTrainingArguments, DATA | {"validation_file": "b"}),
+        *("validation_split_percentage", 9, "with validation_file"),
+    ),
+    *(
+        (DataTrainingArguments, DATA | {"data_format": "bytes"}, name, value, "with data_format")
+        for name, value in {
+            "preprocessing_num_workers": 2,
+            "overwrite_cache": True,
+            "keep_linebreaks": False,
+            "text_column_name": "text",
+        }.items()
+    ),
+    (
+        *(DataTrainingArguments, DATA | {"streaming": True}),
+        *("preprocessing_num_workers", 2, "with streaming"),
+    ),
+    (LoopArguments, {}, "report_to", "tensorboard", "without with_tracking"),
+    (LoopArguments, {"optim": "adafactor"}, "adam_beta2", 0.9, "with optim='adafactor'"),
+    (
+        *(LoopArguments, {"lr_scheduler_type": "constant"}, "num_warmup_steps", 5),
+        "with lr_scheduler_type='constant'",
+    ),
+    *(
+        (ReformerTrainingArguments, {"use_cpu": True} | fields, name, value, why)
+        for fields, name, value, why in (
+            ({}, "eval_steps", 5, "without eval_strategy='steps'"),
+            ({"save_strategy": "no"}, "save_steps", 5, "without save_strategy='steps'"),
+            ({"save_strategy": "epoch"}, "save_steps", 5, "without save_strategy='steps'"),
+            ({}, "eval_delay", 5, "without eval_strategy"),
+            ({}, "metric_for_best_model", "loss", "without eval_strategy"),
+            ({}, "hub_model_id", "me/run", "without push_to_hub"),
+            ({"lr_scheduler_type": "constant"}, "warmup_steps", 5, "with lr_scheduler_type"),
+            ({"optim": "adafactor"}, "adam_beta1", 0.8, "with optim='adafactor'"),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("kind, fields, name, value, why", OFF, ids=lambda each: str(each)[-30:])
+def test_what_would_have_no_effect_is_refused(kind, fields, name, value, why):
+    kind(**fields)  # alone it is accepted
+    with pytest.raises(ValueError, match=rf"{name}={re.escape(repr(value))} has no effect {why}"):
+        kind(**fields, **{name: value})
+
+
+def test_where_it_has_an_effect_it_is_taken():
+    PretrainedModelArguments(use_lora=True, lora_r=4, lora_target_modules=["query"])
+    PretrainedModelArguments(lora_r=8)  # the default
+    DataTrainingArguments(train_file="a", streaming=True, shuffle_buffer_size=9)
+    steps = {"eval_strategy": "steps", "eval_steps": 5, "metric_for_best_model": "loss"}
+    ReformerTrainingArguments(use_cpu=True, do_train=True, resume_from_checkpoint="last", **steps)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *[("max_steps", 0), ("max_steps", -2), ("num_train_epochs", 0), ("learning_rate", 0.0)],
+        *[("learning_rate", float("nan")), ("per_device_train_batch_size", 0), ("seed", -1)],
+        *[("save_total_limit", 0), ("gradient_accumulation_steps", 0), ("max_minutes", -1)],
+        *[("logging_steps", 0), ("save_steps", 0), ("max_grad_norm", -1.0), ("seed", 2**32)],
+    ],
+)
+def test_what_is_out_of_range_is_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=f"^{name}={value}: "):
+        ReformerTrainingArguments(use_cpu=True, **{name: value})
+    if name in LoopArguments.__dataclass_fields__:
+        with pytest.raises(ValueError, match=f"^{name}={value}: "):
+            LoopArguments(**{name: value})
+
+
+def test_the_home_folder_is_known_where_no_shell_was(monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert LoopArguments(output_dir="~/run").output_dir == "/somewhere/run"
+    assert DataTrainingArguments(train_file="~/a b.txt").train_file == "/somewhere/a b.txt"
+    assert PretrainedModelArguments(model_name_or_path="~").model_name_or_path == "/somewhere"
+    training = ReformerTrainingArguments("~/ü", use_cpu=True)
+    assert training.output_dir == "/somewhere/ü"

@@ -4,7 +4,12 @@ import torch
 from reformer_hf import ReformerHFForCausalLM
 from reformer_hf.models.tokenization_reformer_hf import ReformerHFByteTokenizer, ReformerHFTokenizer
 from reformer_hf.training.arguments import PretrainedModelArguments
-from reformer_hf.training.build import build_model, load_tokenizer, parse_overrides
+from reformer_hf.training.build import (
+    build_model,
+    describe_size,
+    load_tokenizer,
+    parse_overrides,
+)
 from tests.models.tiny import tiny_lm
 from tests.training.runs import tiny_overrides
 
@@ -98,3 +103,33 @@ def test_the_tokenizer_is_the_named_one_or_the_models_or_bytes(tmp_path):
         OSError, match="(?s)no tokenizer could be loaded.*'bytes' for models of bytes"
     ):
         load(model_name_or_path=str(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("num_hashes=2,num_hashes=4", "num_hashes stands twice"),
+        ("num_hashes=[", r"'num_hashes=\[' cannot be read"),
+    ],
+)
+def test_an_override_that_cannot_be_read_is_named(text, message):
+    with pytest.raises(ValueError, match=f"config_overrides: {message}"):
+        parse_overrides(text)
+
+
+def test_numbers_of_overrides_are_numbers():
+    assert parse_overrides("initializer_range=1e-3, hidden_act=no, num_hidden_layers=4") == {
+        "initializer_range": 1e-3,
+        "hidden_act": "no",
+        "num_hidden_layers": 4,
+    }
+
+
+def test_the_size_of_a_run_is_said():
+    model = build(config_overrides=tiny_overrides(), freeze_embeddings=True)
+    total, trained = (model.num_parameters(only_trainable=only) for only in (False, True))
+    said = describe_size(model, [{"input_ids": [1] * 1500}], 8)
+    expected = f"Model: {total:,} parameters, {trained:,} trained. A step: 8 rows of 1,500 tokens"
+    assert said == f"{expected} or so" and trained < total
+    assert describe_size(model, iter([]), 8).endswith("A step: 8 rows")
+    assert describe_size(model, None, 8).endswith("A step: 8 rows")

@@ -141,7 +141,7 @@ def test_settings_are_those_beside_the_checkpoint(folder, tmp_path):
 
 def test_checkpoints_of_another_script_are_not_gone_on_from(folder):
     assert find_checkpoint("last", folder).name == "checkpoint-100"
-    with pytest.raises(ValueError, match="One of this script has progress.json"):
+    with pytest.raises(ValueError, match="progress.json is missing, which one of this script has"):
         find_checkpoint("last", folder, PROGRESS)
 
 

@@ -12,7 +12,12 @@ from transformers.trainer import TRAINER_STATE_NAME
 from reformer_hf import ReformerHFByteTokenizer
 from reformer_hf.training.checkpoints import SEAL, seal
 from reformer_hf.training.data.collator import ReformerDataCollator
-from reformer_hf.training.trainer import CausalLMTrainer, MaskedLMTrainer, checkpoint_to_resume
+from reformer_hf.training.trainer import (
+    CausalLMTrainer,
+    MaskedLMTrainer,
+    SealedCheckpoints,
+    checkpoint_to_resume,
+)
 from tests.models.heads import HEADS
 from tests.models.tiny import random_ids, tiny_lm
 
@@ -23,6 +28,8 @@ def run(tmp_path):
     for step in (2, 4):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / TRAINER_STATE_NAME).write_text("{}")
+        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "pytorch_model.bin"):
+            torch.save({}, tmp_path / f"checkpoint-{step}" / name)
     seal(tmp_path / "checkpoint-2")
     return tmp_path
 
@@ -56,7 +63,7 @@ def test_a_checkpoint_that_was_changed_is_not_lost(run):
     assert resume(run, "last") == str(run / "checkpoint-2")
     (run / "checkpoint-2" / TRAINER_STATE_NAME).write_text("{} and more")
     assert resume(run, "last") is None
-    assert {path.name for path in run.iterdir()} == {"broken-checkpoint-2", "broken-checkpoint-4"}
+    assert {path.name for path in run.iterdir()} == {"_broken-checkpoint-2", "_broken-checkpoint-4"}
 
 
 def test_a_named_checkpoint_must_be_whole(run):
@@ -71,11 +78,11 @@ def test_a_named_checkpoint_must_be_whole(run):
 def test_what_another_trainer_left_is_not_lost(run):
     (run / "checkpoint-2" / SEAL).unlink()
     assert resume(run, str(run / "checkpoint-2")) == str(run / "checkpoint-2")
-    aside = run / "broken-checkpoint-4"
+    aside = run / "_broken-checkpoint-4"
     assert (aside / TRAINER_STATE_NAME).exists() and not (run / "checkpoint-4").exists()
     assert resume(run, str(aside)) == str(aside)
     assert resume(run, "last") is None
-    assert {path.name for path in run.iterdir()} == {aside.name, "broken-checkpoint-2"}
+    assert {path.name for path in run.iterdir()} == {aside.name, "_broken-checkpoint-2"}
 
 
 @pytest.mark.parametrize("unsealed", [2, 4])
@@ -83,7 +90,7 @@ def test_what_has_no_seal_beside_a_whole_checkpoint_is_not_lost(run, unsealed):
     seal(run / "checkpoint-4")
     (run / f"checkpoint-{unsealed}" / SEAL).unlink()
     assert resume(run, "last") == str(run / f"checkpoint-{6 - unsealed}")
-    assert (run / f"broken-checkpoint-{unsealed}" / TRAINER_STATE_NAME).exists()
+    assert (run / f"_broken-checkpoint-{unsealed}" / TRAINER_STATE_NAME).exists()
 
 
 def test_what_was_cut_before_its_state_was_written_is_deleted(run):
@@ -202,3 +209,11 @@ def test_metrics_that_nothing_computes_are_refused(tmp_path):
         CausalLMTrainer(
             model=tiny_lm(), args=TrainingArguments(output_dir=str(tmp_path)), compute_metrics=len
         )
+
+
+def test_the_trainers_own_card_names_no_base_model_where_there_is_none(tmp_path):
+    arguments = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
+    trainer = SealedCheckpoints(tiny_lm(), arguments)
+    trainer.create_model_card()
+    card = (tmp_path / "README.md").read_text()
+    assert "[](" not in card and "trained from scratch" in card

@@ -108,10 +108,10 @@ def token_bytes_or_warn(tokenizer: PreTrainedTokenizerBase) -> TokenBytes | None
     return known
 
 
-def bytes_per_token(tokenizer: PreTrainedTokenizerBase) -> float | None:
-    """1 if each token is a byte, but for special ones; None if that depends on the text."""
+def tokens_are_bytes(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Say whether each token is a byte of the text, but for special ones."""
     known = TokenBytes.of(tokenizer)
-    return 1.0 if known is not None and set(known.sizes.tolist()) <= {0, 1} else None
+    return known is not None and set(known.sizes.tolist()) <= {0, 1}
 
 
 def _content(token: str, decoders: set[str]) -> bytes:

@@ -168,7 +168,7 @@ def train_images(
         metrics = {f"eval_{name}": value for name, value in asdict(score).items()}
         trainer.callback_handler.on_evaluate(doing, trainer.state, trainer.control, metrics)
         log = trainer.state.log_history
-        write_curves(log, folder, "Bytes of images", score.references(), bytes_per_token=1.0)
+        write_curves(log, folder, "Bytes of images", score.references())
         return metrics
 
     def sample() -> dict[str, Any]:

@@ -27,7 +27,7 @@ from reformer_hf.training.checkpoints import run_settings
 from reformer_hf.training.data.collator import ReformerDataCollator
 from reformer_hf.training.data.sources import check_splits, wanted_splits
 from reformer_hf.training.data.text import data_settings, load_language_model_data
-from reformer_hf.training.data.token_bytes import bytes_per_token
+from reformer_hf.training.data.token_bytes import tokens_are_bytes
 from reformer_hf.training.plots import write_curves
 from reformer_hf.training.processes import hide_bars_unless
 from reformer_hf.training.record import describe_data
@@ -95,6 +95,12 @@ def train_clm(
     hide_bars_unless(training_arguments.local_process_index == 0)
     wanted = wanted_splits(training_arguments, ("train", "validation"))
     output = Path(str(training_arguments.output_dir))
+    resume, name = training_arguments.resume_from_checkpoint, model_arguments.model_name_or_path
+    if resume and not training_arguments.do_train and name is None:
+        raise ValueError(
+            f"resume_from_checkpoint={resume} is for do_train: name the model to evaluate with "
+            "model_name_or_path"
+        )
     data = data_settings(data_arguments, output)
     settings = run_settings(model_arguments, data, training_arguments.seed)
     checkpoint = checkpoint_to_resume(training_arguments, settings)
@@ -105,9 +111,8 @@ def train_clm(
 
     def draw() -> dict[str, Any]:
         if training_arguments.do_train and trainer.is_world_process_zero():
-            tokenizer: Any = trainer.processing_class
-            size = None if task.trainer_class.masked else bytes_per_token(tokenizer)
-            write_curves(trainer.state.log_history, output, bytes_per_token=size)
+            in_bytes = not trainer.masked and tokens_are_bytes(trainer.processing_class)
+            write_curves(trainer.state.log_history, output, tokens_are_bytes=in_bytes)
         return {}
 
     return run_trainer(trainer, checkpoint, finish=draw)
@@ -120,7 +125,7 @@ def _make_trainer(
     training_arguments: TrainingArguments,
     callbacks: Sequence[TrainerCallback],
     wanted: Sequence[str],
-) -> Trainer:
+) -> CausalLMTrainer:
     """Load tokenizer, model and data, and set the Trainer up."""
     set_seed(training_arguments.seed)
     tokenizer = load_tokenizer(model_arguments)
@@ -145,8 +150,6 @@ def _make_trainer(
         )
     rows = {"train": data.train, "validation": data.validation}
     check_splits(wanted, rows)
-    if training_arguments.should_save:
-        print(f"Model: {model.num_parameters():,} parameters")
     return task.trainer_class(
         model=model,
         args=training_arguments,

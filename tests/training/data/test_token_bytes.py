@@ -6,7 +6,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from reformer_hf import ReformerHFByteTokenizer, ReformerHFTokenizer
 from reformer_hf.training.data.documents import DocumentTokenizer
-from reformer_hf.training.data.token_bytes import TokenBytes, token_bytes_or_warn
+from reformer_hf.training.data.token_bytes import TokenBytes, token_bytes_or_warn, tokens_are_bytes
 from tests.training.other_tokenizers import (
     EXACT,
     byte_level,
@@ -77,3 +77,10 @@ def test_what_does_not_keep_the_text_is_said(make, says, caplog):
         known = token_bytes_or_warn(make())
     assert says in caplog.text
     assert (known is None) == (make is word_piece)
+
+
+def test_tokens_are_bytes_whatever_the_class_is(tmp_path):
+    tokenizer = ReformerHFByteTokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    assert tokens_are_bytes(tokenizer) and tokens_are_bytes(AutoTokenizer.from_pretrained(tmp_path))
+    assert not tokens_are_bytes(ReformerHFTokenizer.train_from_iterator(["a b c d"], 40))

@@ -309,6 +309,24 @@ def test_what_cannot_be_done_is_said(train):
         train("run", learning_rate=1e30, max_grad_norm=0.0)
 
 
+def test_options_that_would_do_nothing_are_refused(train):
+    with pytest.raises(ValueError, match="bf16_full_eval=True has no effect with CausalLMTrainer"):
+        train("run", bf16_full_eval=True)
+    with pytest.raises(ValueError, match="resume_from_checkpoint=last is for do_train: name the"):
+        train("run", do_train=False, resume_from_checkpoint="last")
+
+
+def test_the_order_of_rows_is_that_of_the_arguments(train, tmp_path):
+    def first_loss(name, **fields):
+        train(name, max_steps=1, do_eval=False, learning_rate=1e-3, **fields)
+        return history(tmp_path / name)[0]["loss"]
+
+    seeds = {name: first_loss(name, data_seed=int(name)) for name in ("1", "2")}
+    plain = first_loss("plain")
+    assert len({*seeds.values(), plain}) == 3 and plain == first_loss("same", data_seed=42)
+    assert first_loss("sequential", train_sampling_strategy="sequential") not in seeds.values()
+
+
 def test_a_tokenizer_gets_a_mask_token_once():
     tokenizer = ReformerHFByteTokenizer()
     add_mask_token(tokenizer)

@@ -1,0 +1,157 @@
+"""Checks of arguments: what is out of range, does not fit together, or would have no effect."""
+
+import os
+from dataclasses import MISSING, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from reformer_hf.training.settings_files import read_yaml
+
+
+def check_choices(arguments: Any) -> None:
+    """Check the fields that have choices, which argparse does not do for values of a file.
+
+    Raises:
+        ValueError: naming the field, its value and the choices.
+    """
+    hints = get_type_hints(type(arguments))
+    for each in fields(arguments):
+        hint, value = hints[each.name], getattr(arguments, each.name)
+        listed = get_args(hint) if get_origin(hint) is Literal else ()
+        choices = each.metadata.get("choices") or listed
+        if choices and value is not None and value not in choices:
+            raise ValueError(f"{each.name}={value!r}: choose from {', '.join(map(str, choices))}")
+
+
+def require_positive(arguments: Any, *names: str) -> None:
+    """Check that the named fields are above 0, where they are given.
+
+    Raises:
+        ValueError: naming field and value.
+    """
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"{name}={value}: must be above 0")
+
+
+def check_seed(seed: int) -> None:
+    """Check that all generators take a seed.
+
+    Raises:
+        ValueError: if they do not.
+    """
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed={seed}: choose a whole number from 0 to {2**32 - 1}")
+
+
+def expand_home(arguments: Any, *names: str) -> None:
+    """Let `~` stand for the home folder also where no shell has seen it."""
+    for name in names:
+        value = getattr(arguments, name)
+        if isinstance(value, str) and value.startswith("~"):
+            setattr(arguments, name, os.path.expanduser(value))
+
+
+def refuse_unused(arguments: Any, why: str, *names: str) -> None:
+    """Refuse arguments that would have no effect, unless they have their defaults.
+
+    Args:
+        arguments: a dataclass.
+        why: when they have none, in words, such as "without use_lora".
+        *names: of fields.
+
+    Raises:
+        ValueError: naming the field, its value and the reason.
+    """
+    for each in fields(arguments):
+        value = getattr(arguments, each.name)
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        if each.name in names and value != default:
+            raise ValueError(f"{each.name}={value!r} has no effect {why}: leave it out")
+
+
+def check_source(arguments: Any) -> None:
+    """Check that data are named, and the share of the rows that may be held out.
+
+    Raises:
+        ValueError: naming the fields.
+    """
+    names = ("dataset_name", "train_file", "validation_file")
+    if all(getattr(arguments, name) is None for name in names):
+        raise ValueError(
+            "dataset_name, train_file and validation_file are all missing: name a dataset of the "
+            "Hub or a file of your own"
+        )
+    if arguments.dataset_name is None:
+        refuse_unused(arguments, "without dataset_name", "dataset_config_name")
+    else:
+        refuse_unused(arguments, "with dataset_name", "train_file", "validation_file", "test_file")
+    if arguments.validation_file is not None:
+        refuse_unused(arguments, "with validation_file", "validation_split_percentage")
+    if not 0 < arguments.validation_split_percentage < 100:
+        raise ValueError(
+            f"validation_split_percentage={arguments.validation_split_percentage}: choose a whole "
+            "number from 1 to 99"
+        )
+
+
+def check_ranges(arguments: Any) -> None:
+    """Check the numbers that the Trainer would misread or divide by."""
+    require_positive(
+        arguments,
+        *("per_device_train_batch_size", "per_device_eval_batch_size", "num_train_epochs"),
+        *("gradient_accumulation_steps", "learning_rate", "save_total_limit", "max_minutes"),
+        *("logging_steps", "save_steps", "eval_steps"),
+    )
+    check_seed(arguments.seed)
+    if arguments.max_steps != -1 and arguments.max_steps < 1:
+        raise ValueError(
+            f"max_steps={arguments.max_steps}: must be above 0, or -1 for num_train_epochs"
+        )
+    if (arguments.max_grad_norm or 0) < 0:
+        raise ValueError(f"max_grad_norm={arguments.max_grad_norm}: must be above 0, or 0 for none")
+
+
+def check_use(arguments: Any) -> None:
+    """Refuse what the Trainer would leave out in silence."""
+    evaluates, saves, schedule, optim = (
+        str(getattr(value, "value", value))
+        for value in (
+            *(arguments.eval_strategy, arguments.save_strategy),
+            *(arguments.lr_scheduler_type, arguments.optim),
+        )
+    )
+    hub = ("hub_model_id", "hub_private_repo", "hub_strategy", "hub_always_push", "hub_revision")
+    adam = ("adam_beta1", "adam_beta2", "adam_epsilon")
+    best = ("metric_for_best_model", "greater_is_better")
+    for is_off, why, names in (
+        (not arguments.push_to_hub, "without push_to_hub", hub),
+        (evaluates != "steps", "without eval_strategy='steps'", ("eval_steps",)),
+        (evaluates == "no", "without eval_strategy", ("eval_delay", *best)),
+        (saves not in ("steps", "best"), "without save_strategy='steps'", ("save_steps",)),
+        (schedule == "constant", "with lr_scheduler_type='constant'", ("warmup_steps",)),
+        (optim == "adafactor", "with optim='adafactor'", adam),
+        (not arguments.use_liger_kernel, "without use_liger_kernel", ("liger_kernel_config",)),
+    ):
+        if is_off:
+            refuse_unused(arguments, why, *names)
+
+
+def read_mappings(arguments: Any) -> None:
+    """Read the arguments that are mappings, and the numbers of the schedule, from their texts.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    for name in arguments._VALID_DICT_FIELDS:
+        value = getattr(arguments, name)
+        if isinstance(value, str) and (value.startswith("{") or name.endswith("kwargs")):
+            try:
+                value = read_yaml(value)
+            except ValueError as error:
+                raise ValueError(f"{name}={value!r}: cannot be read ({error})") from error
+            if not isinstance(value, dict):
+                raise ValueError(f"{name}={value!r}: write '{{name: value}}'")
+        if isinstance(value, dict) and name == "lr_scheduler_kwargs":
+            value = {n: read_yaml(v) if isinstance(v, str) else v for n, v in value.items()}
+        setattr(arguments, name, value)
