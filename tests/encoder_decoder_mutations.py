@@ -83,7 +83,7 @@ ENCODER_DECODER_MUTATIONS = [
     ),
     Mutation(
         "an output tied to the embeddings reads one stream",
-        "reformer_hf/models/language_model.py",
+        "reformer_hf/models/layers.py",
         "hidden_states.unflatten(-1, (2, -1)).mean(dim=-2)",
         "hidden_states.unflatten(-1, (2, -1))[..., 0, :]",
         MODEL,

@@ -18,6 +18,7 @@ REPLAY = (
     "tests/nn/test_reversible_replay.py",
     "tests/nn/test_surroundings.py",
 )
+OUTPUTS = ("tests/models/test_modeling_outputs.py",)
 
 MUTATIONS = [
     Mutation(
@@ -250,6 +251,27 @@ MUTATIONS = [
         "return self._choice[0]",
         "return decide()",
         REPLAY,
+    ),
+    Mutation(
+        "layers do not go on from the states that are returned",
+        "reformer_hf/models/layers.py",
+        "x1, x2 = streams[-1].chunk(2, dim=-1)",
+        "pass",
+        OUTPUTS,
+    ),
+    Mutation(
+        "the returned logits are not those of the loss",
+        "reformer_hf/models/language_model.py",
+        "return loss, logits if keep_all else",
+        "return loss, logits.clone() if keep_all else",
+        OUTPUTS,
+    ),
+    Mutation(
+        "a dense map does not make the output",
+        "reformer_hf/nn/self_attention.py",
+        "output if value is None else dense @ value",
+        "output",
+        ("tests/models/test_attention_maps.py",),
     ),
     *FAST_PATH_MUTATIONS,
     *CACHE_MUTATIONS,

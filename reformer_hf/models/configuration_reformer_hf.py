@@ -11,6 +11,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
+from reformer_hf.models.attention_maps import read_output_attentions
 from reformer_hf.models.configuration_rules import (
     ALIASES,
     DEPENDENTS,
@@ -24,6 +25,7 @@ from reformer_hf.models.configuration_rules import (
     own_names,
     unknown_names,
 )
+from reformer_hf.ops.attention_map import MapForm
 from reformer_hf.ops.window import Window
 
 logger = logging.get_logger(__name__)
@@ -78,6 +80,9 @@ class ReformerHFConfig(PreTrainedConfig):
             bounds the memory of very long inputs; 0 for all.
         chunk_size_lm_head (`int`): tokens of a row whose logits are held at a time while the loss
             is computed; 0 for all. Above 0, training returns no logits.
+        output_streams (`"both"` or `"mean"`): hidden states that models return: both streams side
+            by side, `2 * hidden_size` wide (default), or their mean, `hidden_size` wide, for tools
+            that size what follows by `hidden_size`. Heads read both whatever it says.
         local_attn_chunk_length, lsh_attn_chunk_length (`int`): tokens in a chunk.
         local_num_chunks_before, lsh_num_chunks_before (`int`): look-back in chunks.
         local_num_chunks_after, lsh_num_chunks_after (`int`, *optional*): look-ahead in chunks; by
@@ -143,6 +148,7 @@ class ReformerHFConfig(PreTrainedConfig):
     hidden_act: str = "relu"
     chunk_size_attention_heads: int = 0
     chunk_size_lm_head: int = 0
+    output_streams: str = "both"
 
     local_attn_chunk_length: int = 64
     local_num_chunks_before: int = 1
@@ -212,6 +218,7 @@ class ReformerHFConfig(PreTrainedConfig):
         self.auto_map: dict[str, str] = {}  # which TRL reads in every configuration
         more = kwargs.keys() - {*ALIASES, *LAYER_COUNTS}
         super().__post_init__(**{name: kwargs[name] for name in more})
+        read_output_attentions(self.output_attentions)
 
     def _check_names(self, names: Mapping[str, Any], source: str | None) -> None:
         """Refuse unknown names.
@@ -292,6 +299,20 @@ class ReformerHFConfig(PreTrainedConfig):
                 f"num_hidden_layers={value} but attn_layers has {len(self.attn_layers)} entries: "
                 "give attn_layers one entry per layer and leave num_hidden_layers out"
             )
+
+    @property
+    def output_attentions(self) -> bool | MapForm | None:
+        """Whether to return attention maps, or in which form; see `ReformerHFModel.forward`."""
+        return self._output_attentions  # type: ignore[return-value]
+
+    @output_attentions.setter
+    def output_attentions(self, value: bool | MapForm | None) -> None:
+        # With any implementation, unlike in transformers: maps are always made by the eager one.
+        read_output_attentions(value)
+        self._output_attentions = value  # type: ignore[assignment]
+
+    def validate_output_attentions(self) -> None:
+        """Accept maps with any implementation; the setter checks the value."""
 
     @property
     def layer_types(self) -> list[str]:

@@ -268,6 +268,7 @@ def _derive_buckets(config: Any) -> None:
 def check_model(config: Any) -> None:
     """Check the fields of one side, or of a model without sides, against each other."""
     _check_layers(config)
+    _check_choices(config, output_streams=("both", "mean"))
     if config.position_embedding_type == "axial":
         _check_axes(config)
     limit = config.position_limit
@@ -293,6 +294,11 @@ def check_encoder_decoder(config: Any) -> None:
             "no saying; leave is_decoder out"
         )
     _check_choices(config, decoder_form=("cross_attention", "packed"))
+    if config.output_streams == "mean":
+        raise ValueError(
+            "output_streams='mean' with is_encoder_decoder=True: the decoder reads both streams of "
+            "the encoder's output; leave output_streams out"
+        )
     if config.attention_scope == "chunk":
         raise ValueError(
             "attention_scope='chunk' with is_encoder_decoder=True: that scope is for published "

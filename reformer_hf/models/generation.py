@@ -70,10 +70,10 @@ class ReformerHFGenerationMixin(GenerationMixin):
                 "out, or use 'offloaded'"
             )
         assisted = generation_mode == GenerationMode.ASSISTED_GENERATION
-        if assisted and generation_config.output_attentions:
+        if assisted and generation_config.output_attentions == "sparse":
             raise ValueError(
-                "output_attentions=True with assisted decoding or prompt lookup: transformers cuts "
-                "dense maps there, which a Reformer has not; leave one of them out"
+                "output_attentions='sparse' with assisted decoding or prompt lookup, where "
+                "transformers cuts dense maps: use output_attentions=True, or leave it out"
             )
         chunk_size = generation_config.prefill_chunk_size
         if chunk_size is not None:

@@ -1,11 +1,14 @@
 """What models that write tokens share: the output projection and its loss."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_utils import slice_logits_to_keep
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
+from reformer_hf.models.layers import mean_of_streams
 from reformer_hf.ops.losses import chunked_cross_entropy
 
 
@@ -25,7 +28,7 @@ class ReformerHFLMHead(nn.Module):
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Logits of hidden states."""
         if self.tied:
-            hidden_states = hidden_states.unflatten(-1, (2, -1)).mean(dim=-2)
+            hidden_states = mean_of_streams(hidden_states)
         return self.decoder(hidden_states) + self.bias
 
 
@@ -62,50 +65,64 @@ class LanguageModelMixin:
         asked = arguments.get("output_hidden_states")
         return bool(self.config.output_hidden_states if asked is None else asked)
 
-    def _token_loss(
+    def _predict(
         self,
-        hidden_states: Tensor | tuple[Tensor, Tensor],
-        logits: Tensor | None,
+        hidden_states: Any,
         labels: Tensor | None,
-        targets: Tensor,
+        targets: Tensor | None,
         num_items: Tensor | int | None,
-    ) -> Tensor:
-        """Loss from the logits, or with `chunk_size_lm_head` from the hidden states in chunks.
+        logits_to_keep: int | Tensor = 0,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Loss and logits.
 
-        `labels` are what the `targets` were made of; see `_chunked_loss` for the rest.
+        The loss is made of the logits that are returned, so that these get its gradient; with
+        `chunk_size_lm_head` a chunk of them at a time. There are two exceptions. In training a
+        chunked loss is there to hold no logits, and returns none. Where only some places' logits
+        are asked for, the loss is of all places all the same, and what is returned is a copy.
+
+        Args:
+            hidden_states: the last ones, or in training with a chunked loss both streams, as
+                `return_streams` leaves them.
+            labels: what the targets were made of.
+            targets: token that each place is to predict, -100 for none, (batch, seq); or None.
+            num_items: what the summed loss is divided by; None for the number of targets.
+            logits_to_keep: how many last places' logits to return, or which; 0 for all.
         """
+        keep_all = isinstance(logits_to_keep, int) and logits_to_keep == 0
+        if targets is None:
+            return None, self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep))
+        if self.config.chunk_size_lm_head and (self.training or not keep_all):  # type: ignore[attr-defined]
+            loss = self._chunked_loss(hidden_states, targets, num_items, self._project)
+            if self.training:  # type: ignore[attr-defined]
+                return loss, None
+            return loss, self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep))
+        logits = self.lm_head(hidden_states)
         if self.config.chunk_size_lm_head:
-            return self._chunked_loss(hidden_states, targets, num_items)
-        return self.loss_function(  # type: ignore[attr-defined]
-            logits,
-            labels,
-            vocab_size=self.config.vocab_size,
-            num_items_in_batch=num_items,
-            shift_labels=targets,
-        )
+            loss = self._chunked_loss(logits, targets, num_items, lambda logits: logits)
+        else:
+            loss = self.loss_function(  # type: ignore[attr-defined]
+                logits,
+                labels,
+                vocab_size=self.config.vocab_size,
+                num_items_in_batch=num_items,
+                shift_labels=targets,
+            )
+        return loss, logits if keep_all else slice_logits_to_keep(logits, logits_to_keep)
+
+    def _project(self, *states: Tensor) -> Tensor:
+        """Logits of the last hidden state, or of both streams."""
+        return self.lm_head(states[0] if len(states) == 1 else self._finish(*states))
 
     def _chunked_loss(
         self,
-        hidden_states: Tensor | tuple[Tensor, Tensor],
+        states: Tensor | tuple[Tensor, Tensor],
         targets: Tensor,
         num_items: Tensor | int | None,
+        project: Callable[..., Tensor],
     ) -> Tensor:
-        """Loss without the logits of the whole sequence.
-
-        Args:
-            hidden_states: the last ones, or both streams as `return_streams` leaves them.
-            targets: token that each place is to predict, -100 for none, (batch, seq).
-            num_items: what the summed loss is divided by; None for the number of targets.
-        """
-        project, device = self.lm_head, hidden_states[0].device
-        if isinstance(hidden_states, tuple):
-
-            def project(x1: Tensor, x2: Tensor) -> Tensor:
-                return self.lm_head(self._finish(x1, x2))
-
+        """Loss with the logits of some places at a time, which `project` makes of their states."""
+        device = states[0].device
         if isinstance(num_items, Tensor):
             num_items = num_items.to(device)
         chunk_size = self.config.chunk_size_lm_head
-        return chunked_cross_entropy(
-            hidden_states, targets.to(device), project, chunk_size, num_items
-        )
+        return chunked_cross_entropy(states, targets.to(device), project, chunk_size, num_items)

@@ -26,7 +26,7 @@ from reformer_hf.nn.feed_forward import ChunkedFeedForward
 from reformer_hf.nn.layer_norm import StreamLayerNorm
 from reformer_hf.nn.reversible import Decision, PlainCoupling, ReversibleCoupling
 from reformer_hf.nn.self_attention import Hashing
-from reformer_hf.ops.attention_map import AttentionMap
+from reformer_hf.ops.attention_map import AttentionMap, MapForm
 from reformer_hf.ops.dropout import draw_seed
 
 
@@ -100,7 +100,7 @@ class ReformerHFLayer(nn.Module):
 
     def add_attention(
         self, target: Tensor, stream: Tensor, coupling: PlainCoupling, inputs: LayerInputs
-    ) -> tuple[Tensor, AttentionMap | None]:
+    ) -> tuple[Tensor, AttentionMap | Tensor | None]:
         """Add self-attention of a stream to the other; of some heads at a time if need be."""
         maps = []
 
@@ -128,6 +128,11 @@ class ReformerHFLayer(nn.Module):
         )
 
 
+def mean_of_streams(hidden_states: Tensor) -> Tensor:
+    """The mean, hidden_size wide, of both streams that stand side by side."""
+    return hidden_states.unflatten(-1, (2, -1)).mean(dim=-2)
+
+
 class ReformerHFEncoder(nn.Module):
     """The reversible layers and the layer norm over both streams; decoders use it, too."""
 
@@ -153,7 +158,7 @@ class ReformerHFEncoder(nn.Module):
         num_hashes: int | None,
         decisions: list[Decision],
         output_hidden_states: bool,
-        output_attentions: bool,
+        output_attentions: MapForm | None,
         remembered: list[Remembered] | None = None,
         return_streams: bool = False,
         source: Source | None = None,
@@ -163,13 +168,18 @@ class ReformerHFEncoder(nn.Module):
         `embedded` holds the embedded tokens and is emptied: nobody else is to keep them alive.
         """
         replay = self.reversible and not output_attentions and torch.is_grad_enabled()
-        coupling = ReversibleCoupling(self.activation_budget) if replay else PlainCoupling()
+        budget = self.activation_budget
+        coupling = ReversibleCoupling(budget) if replay else PlainCoupling()
         checkpointing = self.gradient_checkpointing and self.training and not replay
         x1 = x2 = embedded.pop()
         streams, maps, cross_maps = [], [], []
         for index, (layer, decision) in enumerate(zip(self.layers, decisions, strict=True)):
             if output_hidden_states:
+                # The layer goes on from what is returned, so that this gets a gradient.
                 streams.append(torch.cat([x1, x2], dim=-1))
+                x1, x2 = streams[-1].chunk(2, dim=-1)
+                if replay:
+                    coupling = ReversibleCoupling(budget // len(self.layers))
             hashing = Hashing(hash_seed, num_hashes, decision)
             past = None if remembered is None else remembered[index]
             inputs = LayerInputs(documents, hashing, output_attentions, past, source)

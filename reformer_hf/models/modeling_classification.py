@@ -171,7 +171,9 @@ class ReformerHFForMultipleChoice(ReformerHFTaskModel):
             "inputs_embeds": inputs_embeds,
         }
         shape = leading_shape(input_ids, inputs_embeds, 3)
-        rows = {name: _flatten_choices(name, tensor, shape) for name, tensor in tensors.items()}
+        rows: dict[str, Any] = {
+            name: _flatten_choices(name, tensor, shape) for name, tensor in tensors.items()
+        }
         require_whole_rows(rows["attention_mask"], rows["position_ids"], kwargs.get("seq_idx"))
         if labels is not None:
             _check_choices(labels, *shape[:2])

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import Seq2SeqLMOutput
-from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.import_utils import is_tracing
 
@@ -33,6 +32,7 @@ from reformer_hf.models.encoder_decoder.target_inputs import (
 from reformer_hf.models.language_model import LanguageModelMixin, ReformerHFLMHead
 from reformer_hf.models.modeling_reformer_hf import ReformerHFModel, ReformerHFPreTrainedModel
 from reformer_hf.nn.layer_norm import cast_for_products
+from reformer_hf.ops.attention_map import MapForm
 
 WORDS = "embeddings.word_embeddings.weight"
 
@@ -113,7 +113,7 @@ class ReformerHFForConditionalGeneration(
         num_items_in_batch: Tensor | int | None = None,
         num_hashes: int | None = None,
         output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        output_attentions: bool | MapForm | None = None,
         **kwargs: Any,
     ) -> ReformerHFSeq2SeqLMOutput:
         """Predict the target from the source.
@@ -134,13 +134,14 @@ class ReformerHFForConditionalGeneration(
             num_items_in_batch: what the summed loss is divided by; None for the mean.
             num_hashes: rounds of both sides, if other than the configuration's.
             output_hidden_states: also return both streams before each layer, side by side.
-            output_attentions: also return an `AttentionMap` per layer of self-attention, and the
-                probabilities of cross-attention, (batch, heads, target, source).
+            output_attentions: also return the attention maps of both sides, as `ReformerHFModel`
+                does, and those of cross-attention, always dense, (batch, heads, target, source).
             **kwargs: others of transformers' `TransformersKwargs`.
 
         Returns:
-            `ReformerHFSeq2SeqLMOutput`. With `chunk_size_lm_head` above 0 and labels, `logits` is
-            None in training.
+            `ReformerHFSeq2SeqLMOutput`. With labels the loss is made of `logits`, which get its
+            gradient; but with `logits_to_keep` they are a copy, and with `chunk_size_lm_head`
+            above 0 they are None in training.
 
         Raises:
             ValueError: if inputs are missing, of the wrong shape, out of range or too long.
@@ -179,10 +180,12 @@ class ReformerHFForConditionalGeneration(
             cache,
             {**options, "return_streams": chunked and in_training},
         )
+        if labels is not None:
+            labels = labels.long().contiguous()  # which transformers' loss takes for granted
         # Without a gradient behind a cache, or that of the head alone would look like the model's.
         with torch.set_grad_enabled(torch.is_grad_enabled() and cache is None):
             loss, logits = self._predict(
-                outputs.last_hidden_state, labels, logits_to_keep, num_items_in_batch
+                outputs.last_hidden_state, labels, labels, num_items_in_batch, logits_to_keep
             )
         return ReformerHFSeq2SeqLMOutput(
             loss=loss,  # type: ignore[arg-type]
@@ -228,26 +231,6 @@ class ReformerHFForConditionalGeneration(
         else:
             outputs.last_hidden_state = last[:, skipped:]
         return outputs
-
-    def _predict(
-        self,
-        hidden_states: Any,
-        labels: Tensor | None,
-        logits_to_keep: int | Tensor,
-        num_items: Tensor | int | None,
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Loss and logits, of which a chunked loss in training leaves the latter out."""
-        if labels is None:
-            return None, self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep))
-        labels = labels.long().contiguous()  # which transformers' loss takes for granted
-        if not self.config.chunk_size_lm_head:
-            logits = self.lm_head(hidden_states)
-            loss = self._token_loss(hidden_states, logits, labels, labels, num_items)
-            return loss, slice_logits_to_keep(logits, logits_to_keep)
-        loss = self._token_loss(hidden_states, None, labels, labels, num_items)
-        if self.training:
-            return loss, None
-        return loss, self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep))
 
     def _finish(self, x1: Tensor, x2: Tensor) -> Tensor:
         """The last hidden state that both streams make."""

@@ -59,7 +59,7 @@ class ReformerHFForMaskedLM(LanguageModelMixin, ReformerHFTaskModel):
 
         Returns:
             `MaskedLMOutput`. With `chunk_size_lm_head` above 0 and labels, `logits` is None in
-            training.
+            training; else the loss is made of them, and they get its gradient.
 
         Raises:
             ValueError: if inputs are empty, of the wrong shape, out of range or too long.
@@ -68,22 +68,12 @@ class ReformerHFForMaskedLM(LanguageModelMixin, ReformerHFTaskModel):
         if labels is not None:
             shape = leading_shape(input_ids, inputs_embeds, 2)
             check_token_labels(labels, shape, self.config, "vocab_size")
+            labels = labels.long()
         chunked = labels is not None and self.training and self.config.chunk_size_lm_head > 0
         inputs = (input_ids, attention_mask, position_ids, inputs_embeds)
         streams = chunked and not self._records_hidden_states(kwargs)
         outputs = self.encode(kwargs, *inputs, seq_idx=seq_idx, return_streams=streams)
-        hidden_states: Any = outputs.last_hidden_state
-        logits = None if chunked else self.lm_head(hidden_states)
-        loss = None
-        if labels is not None and chunked:
-            loss = self._chunked_loss(hidden_states, labels.long(), num_items_in_batch)
-        elif labels is not None:
-            loss = self.loss_function(
-                logits,
-                labels.long(),
-                vocab_size=self.config.vocab_size,
-                num_items_in_batch=num_items_in_batch,
-            )
+        loss, logits = self._predict(outputs.last_hidden_state, labels, labels, num_items_in_batch)
         return MaskedLMOutput(
             loss=loss,  # type: ignore[arg-type]
             logits=logits,  # type: ignore[arg-type]

@@ -17,10 +17,10 @@ from transformers.modeling_outputs import (
     BaseModelOutputWithPastAndCrossAttentions,
     CausalLMOutputWithPast,
 )
-from transformers.modeling_utils import slice_logits_to_keep
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.generic import can_return_tuple
 
+from reformer_hf.models.attention_maps import check_dense_maps, read_output_attentions
 from reformer_hf.models.cache_reformer_hf import Remembered
 from reformer_hf.models.cached_inputs import check_cache, choose_cache, place_tokens
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
@@ -37,8 +37,14 @@ from reformer_hf.models.inputs import (
 )
 from reformer_hf.models.labels import IGNORE_INDEX, check_token_labels, first_token_labels
 from reformer_hf.models.language_model import LanguageModelMixin, ReformerHFLMHead
-from reformer_hf.models.layers import ReformerHFEmbeddings, ReformerHFEncoder, ReformerHFLayer
+from reformer_hf.models.layers import (
+    ReformerHFEmbeddings,
+    ReformerHFEncoder,
+    ReformerHFLayer,
+    mean_of_streams,
+)
 from reformer_hf.nn.reversible import Decision
+from reformer_hf.ops.attention_map import MapForm
 from reformer_hf.ops.dropout import draw_seed
 
 
@@ -96,16 +102,16 @@ class ReformerHFPreTrainedModel(PreTrainedModel):
             return super().from_pretrained(pretrained_model_name_or_path, *inputs, **kwargs)
 
     def recorded(
-        self, output_hidden_states: bool | None, output_attentions: bool | None
-    ) -> dict[str, bool]:
+        self, output_hidden_states: bool | None, output_attentions: bool | MapForm | None
+    ) -> dict[str, Any]:
         """What a pass records: as asked, or else as the configuration says."""
-        asked = {
-            "output_hidden_states": output_hidden_states,
-            "output_attentions": output_attentions,
-        }
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
         return {
-            name: bool(getattr(self.config, name) if value is None else value)
-            for name, value in asked.items()
+            "output_hidden_states": bool(output_hidden_states),
+            "output_attentions": read_output_attentions(output_attentions),
         }
 
     @torch.no_grad()
@@ -123,7 +129,8 @@ class ReformerHFPreTrainedModel(PreTrainedModel):
 class ReformerHFModel(ReformerHFPreTrainedModel):
     """The bare Reformer: hidden states of shape (batch, seq, 2 * hidden_size).
 
-    Both streams, normalised together, are the last hidden state.
+    Both streams, normalised together, are the last hidden state. With
+    `config.output_streams="mean"` hidden states are the mean of both, hidden_size wide.
     """
 
     # Models with a head take this over from the model inside them: another head is no surprise.
@@ -159,10 +166,10 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         num_hashes: int | None = None,
         hash_decisions: list[Decision] | None = None,
         output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        output_attentions: bool | MapForm | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
-        return_streams: bool = False,
+        return_streams: bool | None = None,
         source: Source | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast | BaseModelOutputWithPastAndCrossAttentions:
@@ -180,20 +187,25 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
             hash_decisions: one `Decision` per layer; keeps this pass's bucket ids, or brings those
                 of an earlier pass.
             output_hidden_states: also return both streams before each layer, side by side, and
-                the last hidden state.
-            output_attentions: also return an `AttentionMap` per layer.
+                the last hidden state. All of them get gradients under `retain_grad()`, but means.
+            output_attentions: also return an attention map per layer: with True a tensor of
+                (batch, heads, query, key) that multiplies the values; with "sparse" an
+                `AttentionMap`, for rows whose matrices are too large.
             past_key_values: `ReformerHFCache` of the tokens before. The input is then what comes
                 after them, `attention_mask` covers all or only the new tokens, and the rotations
                 are those outside training. Nothing has a gradient.
             use_cache: return a cache. By default not, so that a plain pass costs no more than it
                 must; `generate` asks for it.
-            return_streams: without a cache, leave the final layer norm out: `last_hidden_state` is
-                the two streams, for `encoder.finish` to take a piece at a time.
+            return_streams: for heads, which read both streams whatever `config.output_streams`
+                says. False for the last hidden state; True, without a cache, for the two streams
+                without the final layer norm, for `encoder.finish` to take a piece at a time.
             source: what a decoder with cross-attention attends to beside its own tokens.
             **kwargs: others of transformers' `TransformersKwargs`.
 
         Returns:
-            `BaseModelOutputWithPast`, given a `source` with cross-attentions.
+            `BaseModelOutputWithPast`, given a `source` with cross-attentions. Its hidden states
+            are `2 * hidden_size` wide: both streams side by side. For tools that size what follows
+            by `config.hidden_size`, `config.output_streams="mean"` makes it their mean.
 
         Raises:
             ValueError: if inputs are empty, of the wrong shape, out of range or too long.
@@ -216,18 +228,20 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
             **self.recorded(output_hidden_states, output_attentions),
         }
         cache = choose_cache(self.config, past_key_values, use_cache, seq_idx)
+        if options["output_attentions"] == "dense":
+            self._check_dense_maps(inputs_embeds, cache, source)
         if cache is not None:
             rows = (inputs_embeds, attention_mask, position_ids)
-            return self._forward_with_cache(cache, *rows, options)
+            outputs = self._forward_with_cache(cache, *rows, options)
+            return self._narrow(outputs, return_streams is not None)
         layout: RowLayout = lay_out_rows(
             self.config, inputs_embeds, attention_mask, position_ids, seq_idx
         )
         embedded = [self.embeddings(inputs_embeds, layout.position_ids)]
         del inputs_embeds  # as large as a stream
-        seed = self._draw_hash_seed()
-        return self.encoder(
-            embedded, layout.documents, seed, return_streams=return_streams, **options
-        )
+        options["return_streams"] = bool(return_streams)
+        outputs = self.encoder(embedded, layout.documents, self._draw_hash_seed(), **options)
+        return self._narrow(outputs, return_streams is not None)
 
     @torch.no_grad()
     def _forward_with_cache(
@@ -253,6 +267,29 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         layers[0].in_pass = False
         outputs.past_key_values = cache
         return outputs
+
+    def _narrow(self, outputs: Any, for_head: bool) -> Any:
+        """Replace states by the mean of both streams, if the configuration says so."""
+        states = outputs.hidden_states
+        if self.config.output_streams == "both" or (for_head and states is None):
+            return outputs
+        means = tuple(map(mean_of_streams, states or [outputs.last_hidden_state]))
+        if states is not None:
+            outputs.hidden_states = means
+        if not for_head:
+            outputs.last_hidden_state = means[-1]
+        return outputs
+
+    def _check_dense_maps(
+        self, inputs_embeds: Tensor, cache: Cache | None, source: Source | None
+    ) -> None:
+        """Check that the maps of all layers, of cross-attention too, are not too large."""
+        cached = 0 if cache is None else cache.get_seq_length()
+        keys = [cached + inputs_embeds.shape[1]]
+        if source is not None:
+            keys.append(source.states.shape[1])
+        keys *= self.config.num_hidden_layers
+        check_dense_maps(inputs_embeds, self.config.num_attention_heads, cached, keys)
 
     def _refuse_export(self) -> None:
         # The draw of the rotations would become a part of the graph, without its seed.
@@ -330,8 +367,9 @@ class ReformerHFForCausalLM(
                 target of each place itself, which takes the place of `labels`.
 
         Returns:
-            `ReformerHFCausalLMOutput`. With `chunk_size_lm_head` above 0 and labels, `logits` is
-            None in training.
+            `ReformerHFCausalLMOutput`. With labels the loss is made of `logits`, which get its
+            gradient; but with `logits_to_keep` they are a copy, and with `chunk_size_lm_head`
+            above 0 they are None in training.
 
         Raises:
             ValueError: if inputs are empty, of the wrong shape, out of range or too long.
@@ -360,24 +398,17 @@ class ReformerHFForCausalLM(
             return_streams=return_streams,
             **kwargs,
         )
-        hidden_states = outputs.last_hidden_state
-        logits, loss = None, None
+        if shift_labels is None and labels is not None:
+            counted = num_items_in_batch is not None
+            mask = None if attention_mask is None else attention_mask[:, -labels.shape[1] :]
+            labels = first_token_labels(labels, mask, position_ids, seq_idx, counted)
+            shift_labels = nn.functional.pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:]
+        targets = None if shift_labels is None else shift_labels.long().contiguous()
         # Without a gradient behind a cache, or that of the head alone would look like the model's.
         with torch.set_grad_enabled(torch.is_grad_enabled() and outputs.past_key_values is None):
-            if not (chunked and self.training):
-                keep = 0 if targets is not None and not chunked else logits_to_keep
-                logits = self.lm_head(slice_logits_to_keep(hidden_states, keep))
-            if targets is not None:
-                if shift_labels is None:
-                    assert labels is not None
-                    counted = num_items_in_batch is not None
-                    mask = None if attention_mask is None else attention_mask[:, -labels.shape[1] :]
-                    labels = first_token_labels(labels, mask, position_ids, seq_idx, counted)
-                    shift_labels = nn.functional.pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:]
-                both = (labels, shift_labels.long().contiguous())
-                loss = self._token_loss(hidden_states, logits, *both, num_items_in_batch)
-                if logits is not None and not chunked:
-                    logits = slice_logits_to_keep(logits, logits_to_keep)
+            loss, logits = self._predict(
+                outputs.last_hidden_state, labels, targets, num_items_in_batch, logits_to_keep
+            )
         return ReformerHFCausalLMOutput(
             loss=loss,  # type: ignore[arg-type]
             logits=logits,  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from reformer_hf.nn.feed_forward import OutputProjection
 from reformer_hf.nn.full_attention import FullSelfAttention
 from reformer_hf.nn.layer_norm import StreamLayerNorm, cast_for_products
 from reformer_hf.nn.self_attention import DEFAULT_HASHING, Hashing, SelfAttention
-from reformer_hf.ops.attention_map import AttentionMap
+from reformer_hf.ops.attention_map import AttentionMap, MapForm
 
 
 def build_self_attention(config: ReformerHFConfig, layer_index: int) -> SelfAttention:
@@ -60,14 +60,14 @@ class LayerInputs(NamedTuple):
     Attributes:
         documents: document of each place, (batch, seq), or None.
         hashing: how LSH layers hash.
-        output_map: also return the attention map.
+        output_map: also return the attention map in this form.
         remembered: the tokens before, in a pass with a cache.
         source: what a decoder's layers attend to beside their own tokens.
     """
 
     documents: Tensor | None = None
     hashing: Hashing = DEFAULT_HASHING
-    output_map: bool = False
+    output_map: MapForm | None = None
     remembered: Remembered | None = None
     source: Source | None = None
 
@@ -89,7 +89,7 @@ class ReformerHFAttention(nn.Module):
         inputs: LayerInputs,
         heads: slice | None = None,
         dropout_seed: int | None = None,
-    ) -> tuple[Tensor, AttentionMap | None]:
+    ) -> tuple[Tensor, AttentionMap | Tensor | None]:
         """Return what is added to the other stream, and the attention map or None.
 
         Of some `heads`, their share of what is added; `dropout_seed` is the same for all of them.

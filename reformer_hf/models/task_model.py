@@ -23,6 +23,7 @@ class ReformerHFTaskModel(ReformerHFPreTrainedModel):
         attention_mask: Tensor | None,
         position_ids: Tensor | None,
         inputs_embeds: Tensor | None,
+        return_streams: bool = False,
         **others: Any,
     ) -> Any:
         """Run the Reformer.
@@ -33,6 +34,7 @@ class ReformerHFTaskModel(ReformerHFPreTrainedModel):
             attention_mask: see there.
             position_ids: see there.
             inputs_embeds: see there.
+            return_streams: see `ReformerHFModel.forward`.
             **others: of `ReformerHFModel.forward`.
 
         Returns:
@@ -52,6 +54,7 @@ class ReformerHFTaskModel(ReformerHFPreTrainedModel):
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
             return_dict=True,
+            return_streams=return_streams,
             **others,
             **arguments,
         )

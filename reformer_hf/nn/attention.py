@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from reformer_hf.nn.checks import check_hashing, check_pass
 from reformer_hf.nn.distance_attention import DistanceSelfAttention
-from reformer_hf.nn.heads import merge_heads, project_heads
+from reformer_hf.nn.heads import project_heads
 from reformer_hf.nn.past.base import LSHPast, NewTokens, Past
 from reformer_hf.nn.past.distance import DistancePast
 from reformer_hf.nn.past.lsh_band import LSHBandPast
@@ -19,10 +19,11 @@ from reformer_hf.nn.self_attention import (
     Attention,
     Hashing,
     SelfAttention,
+    join_heads,
 )
 from reformer_hf.ops.attend import Implementation
 from reformer_hf.ops.attention import local_attention, lsh_attention
-from reformer_hf.ops.attention_map import HeadsAndMap
+from reformer_hf.ops.attention_map import HeadsAndMap, MapForm
 from reformer_hf.ops.chunk_ring import layout_length
 from reformer_hf.ops.chunk_scope import chunk_attention
 from reformer_hf.ops.hashing import (
@@ -93,7 +94,7 @@ class LSHSelfAttention(SelfAttention):
         documents: Int[Tensor, "batch seq"] | None = None,
         *,
         hashing: Hashing = DEFAULT_HASHING,
-        output_map: bool = False,
+        output_map: MapForm | None = None,
         implementation: Implementation = "blockwise",
         heads: slice | None = None,
     ) -> Attention:
@@ -114,17 +115,17 @@ class LSHSelfAttention(SelfAttention):
             "window": self.window,
             "deduplicate_rounds": self.deduplicate_rounds,
             "dropout": self.active_dropout,
-            "output_map": output_map,
+            "output_map": output_map is not None,
             "implementation": implementation,
         }
         if self.window.scope == "band":
             assert buckets is not None
-            output, attention_map = lsh_attention(query, value, buckets, documents, **options)
+            attended = lsh_attention(query, value, buckets, documents, **options)
         else:
-            output, attention_map = chunk_attention(
+            attended = chunk_attention(
                 query, value, buckets, documents, chunk_lengths=self.chunk_lengths, **options
             )
-        return merge_heads(output), attention_map
+        return join_heads(attended, output_map, value.shape[2], value)
 
     def new_past(
         self, hashing: Hashing = DEFAULT_HASHING, device: torch.device | str = "cpu"
@@ -148,7 +149,7 @@ class LSHSelfAttention(SelfAttention):
         new: NewTokens,
         *,
         hashing: Hashing = DEFAULT_HASHING,
-        output_map: bool = False,
+        output_map: MapForm | None = None,
         implementation: Implementation = "blockwise",
     ) -> Attention:
         """Attend from new tokens; see the base class."""
@@ -156,16 +157,16 @@ class LSHSelfAttention(SelfAttention):
         query, value = self._project(hidden_states, None)
         decision = Decision() if hashing.decision is None else hashing.decision
         buckets = decision.recall(lambda: hash_vectors(query, past.rotations, self.num_buckets))
-        output, attention_map = past.attend(
+        attended = past.attend(
             query,
             value,
             buckets,
             new,
             dropout=self.active_dropout,
-            output_map=output_map,
+            output_map=output_map is not None,
             implementation=implementation,
         )
-        return merge_heads(output), attention_map
+        return join_heads(attended, output_map, past.length)
 
     def hash(
         self,

@@ -7,12 +7,17 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from reformer_hf.nn.checks import check_pass
-from reformer_hf.nn.heads import merge_heads
 from reformer_hf.nn.past.base import NewTokens, Past
 from reformer_hf.nn.past.distance import DistancePast
-from reformer_hf.nn.self_attention import DEFAULT_HASHING, Attention, Hashing, SelfAttention
+from reformer_hf.nn.self_attention import (
+    DEFAULT_HASHING,
+    Attention,
+    Hashing,
+    SelfAttention,
+    join_heads,
+)
 from reformer_hf.ops.attend import Implementation
-from reformer_hf.ops.attention_map import HeadsAndMap
+from reformer_hf.ops.attention_map import HeadsAndMap, MapForm
 
 
 class DistanceSelfAttention(SelfAttention):
@@ -26,23 +31,23 @@ class DistanceSelfAttention(SelfAttention):
         documents: Int[Tensor, "batch seq"] | None = None,
         *,
         hashing: Hashing = DEFAULT_HASHING,
-        output_map: bool = False,
+        output_map: MapForm | None = None,
         implementation: Implementation = "blockwise",
         heads: slice | None = None,
     ) -> Attention:
         """Attend within rows; see the base class."""
         check_pass(hidden_states, documents, self.value)
         query, key, value = self.project(hidden_states, heads)
-        output, attention_map = self.attend(
+        attended = self.attend(
             query,
             key,
             value,
             documents,
             dropout=self.active_dropout,
-            output_map=output_map,
+            output_map=output_map is not None,
             implementation=implementation,
         )
-        return merge_heads(output), attention_map
+        return join_heads(attended, output_map, value.shape[2], value)
 
     def attend_cached(
         self,
@@ -51,20 +56,21 @@ class DistanceSelfAttention(SelfAttention):
         new: NewTokens,
         *,
         hashing: Hashing = DEFAULT_HASHING,
-        output_map: bool = False,
+        output_map: MapForm | None = None,
         implementation: Implementation = "blockwise",
     ) -> Attention:
         """Attend from new tokens; see the base class."""
         assert isinstance(past, DistancePast)
         query, key, value = self.project(hidden_states)
-        options: dict[str, Any] = {"dropout": self.active_dropout, "output_map": output_map}
+        options: dict[str, Any] = {"dropout": self.active_dropout}
+        options["output_map"] = output_map is not None
         if past.length:
-            output, attention_map = past.decode(query, key, value, new, **options)
+            attended = past.decode(query, key, value, new, **options)
         else:
             past.remember(key, value, new)
             options["implementation"] = implementation
-            output, attention_map = self.attend(query, key, value, new.documents, **options)
-        return merge_heads(output), attention_map
+            attended = self.attend(query, key, value, new.documents, **options)
+        return join_heads(attended, output_map, past.length)
 
     @abstractmethod
     def project(

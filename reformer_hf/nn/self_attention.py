@@ -8,12 +8,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from reformer_hf.nn.checks import check_sizes
+from reformer_hf.nn.heads import merge_heads
 from reformer_hf.nn.past.base import NewTokens, Past
 from reformer_hf.nn.reversible import Decision
 from reformer_hf.ops.attend import Implementation
-from reformer_hf.ops.attention_map import AttentionMap
+from reformer_hf.ops.attention_map import AttentionMap, HeadsAndMap, MapForm
 
-Attention = tuple[Float[Tensor, "batch seq all_heads"], AttentionMap | None]
+DenseMap = Float[Tensor, "batch heads seq keys"]
+Attention = tuple[Float[Tensor, "batch seq all_heads"], AttentionMap | DenseMap | None]
 """Heads side by side, and the map or None."""
 
 
@@ -61,7 +63,7 @@ class SelfAttention(nn.Module, ABC):
         documents: Int[Tensor, "batch seq"] | None = None,
         *,
         hashing: Hashing = DEFAULT_HASHING,
-        output_map: bool = False,
+        output_map: MapForm | None = None,
         implementation: Implementation = "blockwise",
         heads: slice | None = None,
     ) -> Attention:
@@ -71,7 +73,8 @@ class SelfAttention(nn.Module, ABC):
             hidden_states: normalised stream.
             documents: document of each place, padding last; None for a single document.
             hashing: how to hash; nothing to kinds that attend by distance.
-            output_map: also return the attention map.
+            output_map: also return the attention map in this form. The output is then computed
+                from a dense one, (batch, heads, seq, seq), which gradients go through.
             implementation: how to compute attention.
             heads: attend with these only.
 
@@ -101,7 +104,7 @@ class SelfAttention(nn.Module, ABC):
         new: NewTokens,
         *,
         hashing: Hashing = DEFAULT_HASHING,
-        output_map: bool = False,
+        output_map: MapForm | None = None,
         implementation: Implementation = "blockwise",
     ) -> Attention:
         """Attend from new tokens to the past and to each other; the past remembers them.
@@ -111,7 +114,8 @@ class SelfAttention(nn.Module, ABC):
             past: from :meth:`new_past`.
             new: where the tokens stand.
             hashing: brings or keeps a decision; the past knows the rotations.
-            output_map: also return the attention map.
+            output_map: also return the attention map in this form; a dense one is of shape (batch,
+                heads, seq, keys), its keys all tokens so far, padding included.
             implementation: how to compute attention, if the past is empty.
 
         Returns:
@@ -122,3 +126,28 @@ class SelfAttention(nn.Module, ABC):
     def active_dropout(self) -> float:
         """Dropout of the probabilities now: none in evaluation."""
         return self.dropout if self.training else 0.0
+
+
+def join_heads(
+    attended: HeadsAndMap,
+    output_map: MapForm | None,
+    keys: int,
+    value: Float[Tensor, "batch heads keys dim"] | None = None,
+) -> Attention:
+    """Put heads side by side, with the map in the form that was asked for.
+
+    Args:
+        attended: the output, and the sparse map or None.
+        output_map: form of the map.
+        keys: tokens of a row so far, padding included.
+        value: their values, for the output to be what a dense map makes of them, so that gradients
+            go through it; None in a pass with a past, which has none.
+
+    Returns:
+        Heads side by side, and the map or None.
+    """
+    output, found = attended
+    if found is None or output_map != "dense":
+        return merge_heads(output), found
+    dense = found.to_dense(keys).to(output.dtype)
+    return merge_heads(output if value is None else dense @ value), dense

@@ -23,7 +23,7 @@ class Attended(NamedTuple):
     Attributes:
         output: weighted sum of the values.
         logsumexp: of the visible scores, float32 or wider.
-        probabilities: over the query's window, before dropout, float32 or wider; None where they
+        probabilities: over the query's window, after dropout, float32 or wider; None where they
             are not kept.
     """
 
@@ -144,5 +144,6 @@ def attend(
     probabilities = (scores - logsumexp).exp()
     if alone is not None:
         logsumexp = logsumexp.masked_fill(alone, ALONE_LOGSUMEXP)
-    weights = torch.nn.functional.dropout(probabilities, dropout) if dropout else probabilities
-    return Attended(weights.to(value.dtype) @ value, logsumexp.squeeze(-1), probabilities)
+    if dropout:
+        probabilities = torch.nn.functional.dropout(probabilities, dropout)
+    return Attended(probabilities.to(value.dtype) @ value, logsumexp.squeeze(-1), probabilities)

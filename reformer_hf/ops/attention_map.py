@@ -1,6 +1,6 @@
 """Attention maps: the probabilities of sorted, chunked attention, told by place in the row."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -9,28 +9,36 @@ from torch import Tensor
 from reformer_hf.ops.sorting import SortOrder, unpermute
 from reformer_hf.ops.window import Window, merge_chunks, pair_ids
 
+MapForm = Literal["dense", "sparse"]
+"""A matrix of all queries and keys, or an :class:`AttentionMap`."""
+
 
 class AttentionMap(NamedTuple):
-    """Attention probabilities with the places of the keys that they belong to.
+    """Attention probabilities with the places of the keys that they belong to: the sparse form.
 
     Attributes:
-        probabilities: weight of each key of the window; sums to 1 over rounds and window.
+        probabilities: what multiplies the value of each key of the window; without dropout it sums
+            to 1 over rounds and window.
         key_places: place in the row of each key, -1 where the window holds none.
     """
 
     probabilities: Float[Tensor, "batch heads rounds seq window"]
     key_places: Int[Tensor, "batch heads rounds seq window"]
 
-    def to_dense(self) -> Float[Tensor, "batch heads seq seq"]:
-        """Scatter the probabilities to a square matrix, query by key.
+    def to_dense(self, keys: int | None = None) -> Float[Tensor, "batch heads seq keys"]:
+        """Scatter the probabilities to a matrix, query by key.
+
+        Args:
+            keys: places of the row; None for as many as there are queries. Of a pass with a cache
+                the queries are the last ones.
 
         Returns:
-            Attention of each query to each place of the row. Quadratic in the length.
+            Attention of each query to each place of the row.
         """
         batch, heads, _, seq, _ = self.probabilities.shape
-        dense = self.probabilities.new_zeros(batch, heads, seq, seq)
+        dense = self.probabilities.new_zeros(batch, heads, seq, seq if keys is None else keys)
         weights = self.probabilities.masked_fill(self.key_places < 0, 0).transpose(2, 3).flatten(3)
-        places = self.key_places.clamp(min=0).transpose(2, 3).flatten(3)
+        places = self.key_places.clamp(min=0).long().transpose(2, 3).flatten(3)
         return dense.scatter_add(-1, places, weights)
 
 

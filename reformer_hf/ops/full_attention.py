@@ -127,7 +127,7 @@ def cross_attention(
         value: its values.
         visible: which keys count; None for all. Where none does, the output is zero.
         dropout: of the probabilities.
-        output_map: also return the probabilities, before dropout.
+        output_map: also return the probabilities: what the values are multiplied by.
         implementation: ``eager`` holds the scores; for the others they are computed piecewise.
 
     Returns:
@@ -142,10 +142,12 @@ def cross_attention(
     if visible is not None:
         blind = ~visible.any(dim=-1)[:, None, None, None]
         visible = visible[:, None, None, :] | blind
-    probabilities = None
     if output_map or implementation == "eager":
-        output, probabilities = _attend_all(query, key, value, visible, dropout, None)
-    elif dropout and query.device.type == "cpu":
+        weights = _weigh_all(query, key, visible, dropout, None).to(value.dtype)
+        if blind is not None:
+            weights = weights.masked_fill(blind, 0)
+        return weights @ value, weights if output_map else None
+    if dropout and query.device.type == "cpu":
         # Torch draws a CPU's dropout of all scores at once, and keeps it for backward.
         output: Tensor = _AttendInPieces.apply(query, key, value, visible, dropout, draw_seed())  # type: ignore[assignment]
     else:
@@ -154,28 +156,25 @@ def cross_attention(
         )
     if blind is not None:
         output = output.masked_fill(blind, 0)
-        probabilities = None if probabilities is None else probabilities.masked_fill(blind, 0)
-    return output, probabilities if output_map else None
+    return output, None
 
 
-def _attend_all(
+def _weigh_all(
     query: Tensor,
     key: Tensor,
-    value: Tensor,
     visible: Tensor | None,
     dropout: float,
     generator: torch.Generator | None,
-) -> tuple[Tensor, Tensor]:
-    """Attend with the scores held; every query sees a key."""
+) -> Tensor:
+    """The probabilities of all keys, after dropout; every query sees a key."""
     scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     if visible is not None:
         scores = scores.masked_fill(~visible, -torch.inf)
     probabilities = scores.softmax(dim=-1)
-    weights = probabilities
     if dropout:
-        weights = probabilities * draw_kept(probabilities, dropout, generator)
-    return weights.to(value.dtype) @ value, probabilities
+        probabilities = probabilities * draw_kept(probabilities, dropout, generator)
+    return probabilities
 
 
 class _AttendInPieces(torch.autograd.Function):
@@ -197,8 +196,8 @@ class _AttendInPieces(torch.autograd.Function):
         generator = seeded_generator(seed, query.device)
         with autocast_off(query.device.type):
             for piece in _pieces(query, key):
-                attended, _ = _attend_all(query[piece], key, value, visible, dropout, generator)
-                output[piece] = attended
+                weights = _weigh_all(query[piece], key, visible, dropout, generator)
+                output[piece] = weights.to(value.dtype) @ value
         return output
 
     @staticmethod
@@ -213,9 +212,8 @@ class _AttendInPieces(torch.autograd.Function):
         for piece in _pieces(query, key):
             inputs = [x.detach().requires_grad_() for x in (query[piece], key, value)]
             with torch.enable_grad(), autocast_off(query.device.type):
-                attended, _ = _attend_all(
-                    inputs[0], inputs[1], inputs[2], visible, dropout, generator
-                )
+                weights = _weigh_all(inputs[0], inputs[1], visible, dropout, generator)
+                attended = weights.to(value.dtype) @ inputs[2]
                 found = torch.autograd.grad(attended, inputs, grads[0][piece])
             by_query[piece] = found[0]
             by_key += found[1]

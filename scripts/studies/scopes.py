@@ -83,7 +83,7 @@ def build_config(arguments: ScopeArguments, variant: str) -> ReformerHFConfig:
 @torch.no_grad()
 def mean_visible_keys(model: ReformerHFForCausalLM, ids: Tensor) -> dict[str, float]:
     """Distinct keys that a query attends to, the mean over queries, heads and layers of a kind."""
-    attentions = model.eval()(ids[None], output_attentions=True).attentions
+    attentions = model.eval()(ids[None], output_attentions="sparse").attentions
     found: dict[str, list[float]] = {}
     for kind, attention_map in zip(model.config.attn_layers, attentions, strict=True):
         seen = (attention_map.to_dense() > 0).sum(dim=-1).double().mean()

@@ -61,6 +61,7 @@ VERSION_0_1_0 = {
     "num_attention_heads": 2,
     "num_buckets": 64,
     "num_hashes": 1,
+    "output_streams": "both",
     "pad_token_id": 0,
     "position_embedding_type": "axial",
     "redraw_rotations": True,

@@ -169,10 +169,7 @@ def test_attention_maps_sum_to_one_and_hide_later_places(scope):
     model = tiny_lm(attention_scope=scope, **MIXED)
     output = model(random_ids(2, 19), output_attentions=True)
     assert len(output.attentions) == 4
-    for attention_map in output.attentions:
-        total = attention_map.probabilities.sum(dim=(2, 4))
-        assert_close(total, torch.ones(2, 2, 19))
-        dense = attention_map.to_dense()
+    for dense in output.attentions:
         assert dense.shape == (2, 2, 19, 19)
         assert_close(dense.sum(dim=-1), torch.ones(2, 2, 19))
         assert not dense.triu(1).any()

@@ -85,11 +85,13 @@ def check_rows(
     **options,
 ) -> None:
     """Output and map of a batch equal the oracle's for each row and its documents."""
-    output, attention_map = module(hidden, documents, output_map=True, **options)
+    output, dense = module(hidden, documents, output_map="dense", **options)
     plain, no_map = module(hidden, documents, **options)
     assert no_map is None
     assert_close(plain, output)
-    dense = attention_map.to_dense()
+    sparse = module(hidden, documents, output_map="sparse", **options)
+    assert_close(sparse[0], output)
+    assert_close(sparse[1].to_dense(), dense)
     for index, row in enumerate(hidden):
         numbers = [0] * len(row) if documents is None else documents[index].tolist()
         expected, maps = oracle(row, numbers)

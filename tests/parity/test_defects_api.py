@@ -102,8 +102,7 @@ class TestAttentionMaps:
             attention = layer.attention.self_attention
             attention.value.register_forward_hook(lambda module, inputs, v: values.append(v))
             attention.register_forward_hook(lambda module, inputs, o: outputs.append(o[0]))
-        for index, attention_map in enumerate(model(ids, output_attentions=True).attentions):
-            dense = attention_map.to_dense()
+        for index, dense in enumerate(model(ids, output_attentions=True).attentions):
             assert_close(dense.sum(dim=-1), torch.ones(2, 2, 45, dtype=torch.float64))
             assert_close(dense, dense.tril())
             value = values[index].unflatten(-1, (2, 16)).transpose(1, 2)

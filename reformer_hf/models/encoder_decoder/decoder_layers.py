@@ -43,7 +43,7 @@ class ReformerHFDecoderLayer(ReformerHFLayer):
 
         def attend(stream: Tensor) -> Tensor:
             assert inputs.source is not None
-            output, found = self.cross_attention(stream, inputs.source, inputs.output_map)
+            output, found = self.cross_attention(stream, inputs.source, bool(inputs.output_map))
             probabilities.append(found)
             return output
 
