@@ -25,8 +25,7 @@ class SeededDropout(nn.Dropout):
             input: any vectors.
 
         Returns:
-            The input, or in training one with numbers dropped and the others scaled up; it can be
-            differentiated once.
+            The input, or in training one with numbers dropped and the others scaled up.
         """
         if not (self.training and self.p):
             return input
@@ -63,9 +62,8 @@ class _Drop(torch.autograd.Function):
         return _multiply(vectors, dropout, seed, vectors if inplace else None)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        return _multiply(grads[0], *ctx.settings), None, None, None
+        return drop(grads[0], *ctx.settings), None, None, None
 
 
 def _multiply(
