@@ -64,6 +64,9 @@ class ReformerHFEmbeddings(nn.Module):
 class ReformerHFLayer(nn.Module):
     """A reversible block: ``y1 = x1 + attention(x2)``, ``y2 = x2 + feed_forward(y1)``."""
 
+    gradient_checkpointing = False  # transformers sets both
+    _gradient_checkpointing_func: Callable[..., Any]
+
     def __init__(self, config: ReformerHFConfig, layer_index: int):
         super().__init__()
         self.attention = ReformerHFAttention(config, layer_index)
@@ -131,14 +134,11 @@ class ReformerHFLayer(nn.Module):
 class ReformerHFEncoder(nn.Module):
     """The reversible layers and the layer norm over both streams; decoders use it, too."""
 
-    _gradient_checkpointing_func: Callable[..., Any]  # transformers sets it with the flag
-
     def __init__(
         self, config: ReformerHFConfig, layer_class: type[ReformerHFLayer] = ReformerHFLayer
     ):
         super().__init__()
         self.reversible, self.activation_budget = config.reversible, config.activation_budget
-        self.gradient_checkpointing = False
         self.layers = nn.ModuleList(
             layer_class(config, index) for index in range(config.num_hidden_layers)
         )
@@ -164,7 +164,7 @@ class ReformerHFEncoder(nn.Module):
         """
         replay = self.reversible and not output_attentions and torch.is_grad_enabled()
         coupling = ReversibleCoupling(self.activation_budget) if replay else PlainCoupling()
-        checkpointing = self.gradient_checkpointing and self.training and not replay
+        checkpoints = self.training and torch.is_grad_enabled() and not replay
         x1 = x2 = embedded.pop()
         streams, maps, cross_maps = [], [], []
         for index, (layer, decision) in enumerate(zip(self.layers, decisions, strict=True)):
@@ -173,7 +173,8 @@ class ReformerHFEncoder(nn.Module):
             hashing = Hashing(hash_seed, num_hashes, decision)
             past = None if remembered is None else remembered[index]
             inputs = LayerInputs(documents, hashing, output_attentions, past, source)
-            run = partial(self._gradient_checkpointing_func, layer) if checkpointing else layer
+            checkpointed = checkpoints and layer.gradient_checkpointing
+            run = partial(layer._gradient_checkpointing_func, layer) if checkpointed else layer
             x1, x2, attention_map, *cross_map = run(x1, x2, coupling, inputs)
             maps.append(attention_map)
             cross_maps += cross_map
