@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
     BaseModelOutputWithPastAndCrossAttentions,
@@ -61,11 +62,8 @@ class ReformerHFEmbeddings(nn.Module):
         return hidden_states
 
 
-class ReformerHFLayer(nn.Module):
+class ReformerHFLayer(GradientCheckpointingLayer):
     """A reversible block: ``y1 = x1 + attention(x2)``, ``y2 = x2 + feed_forward(y1)``."""
-
-    gradient_checkpointing = False  # transformers sets both
-    _gradient_checkpointing_func: Callable[..., Any]
 
     def __init__(self, config: ReformerHFConfig, layer_index: int):
         super().__init__()
@@ -131,6 +129,20 @@ class ReformerHFLayer(nn.Module):
         )
 
 
+def checkpoint_stored(
+    checkpoint: Callable[..., Any],
+    run: Callable[..., Any],
+    x1: Tensor,
+    x2: Tensor,
+    coupling: PlainCoupling | ReversibleCoupling,
+    inputs: LayerInputs,
+) -> Any:
+    """Checkpoint a layer where its activations would be stored; a replay stores none."""
+    stored = torch.is_grad_enabled() and not isinstance(coupling, ReversibleCoupling)
+    run = partial(checkpoint, run) if stored else run
+    return run(x1, x2, coupling, inputs)
+
+
 class ReformerHFEncoder(nn.Module):
     """The reversible layers and the layer norm over both streams; decoders use it, too."""
 
@@ -164,7 +176,6 @@ class ReformerHFEncoder(nn.Module):
         """
         replay = self.reversible and not output_attentions and torch.is_grad_enabled()
         coupling = ReversibleCoupling(self.activation_budget) if replay else PlainCoupling()
-        checkpoints = self.training and torch.is_grad_enabled() and not replay
         x1 = x2 = embedded.pop()
         streams, maps, cross_maps = [], [], []
         for index, (layer, decision) in enumerate(zip(self.layers, decisions, strict=True)):
@@ -173,9 +184,7 @@ class ReformerHFEncoder(nn.Module):
             hashing = Hashing(hash_seed, num_hashes, decision)
             past = None if remembered is None else remembered[index]
             inputs = LayerInputs(documents, hashing, output_attentions, past, source)
-            checkpointed = checkpoints and layer.gradient_checkpointing
-            run = partial(layer._gradient_checkpointing_func, layer) if checkpointed else layer
-            x1, x2, attention_map, *cross_map = run(x1, x2, coupling, inputs)
+            x1, x2, attention_map, *cross_map = layer(x1, x2, coupling, inputs)
             maps.append(attention_map)
             cross_maps += cross_map
             if past is not None and past.offload:

@@ -5,6 +5,7 @@ No algorithm lives here. The layers are in :mod:`reformer_hf.models.layers`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -40,7 +41,12 @@ from reformer_hf.models.inputs import (
 )
 from reformer_hf.models.labels import IGNORE_INDEX, check_token_labels, first_token_labels
 from reformer_hf.models.language_model import LanguageModelMixin, ReformerHFLMHead
-from reformer_hf.models.layers import ReformerHFEmbeddings, ReformerHFEncoder, ReformerHFLayer
+from reformer_hf.models.layers import (
+    ReformerHFEmbeddings,
+    ReformerHFEncoder,
+    ReformerHFLayer,
+    checkpoint_stored,
+)
 from reformer_hf.nn.reversible import Decision
 from reformer_hf.ops.dropout import draw_seed
 
@@ -109,10 +115,8 @@ class ReformerHFPreTrainedModel(PreTrainedModel):
         """Checkpoint the layers, or one of so many; see `PreTrainedModel`."""
         if every_n_layers < 1:
             raise ValueError(f"every_n_layers={every_n_layers}: give 1 for every layer, or more")
-        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func)
-        layers = [module for module in self.modules() if isinstance(module, ReformerHFLayer)]
-        for index, layer in enumerate(layers):
-            layer.gradient_checkpointing = enable and index % every_n_layers == 0
+        function = partial(checkpoint_stored, gradient_checkpointing_func)
+        super()._set_gradient_checkpointing(enable, function, every_n_layers)
         if enable and self.config.reversible:
             logger.warning_once(
                 "Activation checkpointing is left to reversible=True, which rebuilds activations "
