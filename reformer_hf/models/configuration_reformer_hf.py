@@ -131,6 +131,7 @@ class ReformerHFConfig(PreTrainedConfig):
     attn_layers: list[str] | tuple[str, ...] = ("local", "lsh") * 3
     attention_scope: str | None = None
     is_decoder: bool | None = None
+    is_encoder_decoder: bool = False
     encoder_attn_layers: list[str] | tuple[str, ...] | None = None
     decoder_attn_layers: list[str] | tuple[str, ...] | None = None
     decoder_form: str = "cross_attention"
@@ -143,6 +144,7 @@ class ReformerHFConfig(PreTrainedConfig):
     feed_forward_size: int = 1024
     hidden_act: str = "relu"
     chunk_size_attention_heads: int = 0
+    chunk_size_feed_forward: int = 0
     chunk_size_lm_head: int = 0
 
     local_attn_chunk_length: int = 64
