@@ -294,4 +294,7 @@ def require_integers(name: str, tensor: Tensor) -> None:
 
 
 def can_look(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu" and not is_tracing(tensor)
+    """Whether values can be asked for, without waiting for a device or breaking a transform."""
+    if is_tracing(tensor) or tensor.device.type != "cpu":
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from reformer_hf.ops.derivatives import first_derivative_only
+from reformer_hf.ops.derivatives import first_derivative_only, refuse_transforms
 
 Implementation = Literal["blockwise", "eager", "flex_attention"]
 """How attention is computed: ``blockwise`` block by block (:mod:`reformer_hf.ops.blockwise`),
@@ -64,6 +64,7 @@ def normalise_keys_in_parts(query: Float[Tensor, "*lead dim"]) -> Float[Tensor, 
     >>> [round(x, 3) for x in normalise_keys_in_parts(torch.tensor([3.0, -3.0])).tolist()]
     [1.0, -1.0]
     """
+    refuse_transforms()
     return _NormaliseKeys.apply(query)  # type: ignore[return-value]
 
 

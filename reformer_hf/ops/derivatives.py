@@ -1,4 +1,4 @@
-"""Backward passes that cannot be differentiated themselves say so."""
+"""What has a first derivative only, by an ordinary backward pass, says so."""
 
 import functools
 from collections.abc import Callable
@@ -7,6 +7,11 @@ from typing import Any
 import torch
 
 Backward = Callable[..., Any]
+
+ADVICE = (
+    "use implementation='eager' (attn_implementation='eager' of a model), and no reversible layers "
+    "(config.reversible=False)"
+)
 
 
 def first_derivative_only(backward: Backward) -> Backward:
@@ -31,10 +36,33 @@ def first_derivative_only(backward: Backward) -> Backward:
     def run(ctx: Any, *grads: Any) -> Any:
         if torch.is_grad_enabled():
             raise RuntimeError(
-                "create_graph=True: this layer has a first derivative only; for a second one "
-                "use implementation='eager' (attn_implementation='eager' of a model), and no "
-                "reversible layers (config.reversible=False)"
+                f"create_graph=True: this layer has a first derivative only; for more {ADVICE}"
             )
         return backward(ctx, *grads)
 
     return run
+
+
+def transform_runs() -> bool:
+    """Whether a transform of `torch.func`, such as `grad` or `vmap`, is at work.
+
+    Returns:
+        True within the function that it calls.
+
+    >>> transform_runs()
+    False
+    """
+    return torch._C._functorch.get_interpreter_stack() is not None
+
+
+def refuse_transforms() -> None:
+    """Refuse the transforms of `torch.func`, which do not call a plain backward pass.
+
+    Raises:
+        RuntimeError: if one is at work.
+
+    >>> refuse_transforms() is None  # nothing happens here, outside any
+    True
+    """
+    if transform_runs():
+        raise RuntimeError(f"torch.func does not transform this layer: {ADVICE}")

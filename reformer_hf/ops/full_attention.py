@@ -11,7 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from reformer_hf.ops.attend import Implementation, attend
 from reformer_hf.ops.attention_map import AttentionMap
 from reformer_hf.ops.checks import require_choice
-from reformer_hf.ops.derivatives import first_derivative_only
+from reformer_hf.ops.derivatives import first_derivative_only, refuse_transforms
 from reformer_hf.ops.dropout import draw_kept, draw_seed, seeded_generator
 from reformer_hf.ops.precision import autocast_off
 
@@ -147,6 +147,7 @@ def cross_attention(
     if output_map or implementation == "eager":
         output, probabilities = _attend_all(query, key, value, visible, dropout, None)
     elif dropout and query.device.type == "cpu":
+        refuse_transforms()
         # Torch draws a CPU's dropout of all scores at once, and keeps it for backward.
         output: Tensor = _AttendInPieces.apply(query, key, value, visible, dropout, draw_seed())  # type: ignore[assignment]
     else:
