@@ -1,6 +1,6 @@
 """The cache of generation, on transformers' cache protocol."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -17,14 +17,34 @@ class ReformerHFCacheLayer(CacheLayerMixin):
     _layer_type = "reformer_hf"
     is_croppable = True
 
-    def __init__(self, **kwargs: Any):
-        super().__init__(**kwargs)
+    # Without that of the mixin, which would set keys and values.
+    def __init__(self) -> None:
+        self.is_initialized = False
         self.past: Past | None = None
         self.record_past = False
         self.padding: Tensor | None = None  # padding tokens of each row, (batch,); None: never any
         self.since_padding = 0  # last tokens, none of which is padding in any row
         self.in_pass = False  # of the first layer: whether a pass through the model is under way
         self.device: torch.device | None = None  # where the past belongs while it is offloaded
+
+    @property
+    def keys(self) -> Tensor | None:  # type: ignore[override]
+        """Keys that are remembered, (batch, heads, seq, head_dim); None before the first tokens.
+
+        In order of the row, of a local layer only the last ones, those that a later token can still
+        see; of a layer that shares queries and keys, at unit length (times `sqrt(head_dim)`).
+        """
+        return None if self.past is None else self.past.keys
+
+    @property
+    def values(self) -> Tensor | None:  # type: ignore[override]
+        """Values of the same tokens, of the same shape."""
+        return None if self.past is None else self.past.values
+
+    @property
+    def batch_size(self) -> int:
+        """Rows; -1 before the first tokens."""
+        return -1 if self.past is None else self.past.rows
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing: the first tokens bring all that is needed."""
@@ -193,9 +213,6 @@ class ReformerHFCache(DynamicCache):
         layers: list[Any] = [ReformerHFCacheLayer() for _ in range(config.num_hidden_layers)]
         Cache.__init__(self, layers=layers)
         self.offload_between_layers = offloading
-
-    def __iter__(self) -> Iterator[ReformerHFCacheLayer]:  # type: ignore[override]
-        return iter(self.layers)
 
     def crop(self, tokens_to_remove: int) -> None:
         """Take back the last tokens in all layers, or in none; see `ReformerHFCacheLayer.crop`."""

@@ -59,7 +59,8 @@ class ReformerHFConfig(PreTrainedConfig):
             default local and LSH in turn, `num_hidden_layers` of them.
         attention_scope (`"band"` or `"chunk"`): which keys a query may see. `"band"`, the default,
             is strictly causal; `"chunk"` is for checkpoints of transformers' Reformer.
-        is_decoder (`bool`, *optional*): causal attention. Causal models set it.
+        is_decoder (`bool`, *optional*): causal attention. A causal model's own configuration says
+            so; any other model made of its checkpoint is then causal, too.
         is_encoder_decoder (`bool`): an encoder, and a decoder that reads its output; the two
             following fields are then given in place of `attn_layers`.
         encoder_attn_layers, decoder_attn_layers (`list[str]`, *optional*): as `attn_layers`, or
@@ -135,6 +136,7 @@ class ReformerHFConfig(PreTrainedConfig):
     attn_layers: list[str] | tuple[str, ...] = ("local", "lsh") * 3
     attention_scope: str | None = None
     is_decoder: bool | None = None
+    is_encoder_decoder: bool = False
     encoder_attn_layers: list[str] | tuple[str, ...] | None = None
     decoder_attn_layers: list[str] | tuple[str, ...] | None = None
     decoder_form: str = "cross_attention"
@@ -147,6 +149,7 @@ class ReformerHFConfig(PreTrainedConfig):
     feed_forward_size: int = 1024
     hidden_act: str = "relu"
     chunk_size_attention_heads: int = 0
+    chunk_size_feed_forward: int = 0
     chunk_size_lm_head: int = 0
     output_streams: str = "both"
 
@@ -365,6 +368,14 @@ class ReformerHFConfig(PreTrainedConfig):
         own.activation_budget = self.activation_budget // 2
         if side == "decoder":
             own.local_num_chunks_after = own.lsh_num_chunks_after = None  # for the encoder alone
+        return own
+
+    def decided(self, is_decoder: bool) -> Self:
+        """This configuration, or a copy where it leaves open whether the model is causal."""
+        if self.is_decoder is not None:
+            return self
+        own = copy.deepcopy(self)
+        own.is_decoder = is_decoder
         return own
 
     def check_fields(self) -> None:

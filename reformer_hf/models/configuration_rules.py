@@ -135,6 +135,8 @@ def derive_fields(
     """
     is_stock = source == STOCK_TYPE
     given = {name: value for name, value in given.items() if value is not None}
+    for name in ("axial_pos_shape", "axial_pos_embds_dim"):
+        _check_positive(name, given.get(name, ()))
     _derive_layers(config, given)
     _derive_widths(config, given)
     if config.attention_scope is None:
@@ -150,13 +152,15 @@ def derive_fields(
         config.axial_norm_std = config.initializer_range
 
 
-def _layers(name: str, count: Any) -> list[str]:
-    if not isinstance(count, int) or count < 1:
-        raise ValueError(f"{name}={count!r}: give a number of layers, at least 1")
+def _layers(count: int) -> list[str]:
     return [("local", "lsh")[index % 2] for index in range(count)]
 
 
 def _derive_layers(config: Any, given: Mapping[str, Any]) -> None:
+    for count in LAYER_COUNTS:
+        number = given.get(count, 1)
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ValueError(f"{count}={number!r}: give a number of layers, at least 1")
     counts = {"attn_layers": "num_hidden_layers"}
     if config.is_encoder_decoder or {"encoder_layers", "decoder_layers"} & given.keys():
         counts = {f"{side}_attn_layers": f"{side}_layers" for side in ("encoder", "decoder")}
@@ -166,7 +170,7 @@ def _derive_layers(config: Any, given: Mapping[str, Any]) -> None:
         if count not in given:
             continue
         if name not in given:
-            setattr(config, name, _layers(count, given[count]))
+            setattr(config, name, _layers(given[count]))
         elif len(given[name]) != given[count]:
             raise ValueError(
                 f"{count}={given[count]} but {name} has {len(given[name])} entries: give {name} "
@@ -269,15 +273,10 @@ def check_model(config: Any) -> None:
     """Check the fields of one side, or of a model without sides, against each other."""
     _check_layers(config)
     _check_choices(config, output_streams=("both", "mean"))
+    _check_sizes(config)
     if config.position_embedding_type == "axial":
         _check_axes(config)
-    limit = config.position_limit
-    if limit is not None and limit < 1:
-        raise ValueError(
-            f"max_position_embeddings={config.max_position_embeddings!r} must be at least 1"
-        )
     _check_windows(config)
-    _check_sizes(config)
     if config.tie_word_embeddings:
         raise ValueError(
             "tie_word_embeddings=True: the output projection reads both streams and is "
@@ -339,14 +338,12 @@ def _check_layers(config: Any) -> None:
 
 def _check_axes(config: Any) -> None:
     shape, dims = config.axial_pos_shape, config.axial_pos_embds_dim
+    _check_positive("axial_pos_shape", shape)
+    _check_positive("axial_pos_embds_dim", dims)
     if len(shape) < 2 or len(shape) != len(dims):
         raise ValueError(
             f"axial_pos_shape={shape!r} and axial_pos_embds_dim={dims!r}: give the same "
             "number of axes, at least two, in both"
-        )
-    if min(*shape, *dims) < 1:
-        raise ValueError(
-            f"axial_pos_shape={shape!r} and axial_pos_embds_dim={dims!r} must be positive"
         )
     if sum(dims) != config.hidden_size:
         raise ValueError(
@@ -356,16 +353,18 @@ def _check_axes(config: Any) -> None:
 
 
 def _check_windows(config: Any) -> None:
+    if config.num_buckets is not None:
+        bucket_factors(config.num_buckets)
     for kind in ("local", "lsh"):
         if kind not in config.attn_layers:
             continue
+        for needed, least in ((f"{kind}_attn_chunk_length", 1), (f"{kind}_num_chunks_before", 0)):
+            if getattr(config, needed) is None:
+                raise ValueError(
+                    f"{needed}=None with {kind!r} in attn_layers: give an int of at least {least}"
+                )
         name = f"{kind}_num_chunks_after"
         after = getattr(config, name)
-        bounds = {f"{kind}_attn_chunk_length": 1, f"{kind}_num_chunks_before": 0}
-        for bounded, least in (bounds if after is None else bounds | {name: 0}).items():
-            value = getattr(config, bounded)
-            if value is None or value < least:
-                raise ValueError(f"{bounded}={value!r} must be an int of at least {least}")
         if after and config.is_decoder:
             raise ValueError(
                 f"{name}={after!r} with is_decoder=True: a causal layer cannot look ahead; "
@@ -373,14 +372,17 @@ def _check_windows(config: Any) -> None:
             )
     if "lsh" not in config.attn_layers:
         return
-    if config.num_buckets is not None:
-        bucket_factors(config.num_buckets)
     window = config.attention_window("lsh", causal=False)
     if config.attention_scope == "band" and len(window.offsets) == 1:
         raise ValueError(
             "lsh_num_chunks_before=0 and lsh_num_chunks_after=0 in the band scope: a query "
             "would see only itself; set lsh_num_chunks_before to at least 1"
         )
+
+
+def _check_positive(name: str, lengths: Collection[int]) -> None:
+    if any(length < 1 for length in lengths):
+        raise ValueError(f"{name}={lengths!r} must be positive")
 
 
 def _check_sizes(config: Any) -> None:
@@ -392,8 +394,11 @@ def _check_sizes(config: Any) -> None:
 
 
 _SIZES = """
-hidden_size num_attention_heads attention_head_size feed_forward_size num_hashes hash_length
-vocab_size
+hidden_size num_attention_heads attention_head_size feed_forward_size num_hashes vocab_size
+max_position_embeddings hash_length local_attn_chunk_length lsh_attn_chunk_length
+"""
+_LOOKS = """
+local_num_chunks_before local_num_chunks_after lsh_num_chunks_before lsh_num_chunks_after
 """
 _CHUNKS = "chunk_size_attention_heads chunk_size_feed_forward chunk_size_lm_head"
 _DROPOUTS = """
@@ -402,6 +407,7 @@ classifier_dropout
 """
 _BOUNDS = (
     (_SIZES, 1, math.inf, "at least 1"),
+    (_LOOKS, 0, math.inf, "at least 0"),
     (_CHUNKS, 0, math.inf, "0 (no chunks), or a number of heads or tokens"),
     ("activation_budget", 0, math.inf, "0 (rebuild all activations) or a number of bytes"),
     ("initializer_range axial_norm_std layer_norm_eps", 0, math.inf, "at least 0"),

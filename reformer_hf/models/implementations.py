@@ -19,7 +19,8 @@ def to_implementation(name: str | None) -> Implementation:
     """
     if name not in NAMES:
         raise ValueError(
-            f"attn_implementation={name!r}: choose 'blockwise' (the default, 'sdpa' is the same), "
-            "'eager' or 'flex_attention'"
+            # transformers' words, which its tests look for
+            f'Specified `attn_implementation="{name}"` is not supported: choose "blockwise" (the '
+            'default, "sdpa" is the same), "eager" or "flex_attention"'
         )
     return NAMES[name]

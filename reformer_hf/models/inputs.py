@@ -35,10 +35,18 @@ def check_other_arguments(
         packed: whether `seq_idx` or `position_ids` are given, which say what `cu_seq_lens_*` do.
 
     Raises:
-        TypeError: if one is not among transformers' `TransformersKwargs`.
+        TypeError: if one is not among transformers' `TransformersKwargs`, or `token_type_ids`.
         ValueError: if one asks for what this model does not do.
     """
-    unknown = [name for name in arguments if name not in TransformersKwargs.__annotations__]
+    # Tokenizers of other models return them, all 0 for a single text.
+    types = arguments.get("token_type_ids")
+    if types is not None and not is_tracing(types) and torch.as_tensor(types).any():
+        raise ValueError(
+            "token_type_ids has values other than 0: this model knows one type of token; leave it "
+            "out (tokenizer(..., return_token_type_ids=False)), and tell parts by a token between"
+        )
+    known = {*TransformersKwargs.__annotations__, "token_type_ids"}
+    unknown = [name for name in arguments if name not in known]
     if unknown:
         raise TypeError(
             f"forward() got an unexpected keyword argument {unknown[0]!r}; "
@@ -79,6 +87,12 @@ def check_inputs(
         check_ids("input_ids", input_ids, config.vocab_size)
     else:
         assert inputs_embeds is not None
+        require_tensor("inputs_embeds", inputs_embeds)
+        if not inputs_embeds.is_floating_point():
+            raise ValueError(
+                f"inputs_embeds has dtype {inputs_embeds.dtype}: give floating-point vectors, or "
+                "token ids as input_ids"
+            )
         embedded = inputs_embeds.shape
         if len(embedded) != 3 or 0 in embedded or embedded[-1] != config.hidden_size:
             raise ValueError(
@@ -87,6 +101,7 @@ def check_inputs(
             )
     if attention_mask is None:
         return
+    require_tensor("attention_mask", attention_mask)
     if can_look(attention_mask) and not ((attention_mask == 0) | (attention_mask == 1)).all():
         raise ValueError("attention_mask has values other than 0 (padding) and 1 (real token)")
 
@@ -164,10 +179,10 @@ def check_hashing(
     Raises:
         ValueError: naming the argument, its value and the fix.
     """
-    if num_hashes is not None and num_hashes < 1:
+    if num_hashes is not None and (not isinstance(num_hashes, int) or num_hashes < 1):
         raise ValueError(
-            f"num_hashes={num_hashes} must be at least 1; leave it out for the configuration's "
-            f"{config.num_hashes}"
+            f"num_hashes={num_hashes!r} must be an int of at least 1; leave it out for the "
+            f"configuration's {config.num_hashes}"
         )
     if hash_decisions is not None and config.chunk_size_attention_heads:
         raise ValueError(
@@ -190,6 +205,9 @@ def require_whole_rows(
     Raises:
         ValueError: naming the argument and the fix.
     """
+    for name, tensor in (("attention_mask", attention_mask), ("position_ids", position_ids)):
+        if tensor is not None:
+            require_tensor(name, tensor)
     packed = seq_idx is not None
     if not packed and attention_mask is None and position_ids is not None:
         packed = can_look(position_ids) and (torch.diff(position_ids, dim=-1) != 1).any()
@@ -264,10 +282,19 @@ def expand_rows(name: str, numbers: Tensor, batch: int, seq: int) -> Tensor:
     return numbers.expand(batch, -1)
 
 
+def require_tensor(name: str, value: Any) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}: give a tensor")
+
+
 def require_integers(name: str, tensor: Tensor) -> None:
+    require_tensor(name, tensor)
     if tensor.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"{name} has dtype {tensor.dtype}: give integers, torch.int64 or int32")
 
 
 def can_look(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu" and not is_tracing(tensor)
+    """Whether values can be asked for, without waiting for a device or breaking a transform."""
+    if is_tracing(tensor) or tensor.device.type != "cpu":
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)

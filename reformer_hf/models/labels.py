@@ -8,7 +8,12 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from transformers.utils import logging
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
-from reformer_hf.models.inputs import can_look, find_documents, require_integers
+from reformer_hf.models.inputs import (
+    can_look,
+    find_documents,
+    require_integers,
+    require_tensor,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -116,6 +121,7 @@ def problem_type_of(config: ReformerHFConfig, labels: Tensor) -> ProblemType:
     Returns:
         The kind of problem.
     """
+    require_tensor("labels", labels)
     if config.problem_type is not None:
         return config.problem_type
     if config.num_labels != 1 and not (labels.is_floating_point() or labels.dtype == torch.bool):

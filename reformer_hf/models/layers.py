@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
     BaseModelOutputWithPastAndCrossAttentions,
@@ -61,7 +62,7 @@ class ReformerHFEmbeddings(nn.Module):
         return hidden_states
 
 
-class ReformerHFLayer(nn.Module):
+class ReformerHFLayer(GradientCheckpointingLayer):
     """A reversible block: ``y1 = x1 + attention(x2)``, ``y2 = x2 + feed_forward(y1)``."""
 
     def __init__(self, config: ReformerHFConfig, layer_index: int):
@@ -133,17 +134,28 @@ def mean_of_streams(hidden_states: Tensor) -> Tensor:
     return hidden_states.unflatten(-1, (2, -1)).mean(dim=-2)
 
 
+def checkpoint_stored(
+    checkpoint: Callable[..., Any],
+    run: Callable[..., Any],
+    x1: Tensor,
+    x2: Tensor,
+    coupling: PlainCoupling | ReversibleCoupling,
+    inputs: LayerInputs,
+) -> Any:
+    """Checkpoint a layer where its activations would be stored; a replay stores none."""
+    stored = torch.is_grad_enabled() and not isinstance(coupling, ReversibleCoupling)
+    run = partial(checkpoint, run) if stored else run
+    return run(x1, x2, coupling, inputs)
+
+
 class ReformerHFEncoder(nn.Module):
     """The reversible layers and the layer norm over both streams; decoders use it, too."""
-
-    _gradient_checkpointing_func: Callable[..., Any]  # transformers sets it with the flag
 
     def __init__(
         self, config: ReformerHFConfig, layer_class: type[ReformerHFLayer] = ReformerHFLayer
     ):
         super().__init__()
         self.reversible, self.activation_budget = config.reversible, config.activation_budget
-        self.gradient_checkpointing = False
         self.layers = nn.ModuleList(
             layer_class(config, index) for index in range(config.num_hidden_layers)
         )
@@ -170,7 +182,6 @@ class ReformerHFEncoder(nn.Module):
         replay = self.reversible and not output_attentions and torch.is_grad_enabled()
         budget = self.activation_budget
         coupling = ReversibleCoupling(budget) if replay else PlainCoupling()
-        checkpointing = self.gradient_checkpointing and self.training and not replay
         x1 = x2 = embedded.pop()
         streams, maps, cross_maps = [], [], []
         for index, (layer, decision) in enumerate(zip(self.layers, decisions, strict=True)):
@@ -183,8 +194,7 @@ class ReformerHFEncoder(nn.Module):
             hashing = Hashing(hash_seed, num_hashes, decision)
             past = None if remembered is None else remembered[index]
             inputs = LayerInputs(documents, hashing, output_attentions, past, source)
-            run = partial(self._gradient_checkpointing_func, layer) if checkpointing else layer
-            x1, x2, attention_map, *cross_map = run(x1, x2, coupling, inputs)
+            x1, x2, attention_map, *cross_map = layer(x1, x2, coupling, inputs)
             maps.append(attention_map)
             cross_maps += cross_map
             if past is not None and past.offload:

@@ -28,7 +28,7 @@ class ReformerHFForMaskedLM(LanguageModelMixin, ReformerHFTaskModel):
                 "is_decoder=True: ReformerHFForMaskedLM is bidirectional; set is_decoder to False "
                 "or leave it out, or use ReformerHFForCausalLM"
             )
-        config.is_decoder = False
+        config = config.decided(is_decoder=False)
         super().__init__(config)
         self.lm_head = ReformerHFLMHead(config)
         self.post_init()

@@ -3,12 +3,15 @@
 No algorithm lives here. The layers are in :mod:`reformer_hf.models.layers`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
@@ -18,6 +21,7 @@ from transformers.modeling_outputs import (
     CausalLMOutputWithPast,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
 from reformer_hf.models.attention_maps import check_dense_maps, read_output_attentions
@@ -41,11 +45,14 @@ from reformer_hf.models.layers import (
     ReformerHFEmbeddings,
     ReformerHFEncoder,
     ReformerHFLayer,
+    checkpoint_stored,
     mean_of_streams,
 )
 from reformer_hf.nn.reversible import Decision
 from reformer_hf.ops.attention_map import MapForm
 from reformer_hf.ops.dropout import draw_seed
+
+logger = logging.get_logger(__name__)
 
 
 class ReformerHFPreTrainedModel(PreTrainedModel):
@@ -100,6 +107,24 @@ class ReformerHFPreTrainedModel(PreTrainedModel):
         """
         with explain_unreadable_files(pretrained_model_name_or_path):
             return super().from_pretrained(pretrained_model_name_or_path, *inputs, **kwargs)
+
+    def _set_gradient_checkpointing(
+        self,
+        enable: bool = True,
+        gradient_checkpointing_func: Callable[..., Any] = checkpoint,
+        every_n_layers: int = 1,
+    ) -> None:
+        """Checkpoint the layers, or one of so many; see `PreTrainedModel`."""
+        if every_n_layers < 1:
+            raise ValueError(f"every_n_layers={every_n_layers}: give 1 for every layer, or more")
+        function = partial(checkpoint_stored, gradient_checkpointing_func)
+        super()._set_gradient_checkpointing(enable, function, every_n_layers)
+        if enable and self.config.reversible:
+            logger.warning_once(
+                "Activation checkpointing is left to reversible=True, which rebuilds activations "
+                "instead of storing them, beyond activation_budget bytes (0 rebuilds all). Set "
+                "reversible=False for checkpoints instead."
+            )
 
     def recorded(
         self, output_hidden_states: bool | None, output_attentions: bool | MapForm | None
@@ -325,7 +350,7 @@ class ReformerHFForCausalLM(
                 "is_decoder=False: ReformerHFForCausalLM is causal; set is_decoder to True or "
                 "leave it out"
             )
-        config.is_decoder = True
+        config = config.decided(is_decoder=True)
         super().__init__(config)
         self.reformer = ReformerHFModel(config)
         self.lm_head = ReformerHFLMHead(config)

@@ -41,6 +41,8 @@ def build_self_attention(config: ReformerHFConfig, layer_index: int) -> SelfAtte
     }
     if kind in ("full", "full_shared_qk"):
         return FullSelfAttention(shared_query_key=shared_qk, **common)
+    if kind not in ("local", "lsh"):
+        raise ValueError(f"attn_layers has {kind!r}, which build_self_attention does not build")
     common |= asdict(config.attention_window(kind, causal))
     if kind == "local":
         return LocalSelfAttention(**common)

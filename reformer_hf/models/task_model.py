@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
+from reformer_hf.models.inputs import require_tensor
 from reformer_hf.models.modeling_reformer_hf import ReformerHFModel, ReformerHFPreTrainedModel
 
 
@@ -75,6 +76,7 @@ def leading_shape(input_ids: Tensor | None, inputs_embeds: Tensor | None, axes: 
     given = inputs_embeds if input_ids is None else input_ids
     if given is None:
         raise ValueError("give exactly one of input_ids and inputs_embeds")
+    require_tensor("input_ids" if inputs_embeds is None else "inputs_embeds", given)
     if given.ndim < axes:
         raise ValueError(
             f"the input has shape {tuple(given.shape)}: this model needs at least {axes} axes"

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from reformer_hf.ops.derivatives import transform_runs
 from reformer_hf.ops.dropout import draw_kept, draw_seed, seeded_generator
 
 PIECE = 2**14
@@ -25,12 +26,12 @@ class SeededDropout(nn.Dropout):
             input: any vectors.
 
         Returns:
-            The input, or in training one with numbers dropped and the others scaled up; it can be
-            differentiated once.
+            The input, or in training one with numbers dropped and the others scaled up.
         """
         if not (self.training and self.p):
             return input
-        if torch.compiler.is_compiling():  # which can not trace a generator
+        # Neither of which takes a generator.
+        if torch.compiler.is_compiling() or transform_runs():
             return super().forward(input)
         return drop(input, self.p, draw_seed())
 
@@ -54,18 +55,22 @@ def drop(
 
 class _Drop(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, vectors: Tensor, dropout: float, seed: int | None, inplace: bool
-    ) -> Tensor:
-        ctx.settings = (dropout, seed)
-        if inplace:
-            ctx.mark_dirty(vectors)
+    def forward(vectors: Tensor, dropout: float, seed: int | None, inplace: bool) -> Tensor:
         return _multiply(vectors, dropout, seed, vectors if inplace else None)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        vectors, *ctx.settings, inplace = inputs
+        if inplace:
+            ctx.mark_dirty(vectors)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        return drop(tangents[0], *ctx.settings)
+
+    @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        return _multiply(grads[0], *ctx.settings), None, None, None
+        return drop(grads[0], *ctx.settings), None, None, None
 
 
 def _multiply(

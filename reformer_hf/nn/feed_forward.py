@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from reformer_hf.nn.checks import check_hidden_states
 from reformer_hf.nn.dropout import drop
 from reformer_hf.nn.layer_norm import StreamLayerNorm, cast_for_products
 
@@ -113,6 +114,7 @@ class ChunkedFeedForward(nn.Module):
         Returns:
             What is added to the other stream.
         """
+        check_hidden_states(hidden_states, self.dense.dense.in_features)
         if not 0 < self.chunk_size < hidden_states.shape[1]:
             return self._forward_chunk(hidden_states)
         chunks = hidden_states.split(self.chunk_size, dim=1)

@@ -44,6 +44,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from reformer_hf.nn.stream_pieces import GrowingSum, accumulate, cut, cut_gathering
 from reformer_hf.nn.surroundings import Surroundings
+from reformer_hf.ops.derivatives import refuse_transforms
 
 SubLayer = Callable[[Tensor], Tensor]
 """Maps a source to an addend."""
@@ -169,6 +170,7 @@ class ReversibleCoupling(PlainCoupling):
         """
         if not torch.is_grad_enabled():
             return super().couple(target, sublayer, source, piece_length)
+        refuse_transforms()
         for name, stream in (("target", target), ("source", source)):
             if torch.finfo(stream.dtype).bits < 32:
                 raise ValueError(

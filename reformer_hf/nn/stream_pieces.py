@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from reformer_hf.ops.derivatives import first_derivative_only
 
 CAST_PLACES = 4096
 """Places of all rows that a CPU casts at a time, to add numbers of another dtype."""
@@ -150,7 +151,7 @@ class _Take(torch.autograd.Function):
         return gathered.place(stream, part)
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None]:  # type: ignore[override]
         return ctx.gathered.write(ctx.shape, ctx.part, gradient), None, None
 

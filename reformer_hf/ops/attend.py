@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from reformer_hf.ops.derivatives import first_derivative_only, refuse_transforms
+
 Implementation = Literal["blockwise", "eager", "flex_attention"]
 """How attention is computed: ``blockwise`` block by block (:mod:`reformer_hf.ops.blockwise`),
 ``eager`` in plain operations that hold all scores at once, ``flex_attention`` by torch's function.
@@ -62,6 +64,7 @@ def normalise_keys_in_parts(query: Float[Tensor, "*lead dim"]) -> Float[Tensor, 
     >>> [round(x, 3) for x in normalise_keys_in_parts(torch.tensor([3.0, -3.0])).tolist()]
     [1.0, -1.0]
     """
+    refuse_transforms()
     return _NormaliseKeys.apply(query)  # type: ignore[return-value]
 
 
@@ -78,7 +81,7 @@ class _NormaliseKeys(torch.autograd.Function):
         return keys
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (query,) = ctx.saved_tensors
         result = torch.empty_like(query)

@@ -30,6 +30,7 @@ from torch.nn.functional import embedding_bag
 
 from reformer_hf.ops.attend import ALONE_LOGSUMEXP
 from reformer_hf.ops.block_order import Block, BlockOrder, Group, Sizes
+from reformer_hf.ops.derivatives import first_derivative_only, refuse_transforms
 from reformer_hf.ops.dropout import draw_kept, draw_seed, seeded_generator
 from reformer_hf.ops.long_order import LongOrder
 from reformer_hf.ops.precision import autocast_off, multiplies_bfloat16
@@ -66,6 +67,7 @@ def attend_blockwise(
     >>> attend_blockwise(x, x, x, order)[0, 0].tolist()
     [[1.0, 0.0], [1.0, 0.0]]
     """
+    refuse_transforms()
     seed = draw_seed() if dropout else None
     return _AttendBlockwise.apply(query, key, value, order, dropout, seed)  # type: ignore[return-value]
 
@@ -115,7 +117,7 @@ class _AttendBlockwise(torch.autograd.Function):
         return output.transpose(1, 2)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_derivative_only
     @_without_autocast
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         geometry, mask_type, dropout, seed = ctx.settings

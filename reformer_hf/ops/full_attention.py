@@ -11,6 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from reformer_hf.ops.attend import Implementation, attend
 from reformer_hf.ops.attention_map import AttentionMap
 from reformer_hf.ops.checks import require_choice
+from reformer_hf.ops.derivatives import first_derivative_only, refuse_transforms
 from reformer_hf.ops.dropout import draw_kept, draw_seed, seeded_generator
 from reformer_hf.ops.precision import autocast_off
 
@@ -148,6 +149,7 @@ def cross_attention(
             weights = weights.masked_fill(blind, 0)
         return weights @ value, weights if output_map else None
     if dropout and query.device.type == "cpu":
+        refuse_transforms()
         # Torch draws a CPU's dropout of all scores at once, and keeps it for backward.
         output: Tensor = _AttendInPieces.apply(query, key, value, visible, dropout, draw_seed())  # type: ignore[assignment]
     else:
@@ -201,7 +203,7 @@ class _AttendInPieces(torch.autograd.Function):
         return output
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, visible = ctx.saved_tensors
         dropout, seed = ctx.settings

@@ -137,10 +137,21 @@ def invert_order(order: Int[Tensor, "*lead seq"]) -> Int[Tensor, "*lead seq"]:
 class _Rearrange(torch.autograd.Function):
     """Take rows in an order; the gradient comes back in the inverse order, never by scattering."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, rows: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(order, inverse)
+    def forward(rows: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
         return _take_rows(rows, order)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
+        ctx.save_for_forward(inputs[1])
+
+    @staticmethod
+    def jvp(ctx, *tangents: Tensor | None) -> Tensor:
+        assert tangents[0] is not None
+        return _take_rows(tangents[0], ctx.saved_tensors[0])
 
     @staticmethod
     def backward(ctx, *grads: Tensor) -> tuple[Tensor, None, None]:

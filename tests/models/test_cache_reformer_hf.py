@@ -49,10 +49,10 @@ def test_length_and_layers(model):
     assert cache.used_bytes() == cache.allocated_bytes() == 0
     for length in (5, 6, 30):
         step(model, cache, random_ids(2, length - cache.get_seq_length()))
-        assert [layer.get_seq_length() for layer in cache] == [length] * len(KINDS)
+        assert [layer.get_seq_length() for layer in cache.layers] == [length] * len(KINDS)
         assert cache.get_seq_length(2) == length
         assert cache.get_mask_sizes(3, 0) == (length + 3, 0)
-    assert all(isinstance(layer, ReformerHFCacheLayer) for layer in cache)
+    assert all(isinstance(layer, ReformerHFCacheLayer) for layer in cache.layers)
     assert cache.is_croppable and cache.get_max_length() == -1
     assert isinstance(cache, DynamicCache)
 
@@ -112,7 +112,7 @@ def test_crop_is_as_if_the_tokens_had_never_been(scope, count):
     step(model, cache, ids[:, PROMPT:])
     cache.crop(-count)
     left = PROMPT + MORE - count
-    assert [layer.get_seq_length() for layer in cache] == [left] * len(KINDS)
+    assert [layer.get_seq_length() for layer in cache.layers] == [left] * len(KINDS)
     expected = prefilled(model, ids[:, : min(PROMPT, left)])
     if left > PROMPT:
         step(model, expected, ids[:, PROMPT:left])
@@ -160,7 +160,7 @@ class TestRefusedCrops:
         before = cache.get_seq_length()
         with pytest.raises(error, match=message):
             cache.crop(count)
-        assert [layer.get_seq_length() for layer in cache] == [before] * len(KINDS)
+        assert [layer.get_seq_length() for layer in cache.layers] == [before] * len(KINDS)
         more = random_ids(2, MORE, seed=5)
         assert_close(step(model, cache, more), step(model, expected, more))
 
@@ -270,3 +270,58 @@ class TestOtherCaches:
         cache = ReformerHFCache(model.config)
         with pytest.raises(TypeError, match="filled by its own layers only"):
             cache.update(torch.zeros(1, 2, 3, 8), torch.zeros(1, 2, 3, 8), 0)
+
+
+class TestKeysAndValues:
+    """What other tools read of a layer."""
+
+    def test_they_are_those_of_the_tokens_in_order(self, model):
+        ids = random_ids(2, PROMPT)
+        cache = prefilled(model, ids[:, :9])
+        assert ReformerHFCache(model.config).layers[0].keys is None
+        step(model, cache, ids[:, 9:])
+        whole = prefilled(model, ids)
+        for layer, other in zip(cache.layers, whole.layers, strict=True):
+            kept = layer.keys.shape[2]
+            assert layer.keys.shape == layer.values.shape == (2, 2, kept, 8)
+            assert kept == (PROMPT if layer is not cache.layers[0] else min(kept, PROMPT))
+            atol = 1e-9 if model.config.attention_scope == "band" else 9.0  # not strictly causal
+            assert_close(layer.keys, other.keys[:, :, -kept:], rtol=0, atol=atol)
+        attention = model.reformer.encoder.layers[0].attention
+        first = model.reformer.embeddings(
+            model.reformer.embeddings.word_embeddings(ids), torch.arange(PROMPT).expand(2, -1)
+        )
+        normalised = attention.layer_norm(first)
+        kept = cache.layers[0].keys.shape[2]
+        for name in ("key", "value"):
+            projected = getattr(attention.self_attention, name)(normalised)
+            expected = projected.unflatten(-1, (2, 8)).transpose(1, 2)[:, :, -kept:]
+            assert_close(getattr(cache.layers[0], f"{name}s"), expected)
+
+    def test_a_local_layer_has_what_can_still_be_seen(self):
+        model = tiny_lm(attn_layers=["local", "full"], position_embedding_type="none").double()
+        cache = prefilled(model, random_ids(2, 90))
+        assert [layer.keys.shape[2] for layer in cache.layers] == [4, 90]
+        assert [layer.get_seq_length() for layer in cache.layers] == [90, 90]
+        cache = ReformerHFCache(model.config)
+        cache.activate_past_recording()
+        step(model, cache, random_ids(2, 90))
+        assert cache.layers[0].keys.shape[2] >= 4
+
+    def test_they_follow_rows_crops_and_resets(self, model):
+        cache = prefilled(model, random_ids(3, PROMPT), record=True)
+        before = cache.layers[2].values.clone()
+        cache.crop(-2)
+        cache.reorder_cache(torch.tensor([2, 0, 1]))
+        assert torch.equal(cache.layers[2].values, before[[2, 0, 1], :, :-2])
+        assert cache.batch_size == 3 and cache.is_initialized and not cache.is_compileable
+        for layer, (keys, values, _) in zip(cache.layers, cache, strict=True):  # as transformers'
+            assert torch.equal(keys, layer.keys) and torch.equal(values, layer.values)
+        cache.layers[2].offload()
+        assert torch.equal(cache.layers[2].values, before[[2, 0, 1], :, :-2])
+        cache.reset()
+        assert cache.layers[2].values is None and cache.batch_size == -1
+
+    def test_they_cannot_be_set(self, model):
+        with pytest.raises(AttributeError):
+            ReformerHFCache(model.config).layers[0].keys = torch.zeros(1, 2, 3, 8)

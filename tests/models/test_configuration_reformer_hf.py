@@ -123,9 +123,9 @@ def test_rules_hold_again_when_a_model_is_built():
         ReformerHFModel(config)
 
 
-def test_rules_of_unused_layers_are_not_asked():
+def test_rules_between_fields_of_unused_layers_are_not_asked():
     tiny_config(attn_layers=["local"], lsh_attn_chunk_length=None, lsh_num_chunks_before=0)
-    tiny_config(attn_layers=["full"], local_attn_chunk_length=0, lsh_attn_chunk_length=None)
+    tiny_config(attn_layers=["full"], lsh_attn_chunk_length=None, lsh_num_chunks_before=None)
     # A chunk alone is a window in the chunk scope.
     tiny_config(attention_scope="chunk", lsh_num_chunks_before=0)
 

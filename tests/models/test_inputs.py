@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from reformer_hf import ReformerHFForCausalLM, ReformerHFForSequenceClassification
 from reformer_hf.models.inputs import lay_out_rows
 from reformer_hf.models.labels import first_token_labels
 from tests.models.tiny import SCOPES, random_ids, tiny_config, tiny_encoder, tiny_lm
@@ -69,6 +70,15 @@ BAD_INPUTS = {
         {"input_ids": IDS, "past_key_values": object()},
         ["past_key_values", "leave it out"],
     ),
+    "types of tokens": (
+        {"input_ids": IDS, "token_type_ids": (torch.arange(11) > 5).long().expand(2, -1)},
+        ["token_type_ids", "other than 0", "return_token_type_ids=False"],
+    ),
+    "whole numbers as embeddings": (
+        {"inputs_embeds": torch.zeros(2, 11, 16, dtype=LONG)},
+        ["inputs_embeds", "int64", "input_ids"],
+    ),
+    "half a round": ({"input_ids": IDS, "num_hashes": 1.5}, ["num_hashes=1.5", "int"]),
     "no rounds": ({"input_ids": IDS, "num_hashes": 0}, ["num_hashes=0", "at least 1"]),
     "too few decisions": ({"input_ids": IDS, "hash_decisions": []}, ["hash_decisions", "0", "2"]),
 }
@@ -194,3 +204,26 @@ def test_first_token_labels_cover_every_border():
     assert first_token_labels(
         labels, None, torch.tensor([0, 1, 2, 0, 1, 2]), None, False
     ).tolist() == [[-100, 11, 12, -100, 14, 15]]
+
+
+NO_TENSORS = [
+    {"input_ids": IDS.tolist()},
+    {"inputs_embeds": [[1.0]]},
+    {"input_ids": IDS, "attention_mask": [[1] * 11] * 2},
+    {"input_ids": IDS, "position_ids": [1]},
+    {"input_ids": IDS, "labels": [1, 2]},
+]
+
+
+@pytest.mark.parametrize("inputs", NO_TENSORS, ids=lambda inputs: [*inputs][-1])
+@pytest.mark.parametrize("head", [ReformerHFForCausalLM, ReformerHFForSequenceClassification])
+def test_what_is_no_tensor_is_refused(head, inputs):
+    with pytest.raises(TypeError, match=f"{[*inputs][-1]} is a list: give a tensor"):
+        head(tiny_config())(**inputs)
+
+
+@pytest.mark.parametrize("types", [None, torch.zeros_like(IDS)])
+def test_token_types_that_say_nothing_are_no_matter(types):
+    model = tiny_encoder()
+    expected = model(IDS).last_hidden_state
+    assert torch.equal(model(IDS, token_type_ids=types).last_hidden_state, expected)

@@ -132,7 +132,8 @@ def test_blockwise_is_the_name_of_the_default(tmp_path):
 
 @pytest.mark.parametrize("name", ["blocks", "paged|eager"])
 def test_unknown_implementations_are_refused(name, tmp_path):
-    model, message = tiny_lm(), f"attn_implementation='{re.escape(name)}': choose 'blockwise'"
+    model = tiny_lm()
+    message = f'attn_implementation="{re.escape(name)}"` is not supported: choose "blockwise"'
     with pytest.raises(ValueError, match=message):
         model.set_attn_implementation(name)
     model.save_pretrained(tmp_path)

@@ -69,3 +69,8 @@ def test_in_place_it_writes_to_the_vectors_and_has_the_same_gradient() -> None:
     assert torch.equal(found, expected)
     mine, theirs = (torch.autograd.grad(y.sum(), x)[0] for y in (found, expected))
     assert torch.equal(mine, theirs)
+
+
+def test_its_second_derivative_drops_the_same_numbers() -> None:
+    x = torch.randn(30, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda x: drop(x, 0.4, 3) ** 2, x)

@@ -71,3 +71,10 @@ def test_the_output_projection_has_no_bias():
     assert [name for name, _ in module.named_parameters()] == ["dense.weight"]
     assert module(torch.zeros(1, 2, 8)).abs().sum() == 0
     assert (module(torch.ones(1, 100, 8)) == 0).double().mean() > 0.3
+
+
+def test_a_stream_of_another_width_is_refused() -> None:
+    layer = ChunkedFeedForward(hidden_size=4, feed_forward_size=8, activation=torch.relu)
+    for shape in [(2, 5, 3), (2, 0, 4)]:
+        with pytest.raises(ValueError, match=r"hidden_states has shape .*\(batch, seq, 4\)"):
+            layer(torch.zeros(shape))

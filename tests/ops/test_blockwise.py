@@ -94,9 +94,8 @@ def test_scores_of_any_size_are_exact(scale):
 def test_it_differentiates_once_only():
     query, value = rows(9)
     output, _ = local_attention(query, query, value, **WINDOW)
-    (gradient,) = torch.autograd.grad(output.square().sum(), value, create_graph=True)
-    with pytest.raises(RuntimeError, match="differentiate twice"):
-        gradient.sum().backward()
+    with pytest.raises(RuntimeError, match="create_graph=True.*implementation='eager'"):
+        torch.autograd.grad(output.square().sum(), value, create_graph=True)
 
 
 @SCOPES

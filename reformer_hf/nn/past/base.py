@@ -78,6 +78,16 @@ class Past(ABC):
         """
 
     @property
+    def keys(self) -> Float[Tensor, "batch heads stored dim"]:
+        """Keys of the tokens that are stored, in order; a row's padding may have moved left."""
+        return self.tokens.tokens().chunk(2, dim=-1)[0]
+
+    @property
+    def values(self) -> Float[Tensor, "batch heads stored dim"]:
+        """Their values."""
+        return self.tokens.tokens().chunk(2, dim=-1)[1]
+
+    @property
     def rows(self) -> int:
         """Rows of the batch; 0 before the first tokens."""
         return 0 if self.tokens.buffer is None else self.tokens.buffer.shape[0]
