@@ -16,6 +16,7 @@ from transformers import (
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
+from reformer_hf.models.encoder_decoder.base_model import ReformerHFEncoderDecoderModel
 from reformer_hf.models.files.checkpoint_files import HeadBiasConverter
 from reformer_hf.models.modeling_classification import (
     ReformerHFForMultipleChoice,
@@ -27,7 +28,11 @@ from reformer_hf.models.modeling_heads import (
     ReformerHFForQuestionAnswering,
     ReformerHFForTokenClassification,
 )
-from reformer_hf.models.modeling_reformer_hf import ReformerHFForCausalLM, ReformerHFModel
+from reformer_hf.models.modeling_reformer_hf import (
+    ReformerHFForCausalLM,
+    ReformerHFModel,
+    ReformerHFPreTrainedModel,
+)
 from reformer_hf.models.tokenization_reformer_hf import register_tokenizers
 
 MODELS = {
@@ -36,11 +41,25 @@ MODELS = {
     AutoModelForMaskedLM: ReformerHFForMaskedLM,
     AutoModelForMultipleChoice: ReformerHFForMultipleChoice,
     AutoModelForQuestionAnswering: ReformerHFForQuestionAnswering,
-    AutoModelForSeq2SeqLM: ReformerHFForConditionalGeneration,
     AutoModelForSequenceClassification: ReformerHFForSequenceClassification,
     AutoModelForTokenClassification: ReformerHFForTokenClassification,
 }
 """The model that each Auto class makes of a `ReformerHFConfig`."""
+
+ENCODER_DECODER_MODELS = {
+    AutoModel: ReformerHFEncoderDecoderModel,
+    AutoModelForSeq2SeqLM: ReformerHFForConditionalGeneration,
+}
+"""The same, of one with `is_encoder_decoder`."""
+
+
+class BaseModelOfEitherKind(ReformerHFPreTrainedModel):
+    """What `AutoModel` knows, which tells models by the class of their configuration alone."""
+
+    def __new__(cls, config: ReformerHFConfig, *inputs: Any, **kwargs: Any) -> Any:
+        """Make the model that the configuration's fields ask for."""
+        models = ENCODER_DECODER_MODELS if config.is_encoder_decoder else MODELS
+        return models[AutoModel](config, *inputs, **kwargs)
 
 
 class StockReformerConfig(ReformerHFConfig):
@@ -69,7 +88,8 @@ def register(override_stock: bool = False) -> None:
     """
     config_class = ReformerHFConfig
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
-    for auto_class, model_class in MODELS.items():
+    both = {**MODELS, **ENCODER_DECODER_MODELS, AutoModel: BaseModelOfEitherKind}
+    for auto_class, model_class in both.items():
         auto_class.register(config_class, model_class, exist_ok=True)
     register_tokenizers(config_class)
     register_checkpoint_conversion_mapping(
