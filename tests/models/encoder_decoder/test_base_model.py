@@ -1,6 +1,5 @@
 """The encoder-decoder without its head: states, Auto classes, checkpoints, resizing."""
 
-from itertools import product
 
 import pytest
 import torch
