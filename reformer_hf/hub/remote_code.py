@@ -196,12 +196,14 @@ def _check_tokenizer(folder: Path) -> None:
     Raises:
         ValueError: if it does not.
     """
+    if (folder / "tokenizer.json").is_file():
+        return
     file = folder / "tokenizer_config.json"
     settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     tokenizer_class = settings.get("tokenizer_class")
     if str(tokenizer_class).startswith("ReformerHF"):
-        problem = f"{file} has tokenizer_class={tokenizer_class!r}"
-    elif (folder / "spiece.model").is_file() and not (folder / "tokenizer.json").is_file():
+        problem = f"{file} has tokenizer_class={tokenizer_class!r} and there is no tokenizer.json"
+    elif (folder / "spiece.model").is_file():
         problem = f"{folder} has spiece.model but no tokenizer.json"
     else:
         return

@@ -1,17 +1,14 @@
 """Tokenizers: bytes for `google/reformer-enwik8`, SentencePiece pieces for the other vocabularies.
 
-Both are saved as `tokenizer.json` with `"tokenizer_class": "TokenizersBackend"`, so that
-`AutoTokenizer` loads them in a process without this package too. It then returns transformers'
-own class, in either case, with the same behaviour on text.
+Both are saved as `tokenizer.json`, so that `AutoTokenizer` loads them in a process without this
+package, too. It then falls back to transformers' own class, with the same behaviour on text.
 """
 
-import json
 from collections.abc import Iterable
 from os import PathLike
-from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
-from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedConfig, PreTrainedTokenizerFast
 
@@ -49,11 +46,6 @@ class _PortableTokenizer(PreTrainedTokenizerFast):
         legacy_format: bool | None = None,
         filename_prefix: str | None = None,
     ) -> tuple[str, ...]:
-        config_file = Path(file_names[0])
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-        config["tokenizer_class"] = "TokenizersBackend"
-        text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
-        config_file.write_text(text + "\n", encoding="utf-8")
         # The backend remembers these from the last call; a file should not.
         self.backend_tokenizer.no_padding()
         self.backend_tokenizer.no_truncation()
@@ -67,35 +59,53 @@ def _byte_symbols() -> list[str]:
     return [chr(byte if byte in printable else next(substitutes)) for byte in range(256)]
 
 
+BYTE_SYMBOLS = _byte_symbols()
+
 BYTE_VOCABULARY = {
-    token: index for index, token in enumerate([PAD_TOKEN, EOS_TOKEN, *_byte_symbols()])
+    token: index for index, token in enumerate([PAD_TOKEN, EOS_TOKEN, *BYTE_SYMBOLS])
 }
 """Token to id: `<pad>` 0, `</s>` 1, byte b at b + 2."""
+
+
+def _byte_decoder(added: Iterable[str]) -> decoders.Decoder:
+    """Symbols become bytes again, and these added tokens the text that they are.
+
+    The library takes a token all of whose characters are symbols for bytes, such as "naïve".
+    """
+    steps = [
+        decoders.Replace(token, "".join(BYTE_SYMBOLS[byte] for byte in token.encode()))
+        for token in added
+        if not token.isascii() and {*token} <= {*BYTE_SYMBOLS}
+    ]
+    return decoders.Sequence([*steps, decoders.ByteLevel()]) if steps else decoders.ByteLevel()
 
 
 class ReformerHFByteTokenizer(_PortableTokenizer):
     """UTF-8 bytes in the convention of `google/reformer-enwik8`: id = byte + 2, 0 pad, 1 eos.
 
     Needs no files. Text gives exactly its UTF-8 bytes, without normalisation, and no token is
-    added. The names of the special tokens are text like any other: `"</s>"` gives four ids, so
-    add `eos_token_id` to the ids where a document ends (or pass `split_special_tokens=False`).
+    added. The names of padding and end of sequence are text like any other: `"</s>"` gives four
+    ids, so add `eos_token_id` to the ids where a document ends.
+
+    Further tokens are those that the caller asks for, here or with `add_tokens` or
+    `add_special_tokens`: `ReformerHFByteTokenizer(mask_token="<mask>")` gives it the id 258.
+    Special ones are written into texts, as by a chat template. So from the first of them on the
+    names of all special tokens are read as such, `"</s>"`, too; `split_special_tokens=True`, as an
+    argument of a call or set after they were added, takes them for text.
 
     A `str` cannot hold every byte string: bytes that are not UTF-8 go through
     :meth:`encode_bytes` and :meth:`decode_bytes`; `decode` shows them as U+FFFD.
-
-    A mask token, for masked language models, is one that the caller asks for:
-    `ReformerHFByteTokenizer(mask_token="<mask>")` gives it the id 258. It is written into texts,
-    so with it the names of special tokens are read as such.
 
     Args:
         vocab: the vocabulary of a saved tokenizer, which must be this one.
         merges: the merges of a saved tokenizer, of which there are none.
         split_special_tokens: whether the names of special tokens in a text are plain text; by
-            default unless there is a mask token.
+            default if there are none but padding and end of sequence.
         **kwargs: as for any tokenizer, for example `model_max_length`, `padding_side`.
 
     Raises:
-        ValueError: if `vocab` or `merges` are not those of the enwik8 convention.
+        ValueError: if `vocab` or `merges` are not those of the enwik8 convention, or a token that
+            is added is the symbol of another byte.
     """
 
     model = BPE
@@ -107,8 +117,6 @@ class ReformerHFByteTokenizer(_PortableTokenizer):
         split_special_tokens: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        if split_special_tokens is None:
-            split_special_tokens = kwargs.get("mask_token") is None
         if merges or vocab not in (None, BYTE_VOCABULARY):
             raise ValueError(
                 f"vocab of {len(vocab or ())} tokens and {len(merges or ())} merges: not the "
@@ -119,12 +127,43 @@ class ReformerHFByteTokenizer(_PortableTokenizer):
         self._tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
             add_prefix_space=False, use_regex=False
         )
-        self._tokenizer.decoder = decoders.ByteLevel()
+        self._tokenizer.decoder = _byte_decoder([])
         super().__init__(
             pad_token=kwargs.pop("pad_token", PAD_TOKEN),
             eos_token=kwargs.pop("eos_token", EOS_TOKEN),
-            split_special_tokens=split_special_tokens,
+            split_special_tokens=True,
             **kwargs,
+        )
+        if split_special_tokens is not None:
+            self.split_special_tokens = split_special_tokens
+
+    def _add_tokens(self, new_tokens: list[str | AddedToken], special_tokens: bool = False) -> int:
+        for token in map(str, new_tokens):
+            if not token.isascii() and token in BYTE_VOCABULARY:
+                raise ValueError(
+                    f"token {token!r} stands for byte {BYTE_VOCABULARY[token] - FIRST_BYTE_ID} in "
+                    "the vocabulary, so it cannot be a token of its own: add a longer one"
+                )
+        added = super()._add_tokens(new_tokens, special_tokens)
+        own = {
+            index: token
+            for index, token in self.added_tokens_decoder.items()
+            if index >= len(BYTE_VOCABULARY)
+        }
+        if any(token.special for token in own.values()):
+            self.split_special_tokens = False
+        self._tokenizer.decoder = _byte_decoder(map(str, own.values()))
+        return added
+
+    def train_new_from_iterator(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: bytes have no vocabulary to train.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "ReformerHFByteTokenizer has the 256 bytes for a vocabulary, and none to train: use "
+            "ReformerHFTokenizer.train_from_iterator(texts, vocab_size)"
         )
 
     def _encode_plus(self, text: Any, *args: Any, **kwargs: Any) -> BatchEncoding:

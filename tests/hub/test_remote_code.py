@@ -369,7 +369,7 @@ class TestRefusals:
             (
                 "tokenizer_config.json",
                 '{"tokenizer_class": "ReformerHFTokenizer"}',
-                "tokenizer_class='ReformerHFTokenizer'.*save_pretrained",
+                "tokenizer_class='ReformerHFTokenizer' and .* no tokenizer.json.*save_pretrained",
             ),
             ("spiece.model", "", "spiece.model but no tokenizer.json.*save_pretrained"),
         ],

@@ -1,6 +1,5 @@
 """The encoder-decoder without its head: states, Auto classes, checkpoints, resizing."""
 
-
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
