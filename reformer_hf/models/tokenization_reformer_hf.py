@@ -12,13 +12,16 @@ from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedConfig, PreTrainedTokenizerFast
 
-from reformer_hf.models.files.sentencepiece_model import read_sentencepiece_model
-
-PAD_TOKEN, UNK_TOKEN, EOS_TOKEN = "<pad>", "<unk>", "</s>"
-"""Names of the special tokens where a vocabulary does not say otherwise."""
-
-FIRST_BYTE_ID = 2
-"""Id of byte 0 in the enwik8 convention; the ids below are padding and end of sequence."""
+from reformer_hf.models.byte_vocabulary import (
+    BYTE_VOCABULARY,
+    EOS_TOKEN,
+    FIRST_BYTE_ID,
+    PAD_TOKEN,
+    UNK_TOKEN,
+    byte_decoder,
+    has_own_special_token,
+)
+from reformer_hf.models.files.sentencepiece_model import match_as_written, read_sentencepiece_model
 
 
 def register_tokenizers(config_class: type[PreTrainedConfig]) -> None:
@@ -35,8 +38,7 @@ class _PortableTokenizer(PreTrainedTokenizerFast):
     """What both tokenizers share: their settings, and files that need no code of this package."""
 
     def __init__(self, **kwargs: Any) -> None:
-        # generate() continues a row at its right end. An argument, since class attributes are not
-        # saved.
+        # generate() continues a row at its end. An argument, since class attributes are not saved.
         super().__init__(padding_side=kwargs.pop("padding_side", "left"), **kwargs)
 
     def _save_pretrained(
@@ -50,34 +52,6 @@ class _PortableTokenizer(PreTrainedTokenizerFast):
         self.backend_tokenizer.no_padding()
         self.backend_tokenizer.no_truncation()
         return super()._save_pretrained(save_directory, file_names, legacy_format, filename_prefix)
-
-
-def _byte_symbols() -> list[str]:
-    """The character that stands for each byte in byte-level BPE: itself where it is printable."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    substitutes = iter(range(0x100, 0x200))
-    return [chr(byte if byte in printable else next(substitutes)) for byte in range(256)]
-
-
-BYTE_SYMBOLS = _byte_symbols()
-
-BYTE_VOCABULARY = {
-    token: index for index, token in enumerate([PAD_TOKEN, EOS_TOKEN, *BYTE_SYMBOLS])
-}
-"""Token to id: `<pad>` 0, `</s>` 1, byte b at b + 2."""
-
-
-def _byte_decoder(added: Iterable[str]) -> decoders.Decoder:
-    """Symbols become bytes again, and these added tokens the text that they are.
-
-    The library takes a token all of whose characters are symbols for bytes, such as "naïve".
-    """
-    steps = [
-        decoders.Replace(token, "".join(BYTE_SYMBOLS[byte] for byte in token.encode()))
-        for token in added
-        if not token.isascii() and {*token} <= {*BYTE_SYMBOLS}
-    ]
-    return decoders.Sequence([*steps, decoders.ByteLevel()]) if steps else decoders.ByteLevel()
 
 
 class ReformerHFByteTokenizer(_PortableTokenizer):
@@ -117,6 +91,9 @@ class ReformerHFByteTokenizer(_PortableTokenizer):
         split_special_tokens: bool | None = None,
         **kwargs: Any,
     ) -> None:
+        recorded = kwargs.get("added_tokens_decoder")  # of a file, which has a value for both
+        if split_special_tokens and recorded is not None and not has_own_special_token(recorded):
+            split_special_tokens = None
         if merges or vocab not in (None, BYTE_VOCABULARY):
             raise ValueError(
                 f"vocab of {len(vocab or ())} tokens and {len(merges or ())} merges: not the "
@@ -127,7 +104,7 @@ class ReformerHFByteTokenizer(_PortableTokenizer):
         self._tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
             add_prefix_space=False, use_regex=False
         )
-        self._tokenizer.decoder = _byte_decoder([])
+        self._tokenizer.decoder = byte_decoder([])
         super().__init__(
             pad_token=kwargs.pop("pad_token", PAD_TOKEN),
             eos_token=kwargs.pop("eos_token", EOS_TOKEN),
@@ -137,6 +114,16 @@ class ReformerHFByteTokenizer(_PortableTokenizer):
         if split_special_tokens is not None:
             self.split_special_tokens = split_special_tokens
 
+    @classmethod
+    def from_pretrained(
+        cls, *inputs: Any, split_special_tokens: bool | None = None, **kwargs: Any
+    ) -> Any:
+        """Load a tokenizer; see `PreTrainedTokenizerBase`, and the class for the argument."""
+        tokenizer = super().from_pretrained(*inputs, **kwargs)
+        if split_special_tokens is not None:
+            tokenizer.split_special_tokens = split_special_tokens
+        return tokenizer
+
     def _add_tokens(self, new_tokens: list[str | AddedToken], special_tokens: bool = False) -> int:
         for token in map(str, new_tokens):
             if not token.isascii() and token in BYTE_VOCABULARY:
@@ -145,14 +132,9 @@ class ReformerHFByteTokenizer(_PortableTokenizer):
                     "the vocabulary, so it cannot be a token of its own: add a longer one"
                 )
         added = super()._add_tokens(new_tokens, special_tokens)
-        own = {
-            index: token
-            for index, token in self.added_tokens_decoder.items()
-            if index >= len(BYTE_VOCABULARY)
-        }
-        if any(token.special for token in own.values()):
+        if has_own_special_token(self.added_tokens_decoder):
             self.split_special_tokens = False
-        self._tokenizer.decoder = _byte_decoder(map(str, own.values()))
+        self._tokenizer.decoder = byte_decoder(self.get_added_vocab())
         return added
 
     def train_new_from_iterator(self, *args: Any, **kwargs: Any) -> NoReturn:
@@ -263,6 +245,11 @@ class ReformerHFTokenizer(_PortableTokenizer):
                 "Pass pad_token= with a token that no text contains."
             )
         super().__init__(tokenizer_object=tokenizer_object, **kwargs)
+
+    def _add_tokens(self, new_tokens: list[str | AddedToken], special_tokens: bool = False) -> int:
+        normalizer = self._tokenizer.normalizer
+        tokens = [match_as_written(token, special_tokens, normalizer) for token in new_tokens]
+        return super()._add_tokens(tokens, special_tokens)
 
     @classmethod
     def convert_to_native_format(cls, **kwargs: Any) -> dict[str, Any]:

@@ -6,9 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import normalizers
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast, TextStreamer
 
-from reformer_hf import ReformerHFByteTokenizer, ReformerHFConfig
+from reformer_hf import ReformerHFByteTokenizer, ReformerHFConfig, ReformerHFTokenizer
+from tests.models.sentencepiece_files import train_sentencepiece
 from tests.models.tiny import tiny_lm
 
 START, END = "<|im_start|>", "<|im_end|>"
@@ -81,6 +83,19 @@ def test_tokens_added_to_a_loaded_tokenizer(tmp_path):
     tokenizer.add_special_tokens({"sep_token": END})
     assert tokenizer(END).input_ids == [258]
     assert (tokenizer.model_max_length, tokenizer.padding_side) == (9, "right")
+
+
+def test_tokens_named_while_loading(tmp_path):
+    ReformerHFByteTokenizer().save_pretrained(tmp_path)
+    for loader in (AutoTokenizer, ReformerHFByteTokenizer):
+        assert loader.from_pretrained(tmp_path, sep_token=END)(END).input_ids == [258]
+        options = {"sep_token": END, "split_special_tokens": True}
+        assert len(loader.from_pretrained(tmp_path, **options)(END).input_ids) == len(END)
+
+
+def test_an_end_that_is_added_is_added_by_a_loaded_tokenizer(tmp_path):
+    for tokenizer in saved_and_loaded(ReformerHFByteTokenizer(add_eos_token=True), tmp_path):
+        assert tokenizer("a").input_ids == [99, 1]
 
 
 def test_plain_tokens_leave_special_ones_text(tmp_path):
@@ -166,3 +181,43 @@ def test_long_texts_in_several_rows_and_words_and_pairs():
 def test_bytes_have_no_vocabulary_to_train():
     with pytest.raises(ValueError, match=r"ReformerHFTokenizer\.train_from_iterator"):
         ReformerHFByteTokenizer().train_new_from_iterator(["a"], 300)
+
+
+# Pieces
+
+
+@pytest.fixture(scope="module")
+def pieces(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pieces")
+    train_sentencepiece(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "token", ["NEW", AddedToken("NEW"), AddedToken("NEW", normalized=True), "new word", "日"]
+)
+def test_tokens_added_to_pieces_are_found_in_texts(pieces, token, tmp_path):
+    """Normalisation puts a space before a word, and would put one before the token."""
+    tokenizer, text = ReformerHFTokenizer.from_pretrained(pieces), f"a {token} b"
+    assert tokenizer.add_tokens([token]) == 1
+    tokenizer.save_pretrained(tmp_path)
+    ReformerHFConfig().save_pretrained(tmp_path)
+    loaded = [loader.from_pretrained(tmp_path) for loader in (AutoTokenizer, ReformerHFTokenizer)]
+    for one in [tokenizer, *loaded, PreTrainedTokenizerFast.from_pretrained(tmp_path)]:
+        assert 320 in one(text).input_ids
+        assert one.convert_ids_to_tokens(320) == str(token)
+
+
+def test_special_tokens_added_to_pieces(pieces):
+    tokenizer = ReformerHFTokenizer.from_pretrained(pieces, extra_special_tokens=[START])
+    tokenizer.add_special_tokens({"sep_token": END})
+    ids = tokenizer(f"{START}a{END}").input_ids
+    assert (ids[0], ids[-1]) == (320, 321)
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "a"
+
+
+def test_a_normalizer_that_changes_letters_serves_added_tokens():
+    tokenizer = ReformerHFTokenizer.train_from_iterator(["a b"], 300)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.add_tokens(["NEW"])
+    assert tokenizer("new NeW").input_ids.count(len(tokenizer) - 1) == 2
