@@ -81,7 +81,9 @@ def add_remote_code(folder: Path) -> list[Path]:
 
 def auto_classes(is_encoder_decoder: bool) -> dict[str, type]:
     """Name of each Auto class that loads such a model, to the class that it loads."""
-    models = ENCODER_DECODER_MODELS if is_encoder_decoder else MODELS
+    models = ENCODER_DECODER_MODELS
+    if not is_encoder_decoder:
+        models = {key: cls for key, cls in MODELS.items() if cls not in models.values()}
     named = {auto_class.__name__: cls for auto_class, cls in models.items()}
     return {"AutoConfig": ReformerHFConfig, **named}
 

@@ -41,6 +41,7 @@ MODELS = {
     AutoModelForMaskedLM: ReformerHFForMaskedLM,
     AutoModelForMultipleChoice: ReformerHFForMultipleChoice,
     AutoModelForQuestionAnswering: ReformerHFForQuestionAnswering,
+    AutoModelForSeq2SeqLM: ReformerHFForConditionalGeneration,
     AutoModelForSequenceClassification: ReformerHFForSequenceClassification,
     AutoModelForTokenClassification: ReformerHFForTokenClassification,
 }
@@ -50,7 +51,7 @@ ENCODER_DECODER_MODELS = {
     AutoModel: ReformerHFEncoderDecoderModel,
     AutoModelForSeq2SeqLM: ReformerHFForConditionalGeneration,
 }
-"""The same, of one with `is_encoder_decoder`."""
+"""The same, where it is an encoder-decoder's."""
 
 
 class BaseModelOfEitherKind(ReformerHFPreTrainedModel):
@@ -88,8 +89,7 @@ def register(override_stock: bool = False) -> None:
     """
     config_class = ReformerHFConfig
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
-    both = {**MODELS, **ENCODER_DECODER_MODELS, AutoModel: BaseModelOfEitherKind}
-    for auto_class, model_class in both.items():
+    for auto_class, model_class in {**MODELS, AutoModel: BaseModelOfEitherKind}.items():
         auto_class.register(config_class, model_class, exist_ok=True)
     register_tokenizers(config_class)
     register_checkpoint_conversion_mapping(

@@ -202,8 +202,8 @@ class ReformerHFTokenizer(_PortableTokenizer):
     Args:
         vocab_file: SentencePiece model, BPE or Unigram; needs the `sentencepiece` extra.
         tokenizer_file: `tokenizer.json`, preferred if both are given.
-        tokenizer_object: a backend tokenizer instead of a file.
-        **kwargs: as for any tokenizer, for example `pad_token`, `model_max_length`.
+        **kwargs: as for any tokenizer, for example `pad_token`, `model_max_length`, or
+            `tokenizer_object`, a backend tokenizer instead of a file.
 
     Raises:
         ImportError: if `vocab_file` is read without sentencepiece and protobuf.
@@ -217,9 +217,9 @@ class ReformerHFTokenizer(_PortableTokenizer):
         self,
         vocab_file: str | PathLike | None = None,
         tokenizer_file: str | PathLike | None = None,
-        tokenizer_object: Tokenizer | None = None,
         **kwargs: Any,
     ) -> None:
+        tokenizer_object = kwargs.pop("tokenizer_object", None)
         if tokenizer_object is None and tokenizer_file is not None:
             tokenizer_object = Tokenizer.from_file(str(tokenizer_file))
         elif tokenizer_object is None and vocab_file is not None:

@@ -117,8 +117,7 @@ class ReformerHFEncoderDecoderModel(ReformerHFPreTrainedModel):
             **kwargs: others of transformers' `TransformersKwargs`.
 
         Returns:
-            `Seq2SeqModelOutput`. Of a packed decoder, hidden states and maps are those of the
-            packed rows, but for the last hidden state.
+            `Seq2SeqModelOutput`. Of a packed decoder, maps are those of the packed rows.
 
         Raises:
             ValueError: if inputs are missing, of the wrong shape, out of range or too long.
@@ -173,7 +172,7 @@ class ReformerHFEncoderDecoderModel(ReformerHFPreTrainedModel):
         cache: Any,
         options: dict[str, Any],
     ) -> Any:
-        """Run the decoder; of a packed one, the last hidden state is that of the target alone."""
+        """Run the decoder; of a packed one, hidden states are those of the target alone."""
         if not self.packed:
             visible = None if source_mask is None else source_mask.bool()
             if visible is not None and not is_tracing(visible) and visible.all():
@@ -195,4 +194,6 @@ class ReformerHFEncoderDecoderModel(ReformerHFPreTrainedModel):
             outputs.last_hidden_state = tuple(stream[:, skipped:] for stream in last)
         else:
             outputs.last_hidden_state = last[:, skipped:]
+        if outputs.hidden_states is not None:
+            outputs.hidden_states = tuple(state[:, skipped:] for state in outputs.hidden_states)
         return outputs
