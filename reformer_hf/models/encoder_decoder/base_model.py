@@ -178,13 +178,16 @@ class ReformerHFEncoderDecoderModel(ReformerHFPreTrainedModel):
             if visible is not None and not is_tracing(visible) and visible.all():
                 visible = None
             kept = None if cache is None else cache.cross_attention_cache
-            return self.decoder(
+            outputs = self.decoder(
                 inputs_embeds=embedded,
                 attention_mask=target_mask,
                 past_key_values=None if cache is None else cache.self_attention_cache,
                 source=Source(cast_for_products(states), visible, kept),
                 **options,
             )
+            if cache is not None:
+                cache.is_updated = dict.fromkeys(range(len(kept)), True)
+            return outputs
         first = cache is None or not cache.source_length
         source = self.enc_to_dec_proj(states) if first else None
         rows = pack_rows(source, embedded, source_mask, target_mask, cache)

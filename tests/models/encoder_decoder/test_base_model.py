@@ -150,3 +150,26 @@ def test_a_start_token_outside_a_shrunk_vocabulary_is_named():
     model.resize_token_embeddings(30)
     with pytest.raises(ValueError, match="decoder_input_ids has ids .* vocab_size=30"):
         model(random_ids(1, 5, high=30), labels=random_ids(1, 4, high=30))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_hidden_states_are_those_of_the_target(form):
+    model = tiny_seq2seq(decoder_form=form)
+    output = model(**padded_source(), labels=random_labels(), output_hidden_states=True)
+    assert [state.shape for state in output.decoder_hidden_states] == [(3, 6, 32)] * 4
+    assert torch.equal(model.lm_head(output.decoder_hidden_states[-1]), output.logits)
+
+
+def test_the_cache_tells_that_the_source_is_in_it():
+    model = tiny_seq2seq()
+    cache = model(**padded_source(), labels=random_labels(), use_cache=True).past_key_values
+    assert cache.is_updated == {0: True, 1: True, 2: True}
+    assert cache.self_attention_cache.get_seq_length() == 6
+    assert cache.cross_attention_cache.get_seq_length() == 11
+
+
+def test_is_decoder_says_nothing_of_an_encoder_decoder():
+    batch = {**padded_source(), "labels": random_labels()}
+    assert torch.equal(
+        tiny_seq2seq(is_decoder=True)(**batch).logits, tiny_seq2seq()(**batch).logits
+    )
