@@ -5,6 +5,7 @@ Importing this package registers its configuration, models and tokenizers with t
 
 from reformer_hf.models.cache_reformer_hf import ReformerHFCache
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
+from reformer_hf.models.encoder_decoder.base_model import ReformerHFEncoderDecoderModel
 from reformer_hf.models.modeling_classification import (
     ReformerHFForMultipleChoice,
     ReformerHFForSequenceClassification,
@@ -32,6 +33,7 @@ __all__ = [
     "ReformerHFByteTokenizer",
     "ReformerHFCache",
     "ReformerHFConfig",
+    "ReformerHFEncoderDecoderModel",
     "ReformerHFForCausalLM",
     "ReformerHFForConditionalGeneration",
     "ReformerHFForMaskedLM",

@@ -11,9 +11,8 @@ import json
 from importlib.metadata import version
 from pathlib import Path
 
-from transformers.models.auto import modeling_auto
-
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
+from reformer_hf.models.registration import ENCODER_DECODER_MODELS, MODELS
 
 PACKAGE = "reformer_hf"
 JAXTYPING = "jaxtyping"
@@ -80,20 +79,13 @@ def add_remote_code(folder: Path) -> list[Path]:
     return [folder / name for name in files]
 
 
-def auto_classes(is_encoder_decoder: bool | None = None) -> dict[str, type]:
-    """Name of each Auto class that knows this package, to the class that it loads.
-
-    Args:
-        is_encoder_decoder: only of those that load such a model, or only of the others.
-    """
-    found: dict[str, type] = {"AutoConfig": ReformerHFConfig}
-    for name, auto_class in vars(modeling_auto).items():
-        models = getattr(auto_class, "_model_mapping", None)
-        if not name.startswith("Auto") or models is None or ReformerHFConfig not in models:
-            continue
-        if is_encoder_decoder in (None, name == "AutoModelForSeq2SeqLM"):
-            found[name] = models[ReformerHFConfig]
-    return found
+def auto_classes(is_encoder_decoder: bool) -> dict[str, type]:
+    """Name of each Auto class that loads such a model, to the class that it loads."""
+    models = ENCODER_DECODER_MODELS
+    if not is_encoder_decoder:
+        models = {key: cls for key, cls in MODELS.items() if cls not in models.values()}
+    named = {auto_class.__name__: cls for auto_class, cls in models.items()}
+    return {"AutoConfig": ReformerHFConfig, **named}
 
 
 def remote_code_files() -> dict[str, str]:
@@ -102,7 +94,7 @@ def remote_code_files() -> dict[str, str]:
     Raises:
         ValueError: as :func:`flat_files`.
     """
-    classes = auto_classes().values()
+    classes = [cls for kind in (False, True) for cls in auto_classes(kind).values()]
     files = flat_files({cls.__module__ for cls in classes})
     # Saving a model copies its configuration's file and all that this one names.
     files[f"{flat_name(ReformerHFConfig.__module__)}.py"] += ALL_FILES.format(
@@ -206,12 +198,14 @@ def _check_tokenizer(folder: Path) -> None:
     Raises:
         ValueError: if it does not.
     """
+    if (folder / "tokenizer.json").is_file():
+        return
     file = folder / "tokenizer_config.json"
     settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     tokenizer_class = settings.get("tokenizer_class")
     if str(tokenizer_class).startswith("ReformerHF"):
-        problem = f"{file} has tokenizer_class={tokenizer_class!r}"
-    elif (folder / "spiece.model").is_file() and not (folder / "tokenizer.json").is_file():
+        problem = f"{file} has tokenizer_class={tokenizer_class!r} and there is no tokenizer.json"
+    elif (folder / "spiece.model").is_file():
         problem = f"{folder} has spiece.model but no tokenizer.json"
     else:
         return

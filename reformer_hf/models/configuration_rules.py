@@ -287,11 +287,6 @@ def check_model(config: Any) -> None:
 
 def check_encoder_decoder(config: Any) -> None:
     """Check the fields that an encoder-decoder has besides those of its sides."""
-    if config.is_decoder:
-        raise ValueError(
-            "is_decoder=True with is_encoder_decoder=True: only the decoder is causal, which needs "
-            "no saying; leave is_decoder out"
-        )
     _check_choices(config, decoder_form=("cross_attention", "packed"))
     if config.output_streams == "mean":
         raise ValueError(

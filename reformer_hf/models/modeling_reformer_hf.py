@@ -451,6 +451,6 @@ def _refuse_encoder_decoder(config: ReformerHFConfig) -> None:
     if config.is_encoder_decoder:
         raise ValueError(
             "is_encoder_decoder=True: only ReformerHFForConditionalGeneration "
-            "(AutoModelForSeq2SeqLM) has an encoder and a decoder; use it, or set "
-            "is_encoder_decoder to False"
+            "(AutoModelForSeq2SeqLM) and ReformerHFEncoderDecoderModel (AutoModel) have an encoder "
+            "and a decoder; use one of them, or set is_encoder_decoder to False"
         )

@@ -16,6 +16,7 @@ from transformers import (
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
+from reformer_hf.models.encoder_decoder.base_model import ReformerHFEncoderDecoderModel
 from reformer_hf.models.files.checkpoint_files import HeadBiasConverter
 from reformer_hf.models.modeling_classification import (
     ReformerHFForMultipleChoice,
@@ -27,7 +28,11 @@ from reformer_hf.models.modeling_heads import (
     ReformerHFForQuestionAnswering,
     ReformerHFForTokenClassification,
 )
-from reformer_hf.models.modeling_reformer_hf import ReformerHFForCausalLM, ReformerHFModel
+from reformer_hf.models.modeling_reformer_hf import (
+    ReformerHFForCausalLM,
+    ReformerHFModel,
+    ReformerHFPreTrainedModel,
+)
 from reformer_hf.models.tokenization_reformer_hf import register_tokenizers
 
 MODELS = {
@@ -41,6 +46,21 @@ MODELS = {
     AutoModelForTokenClassification: ReformerHFForTokenClassification,
 }
 """The model that each Auto class makes of a `ReformerHFConfig`."""
+
+ENCODER_DECODER_MODELS = {
+    AutoModel: ReformerHFEncoderDecoderModel,
+    AutoModelForSeq2SeqLM: ReformerHFForConditionalGeneration,
+}
+"""The same, where it is an encoder-decoder's."""
+
+
+class BaseModelOfEitherKind(ReformerHFPreTrainedModel):
+    """What `AutoModel` knows, which tells models by the class of their configuration alone."""
+
+    def __new__(cls, config: ReformerHFConfig, *inputs: Any, **kwargs: Any) -> Any:
+        """Make the model that the configuration's fields ask for."""
+        models = ENCODER_DECODER_MODELS if config.is_encoder_decoder else MODELS
+        return models[AutoModel](config, *inputs, **kwargs)
 
 
 class StockReformerConfig(ReformerHFConfig):
@@ -69,7 +89,7 @@ def register(override_stock: bool = False) -> None:
     """
     config_class = ReformerHFConfig
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
-    for auto_class, model_class in MODELS.items():
+    for auto_class, model_class in {**MODELS, AutoModel: BaseModelOfEitherKind}.items():
         auto_class.register(config_class, model_class, exist_ok=True)
     register_tokenizers(config_class)
     register_checkpoint_conversion_mapping(

@@ -1,27 +1,27 @@
 """Tokenizers: bytes for `google/reformer-enwik8`, SentencePiece pieces for the other vocabularies.
 
-Both are saved as `tokenizer.json` with `"tokenizer_class": "TokenizersBackend"`, so that
-`AutoTokenizer` loads them in a process without this package too. It then returns transformers'
-own class, in either case, with the same behaviour on text.
+Both are saved as `tokenizer.json`, so that `AutoTokenizer` loads them in a process without this
+package, too. It then falls back to transformers' own class, with the same behaviour on text.
 """
 
-import json
 from collections.abc import Iterable
 from os import PathLike
-from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
-from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedConfig, PreTrainedTokenizerFast
 
-from reformer_hf.models.files.sentencepiece_model import read_sentencepiece_model
-
-PAD_TOKEN, UNK_TOKEN, EOS_TOKEN = "<pad>", "<unk>", "</s>"
-"""Names of the special tokens where a vocabulary does not say otherwise."""
-
-FIRST_BYTE_ID = 2
-"""Id of byte 0 in the enwik8 convention; the ids below are padding and end of sequence."""
+from reformer_hf.models.byte_vocabulary import (
+    BYTE_VOCABULARY,
+    EOS_TOKEN,
+    FIRST_BYTE_ID,
+    PAD_TOKEN,
+    UNK_TOKEN,
+    byte_decoder,
+    has_own_special_token,
+)
+from reformer_hf.models.files.sentencepiece_model import match_as_written, read_sentencepiece_model
 
 
 def register_tokenizers(config_class: type[PreTrainedConfig]) -> None:
@@ -38,8 +38,7 @@ class _PortableTokenizer(PreTrainedTokenizerFast):
     """What both tokenizers share: their settings, and files that need no code of this package."""
 
     def __init__(self, **kwargs: Any) -> None:
-        # generate() continues a row at its right end. An argument, since class attributes are not
-        # saved.
+        # generate() continues a row at its end. An argument, since class attributes are not saved.
         super().__init__(padding_side=kwargs.pop("padding_side", "left"), **kwargs)
 
     def _save_pretrained(
@@ -49,53 +48,38 @@ class _PortableTokenizer(PreTrainedTokenizerFast):
         legacy_format: bool | None = None,
         filename_prefix: str | None = None,
     ) -> tuple[str, ...]:
-        config_file = Path(file_names[0])
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-        config["tokenizer_class"] = "TokenizersBackend"
-        text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
-        config_file.write_text(text + "\n", encoding="utf-8")
         # The backend remembers these from the last call; a file should not.
         self.backend_tokenizer.no_padding()
         self.backend_tokenizer.no_truncation()
         return super()._save_pretrained(save_directory, file_names, legacy_format, filename_prefix)
 
 
-def _byte_symbols() -> list[str]:
-    """The character that stands for each byte in byte-level BPE: itself where it is printable."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    substitutes = iter(range(0x100, 0x200))
-    return [chr(byte if byte in printable else next(substitutes)) for byte in range(256)]
-
-
-BYTE_VOCABULARY = {
-    token: index for index, token in enumerate([PAD_TOKEN, EOS_TOKEN, *_byte_symbols()])
-}
-"""Token to id: `<pad>` 0, `</s>` 1, byte b at b + 2."""
-
-
 class ReformerHFByteTokenizer(_PortableTokenizer):
     """UTF-8 bytes in the convention of `google/reformer-enwik8`: id = byte + 2, 0 pad, 1 eos.
 
     Needs no files. Text gives exactly its UTF-8 bytes, without normalisation, and no token is
-    added. The names of the special tokens are text like any other: `"</s>"` gives four ids, so
-    add `eos_token_id` to the ids where a document ends (or pass `split_special_tokens=False`).
+    added. The names of padding and end of sequence are text like any other: `"</s>"` gives four
+    ids, so add `eos_token_id` to the ids where a document ends.
+
+    Further tokens are those that the caller asks for, here or with `add_tokens` or
+    `add_special_tokens`: `ReformerHFByteTokenizer(mask_token="<mask>")` gives it the id 258.
+    Special ones are written into texts, as by a chat template. So from the first of them on the
+    names of all special tokens are read as such, `"</s>"`, too; `split_special_tokens=True`, as an
+    argument of a call or set after they were added, takes them for text.
 
     A `str` cannot hold every byte string: bytes that are not UTF-8 go through
     :meth:`encode_bytes` and :meth:`decode_bytes`; `decode` shows them as U+FFFD.
-
-    A mask token, for masked language models, is one that the caller asks for:
-    `ReformerHFByteTokenizer(mask_token="<mask>")` gives it the id 258. It is written into texts,
-    so with it the names of special tokens are read as such.
 
     Args:
         vocab: the vocabulary of a saved tokenizer, which must be this one.
         merges: the merges of a saved tokenizer, of which there are none.
         split_special_tokens: whether the names of special tokens in a text are plain text; by
-            default unless there is a mask token.
+            default if there are none but padding and end of sequence.
         **kwargs: as for any tokenizer, for example `model_max_length`, `padding_side`.
 
     Raises:
-        ValueError: if `vocab` or `merges` are not those of the enwik8 convention.
+        ValueError: if `vocab` or `merges` are not those of the enwik8 convention, or a token that
+            is added is the symbol of another byte.
     """
 
     model = BPE
@@ -107,8 +91,9 @@ class ReformerHFByteTokenizer(_PortableTokenizer):
         split_special_tokens: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        if split_special_tokens is None:
-            split_special_tokens = kwargs.get("mask_token") is None
+        recorded = kwargs.get("added_tokens_decoder")  # of a file, which has a value for both
+        if split_special_tokens and recorded is not None and not has_own_special_token(recorded):
+            split_special_tokens = None
         if merges or vocab not in (None, BYTE_VOCABULARY):
             raise ValueError(
                 f"vocab of {len(vocab or ())} tokens and {len(merges or ())} merges: not the "
@@ -119,12 +104,48 @@ class ReformerHFByteTokenizer(_PortableTokenizer):
         self._tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
             add_prefix_space=False, use_regex=False
         )
-        self._tokenizer.decoder = decoders.ByteLevel()
+        self._tokenizer.decoder = byte_decoder([])
         super().__init__(
             pad_token=kwargs.pop("pad_token", PAD_TOKEN),
             eos_token=kwargs.pop("eos_token", EOS_TOKEN),
-            split_special_tokens=split_special_tokens,
+            split_special_tokens=True,
             **kwargs,
+        )
+        if split_special_tokens is not None:
+            self.split_special_tokens = split_special_tokens
+
+    @classmethod
+    def from_pretrained(
+        cls, *inputs: Any, split_special_tokens: bool | None = None, **kwargs: Any
+    ) -> Any:
+        """Load a tokenizer; see `PreTrainedTokenizerBase`, and the class for the argument."""
+        tokenizer = super().from_pretrained(*inputs, **kwargs)
+        if split_special_tokens is not None:
+            tokenizer.split_special_tokens = split_special_tokens
+        return tokenizer
+
+    def _add_tokens(self, new_tokens: list[str | AddedToken], special_tokens: bool = False) -> int:
+        for token in map(str, new_tokens):
+            if not token.isascii() and token in BYTE_VOCABULARY:
+                raise ValueError(
+                    f"token {token!r} stands for byte {BYTE_VOCABULARY[token] - FIRST_BYTE_ID} in "
+                    "the vocabulary, so it cannot be a token of its own: add a longer one"
+                )
+        added = super()._add_tokens(new_tokens, special_tokens)
+        if has_own_special_token(self.added_tokens_decoder):
+            self.split_special_tokens = False
+        self._tokenizer.decoder = byte_decoder(self.get_added_vocab())
+        return added
+
+    def train_new_from_iterator(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: bytes have no vocabulary to train.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "ReformerHFByteTokenizer has the 256 bytes for a vocabulary, and none to train: use "
+            "ReformerHFTokenizer.train_from_iterator(texts, vocab_size)"
         )
 
     def _encode_plus(self, text: Any, *args: Any, **kwargs: Any) -> BatchEncoding:
@@ -181,8 +202,8 @@ class ReformerHFTokenizer(_PortableTokenizer):
     Args:
         vocab_file: SentencePiece model, BPE or Unigram; needs the `sentencepiece` extra.
         tokenizer_file: `tokenizer.json`, preferred if both are given.
-        tokenizer_object: a backend tokenizer instead of a file.
-        **kwargs: as for any tokenizer, for example `pad_token`, `model_max_length`.
+        **kwargs: as for any tokenizer, for example `pad_token`, `model_max_length`, or
+            `tokenizer_object`, a backend tokenizer instead of a file.
 
     Raises:
         ImportError: if `vocab_file` is read without sentencepiece and protobuf.
@@ -196,9 +217,9 @@ class ReformerHFTokenizer(_PortableTokenizer):
         self,
         vocab_file: str | PathLike | None = None,
         tokenizer_file: str | PathLike | None = None,
-        tokenizer_object: Tokenizer | None = None,
         **kwargs: Any,
     ) -> None:
+        tokenizer_object = kwargs.pop("tokenizer_object", None)
         if tokenizer_object is None and tokenizer_file is not None:
             tokenizer_object = Tokenizer.from_file(str(tokenizer_file))
         elif tokenizer_object is None and vocab_file is not None:
@@ -224,6 +245,11 @@ class ReformerHFTokenizer(_PortableTokenizer):
                 "Pass pad_token= with a token that no text contains."
             )
         super().__init__(tokenizer_object=tokenizer_object, **kwargs)
+
+    def _add_tokens(self, new_tokens: list[str | AddedToken], special_tokens: bool = False) -> int:
+        normalizer = self._tokenizer.normalizer
+        tokens = [match_as_written(token, special_tokens, normalizer) for token in new_tokens]
+        return super()._add_tokens(tokens, special_tokens)
 
     @classmethod
     def convert_to_native_format(cls, **kwargs: Any) -> dict[str, Any]:

@@ -25,6 +25,7 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 from transformers import (  # noqa: E402
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
@@ -40,15 +41,17 @@ def main(repository: str, output: Path) -> dict[str, Any]:
 
 
 def use_encoder_decoder(repository: str, output: Path) -> dict[str, Any]:
-    """The same with a model that has a single Auto class, and no tokenizer."""
+    """The same with an encoder-decoder, bare and with its head, and no tokenizer."""
+    bare = AutoModel.from_pretrained(repository, trust_remote_code=True)
     model = AutoModelForSeq2SeqLM.from_pretrained(repository, trust_remote_code=True)
     inputs = {"input_ids": torch.arange(3, 25).view(2, 11)}
     labels = torch.arange(5, 17).view(2, 6)
     with torch.no_grad():
         logits = model(**inputs, labels=labels).logits
+        states = bare(**inputs).last_hidden_state
     generated = model.generate(**inputs, max_new_tokens=6, num_beams=2, do_sample=False)
     results = {"ids": inputs["input_ids"], "labels": labels}
-    results |= {"logits": logits, "generated": generated}
+    results |= {"logits": logits, "states": states, "generated": generated}
     return results | train(model.train(), {**inputs, "labels": labels}, output)
 
 

@@ -159,6 +159,8 @@ def test_an_encoder_decoder_needs_no_package(form, tmp_path):
     model = ReformerHFForConditionalGeneration.from_pretrained(folder)
     inputs = {"input_ids": results["ids"], "labels": results["labels"]}
     assert_close(model(**inputs).logits, results["logits"], rtol=1e-5, atol=1e-5)
+    states = model.base_model(results["ids"]).last_hidden_state
+    assert_close(states, results["states"], rtol=1e-5, atol=1e-5)
     options = {"max_new_tokens": 6, "num_beams": 2, "do_sample": False}
     assert torch.equal(model.generate(results["ids"], **options), results["generated"])
     loss = model.train()(**inputs).loss
@@ -209,7 +211,7 @@ class TestWithThePackage:
         for folder in (tmp_path, tmp_path / "config"):
             assert "auto_map" not in json.loads((folder / "config.json").read_text())
             assert code_in(folder) == {}
-        assert type(AutoModel.from_pretrained(tmp_path)) is auto_classes()["AutoModel"]
+        assert type(AutoModel.from_pretrained(tmp_path)) is auto_classes(False)["AutoModel"]
 
     def test_adding_code_twice_changes_nothing(self, repository, tmp_path):
         shutil.copytree(repository, tmp_path / "copy")
@@ -223,14 +225,16 @@ class TestWithThePackage:
 class TestFiles:
     def test_the_map_names_all_and_only_what_is_registered(self, repository):
         assert_auto_map_is_whole(repository)
-        assert {"AutoConfig", "AutoModel", "AutoModelForCausalLM"} <= auto_classes().keys()
-        assert all(cls.__module__.startswith("reformer_hf.") for cls in auto_classes().values())
+        classes = auto_classes(False)
+        assert {"AutoConfig", "AutoModel", "AutoModelForCausalLM"} <= classes.keys()
+        assert all(cls.__module__.startswith("reformer_hf.") for cls in classes.values())
 
-    def test_an_encoder_decoder_is_mapped_to_its_own_class_alone(self, tmp_path):
+    def test_an_encoder_decoder_is_mapped_to_its_own_classes_alone(self, tmp_path):
         tiny_seq2seq().save_pretrained(tmp_path)
         add_remote_code(tmp_path)
         auto_map = json.loads((tmp_path / "config.json").read_text())["auto_map"]
-        assert auto_map.keys() == {"AutoConfig", "AutoModelForSeq2SeqLM"}
+        assert auto_map.keys() == {"AutoConfig", "AutoModel", "AutoModelForSeq2SeqLM"}
+        assert auto_map["AutoModel"].endswith(".ReformerHFEncoderDecoderModel")
 
     def test_every_file_is_imported(self, repository):
         entry = repository / f"{flat_name(ReformerHFConfig.__module__)}.py"
@@ -373,7 +377,7 @@ class TestRefusals:
             (
                 "tokenizer_config.json",
                 '{"tokenizer_class": "ReformerHFTokenizer"}',
-                "tokenizer_class='ReformerHFTokenizer'.*save_pretrained",
+                "tokenizer_class='ReformerHFTokenizer' and .* no tokenizer.json.*save_pretrained",
             ),
             ("spiece.model", "", "spiece.model but no tokenizer.json.*save_pretrained"),
         ],

@@ -157,12 +157,12 @@ def test_attention_implementation_reaches_both_sides():
     batch = {**padded_source(), "labels": random_labels()}
     expected = model(**batch).logits
     model.set_attn_implementation("eager")
-    assert model.encoder.config._attn_implementation == "eager"
-    assert model.decoder.config._attn_implementation == "eager"
+    assert model.reformer.encoder.config._attn_implementation == "eager"
+    assert model.reformer.decoder.config._attn_implementation == "eager"
     assert_close(model(**batch).logits, expected)
     model.set_attn_implementation("blockwise")
-    assert model.encoder.config._attn_implementation == "blockwise"
-    assert model.decoder.config._attn_implementation == "blockwise"
+    assert model.reformer.encoder.config._attn_implementation == "blockwise"
+    assert model.reformer.decoder.config._attn_implementation == "blockwise"
     assert torch.equal(model(**batch).logits, expected)
 
 

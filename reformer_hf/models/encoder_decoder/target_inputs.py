@@ -26,12 +26,7 @@ def shift_right(config: ReformerHFConfig, labels: Tensor) -> Tensor:
     Raises:
         ValueError: if `decoder_start_token_id` is missing, or padding cannot be told from it.
     """
-    start, padding = config.decoder_start_token_id, config.pad_token_id
-    if start is None:
-        raise ValueError(
-            "decoder_start_token_id=None: the decoder must read something before the first label; "
-            "set it in the configuration, to pad_token_id or bos_token_id for example"
-        )
+    start, padding = _start_token(config), config.pad_token_id
     real = labels != IGNORE_INDEX
     leading = real.long().cumsum(dim=1) == 0
     if padding in (None, start) and can_look(labels) and (leading[:, 0] & real.any(dim=1)).any():
@@ -44,6 +39,34 @@ def shift_right(config: ReformerHFConfig, labels: Tensor) -> Tensor:
     shifted = shifted.masked_fill(shifted == IGNORE_INDEX, start if padding is None else padding)
     first = leading.sum(dim=1, keepdim=True) % labels.shape[1]  # 0 in a row without labels
     return shifted.scatter(1, first, start)
+
+
+def repeat_source(
+    config: ReformerHFConfig, input_ids: Tensor, attention_mask: Tensor | None
+) -> Tensor:
+    """What a decoder reads that is given nothing: the start token, and the source but its last.
+
+    Args:
+        config: the configuration.
+        input_ids: token ids of the source, (batch, source).
+        attention_mask: 1 at real tokens of the source, which stay where they are; None if all are.
+
+    Returns:
+        Token ids of the same shape, with the source's mask.
+    """
+    first = torch.zeros(len(input_ids), 1, dtype=torch.long, device=input_ids.device)
+    if attention_mask is not None:
+        first = attention_mask.long().argmax(dim=1, keepdim=True)
+    return input_ids.roll(1, dims=1).scatter(1, first, _start_token(config))
+
+
+def _start_token(config: ReformerHFConfig) -> int:
+    if config.decoder_start_token_id is None:
+        raise ValueError(
+            "decoder_start_token_id=None: the decoder must read something before the first label; "
+            "set it in the configuration, to pad_token_id or bos_token_id for example"
+        )
+    return config.decoder_start_token_id
 
 
 def mask_padding(config: ReformerHFConfig, decoder_input_ids: Tensor) -> Tensor | None:

@@ -8,7 +8,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.core_model_loading import ConversionOps, WeightConverter
 from transformers.modeling_utils import load_state_dict
 
@@ -71,6 +71,22 @@ class HeadBiasConverter(WeightConverter):
     def reverse_transform(self) -> WeightConverter:
         """Save under the name of the parameter."""
         return HeadBiasConverter()
+
+
+def add_base_prefix(model: nn.Module, weights: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Rename weights of an encoder-decoder that was saved before it had a base model.
+
+    `from_pretrained` does so by itself; this is for `load_state_dict`, by which a Trainer resumes.
+
+    Args:
+        model: whose weights they are.
+        weights: name to weight, of which those of this model are renamed.
+        prefix: of the names of this model's weights.
+    """
+    for name in [name for name in weights if name.startswith(prefix)]:
+        own = name.removeprefix(prefix)
+        if own.startswith(("encoder.", "decoder.", "enc_to_dec_proj.")):
+            weights[f"{prefix}{model.base_model_prefix}.{own}"] = weights.pop(name)
 
 
 @contextmanager

@@ -65,6 +65,30 @@ def read_sentencepiece_model(path: str | PathLike) -> tuple[Tokenizer, dict[str,
     return tokenizer, special_tokens
 
 
+def match_as_written(
+    token: str | AddedToken, special: bool, normalizer: normalizers.Normalizer | None
+) -> AddedToken:
+    """A token to add, without normalisation if that would put the space of a new word before it.
+
+    The library looks for what normalisation makes of a token in what it makes of a text, and would
+    find it nowhere.
+
+    Args:
+        token: as given to `add_tokens`.
+        special: whether it is special, where it does not say so itself.
+        normalizer: of the tokenizer.
+
+    Returns:
+        The token to add.
+    """
+    if isinstance(token, str):
+        token = AddedToken(token, special=special, normalized=not special)
+    if normalizer is None or not normalizer.normalize_str(token.content).startswith(SPACE):
+        return token
+    flags = {name: getattr(token, name) for name in ("single_word", "lstrip", "rstrip", "special")}
+    return AddedToken(token.content, normalized=False, **flags)
+
+
 def _parse(path: Path) -> Any:
     try:
         from google.protobuf.message import DecodeError

@@ -49,28 +49,28 @@ def test_gradients_with_heads_in_groups_and_everything_in_pieces():
 
 
 def freeze_encoder(model: nn.Module) -> nn.Module:
-    model.encoder.requires_grad_(False)
+    model.reformer.encoder.requires_grad_(False)
     return model
 
 
 def freeze_decoder(model: nn.Module) -> nn.Module:
     """All gradients flow through a decoder without parameters of its own."""
     model.requires_grad_(False)
-    model.encoder.requires_grad_(True)
+    model.reformer.encoder.requires_grad_(True)
     return model
 
 
 def freeze_all_but_cross_attention(model: nn.Module) -> nn.Module:
     model.requires_grad_(False)
-    for layer in model.decoder.encoder.layers:
+    for layer in model.reformer.decoder.encoder.layers:
         layer.cross_attention.requires_grad_(True)
     return model
 
 
 def freeze_all_but_the_first_layers(model: nn.Module) -> nn.Module:
     model.requires_grad_(False)
-    model.encoder.encoder.layers[0].requires_grad_(True)
-    model.decoder.encoder.layers[0].requires_grad_(True)
+    model.reformer.encoder.encoder.layers[0].requires_grad_(True)
+    model.reformer.decoder.encoder.layers[0].requires_grad_(True)
     return model
 
 

@@ -96,11 +96,11 @@ def test_length_penalty_prefers_longer_targets():
 @pytest.mark.parametrize("form", FORMS)
 def test_the_source_is_encoded_and_projected_once(form):
     model, calls = model_of(form), {}
-    watched = {"encoder": model.encoder}
+    watched = {"encoder": model.reformer.encoder}
     if form == "packed":
-        watched["bridge"] = model.enc_to_dec_proj
+        watched["bridge"] = model.reformer.enc_to_dec_proj
     else:
-        attention = model.decoder.encoder.layers[1].cross_attention.cross_attention
+        attention = model.reformer.decoder.encoder.layers[1].cross_attention.cross_attention
         watched |= {"key": attention.key, "value": attention.value}
     for name, module in watched.items():
         calls[name] = 0
