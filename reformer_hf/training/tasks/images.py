@@ -189,6 +189,9 @@ def build_config(overrides: str | None, shape: Sequence[int]) -> ReformerHFConfi
     Args:
         overrides: fields, as `name=value,name=value`.
         shape: height, width and channels of the images.
+
+    Raises:
+        ValueError: naming a field that does not exist, does not fit, or is that of the images.
     """
     fields: dict[str, Any] = {"hidden_size": 128, "chunk_size_lm_head": 1024}
     fields |= parse_overrides(overrides) if overrides else {}
@@ -196,15 +199,17 @@ def build_config(overrides: str | None, shape: Sequence[int]) -> ReformerHFConfi
         raise ValueError(f"hidden_size={fields['hidden_size']}: three axes need at least 3")
     if "attn_layers" not in fields:
         fields.setdefault("num_hidden_layers", 4)
-    return ReformerHFConfig(
-        **fields,
-        is_decoder=True,
-        axial_pos_shape=list(shape),
-        vocab_size=START + 1,
-        bos_token_id=START,
-        eos_token_id=None,
-        pad_token_id=None,
-    )
+    fixed: dict[str, Any] = {
+        "is_decoder": True,
+        "axial_pos_shape": list(shape),
+        "vocab_size": START + 1,
+        "bos_token_id": START,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }
+    if given := sorted(fields.keys() & fixed):
+        raise ValueError(f"config_overrides: the images decide {given[0]!r}; leave it out")
+    return ReformerHFConfig(**fields, **fixed)
 
 
 @torch.no_grad()
