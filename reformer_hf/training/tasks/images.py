@@ -189,9 +189,6 @@ def build_config(overrides: str | None, shape: Sequence[int]) -> ReformerHFConfi
     Args:
         overrides: fields, as `name=value,name=value`.
         shape: height, width and channels of the images.
-
-    Raises:
-        ValueError: naming a field that does not exist, does not fit, or is that of the images.
     """
     fields: dict[str, Any] = {"hidden_size": 128, "chunk_size_lm_head": 1024}
     fields |= parse_overrides(overrides) if overrides else {}
@@ -199,14 +196,8 @@ def build_config(overrides: str | None, shape: Sequence[int]) -> ReformerHFConfi
         raise ValueError(f"hidden_size={fields['hidden_size']}: three axes need at least 3")
     if "attn_layers" not in fields:
         fields.setdefault("num_hidden_layers", 4)
-    fixed: dict[str, Any] = {
-        "is_decoder": True,
-        "axial_pos_shape": list(shape),
-        "vocab_size": START + 1,
-        "bos_token_id": START,
-        "eos_token_id": None,
-        "pad_token_id": None,
-    }
+    fixed = {"is_decoder": True, "axial_pos_shape": list(shape), "vocab_size": START + 1}
+    fixed |= {"bos_token_id": START, "eos_token_id": None, "pad_token_id": None}
     if given := sorted(fields.keys() & fixed):
         raise ValueError(f"config_overrides: the images decide {given[0]!r}; leave it out")
     return ReformerHFConfig(**fields, **fixed)
@@ -221,10 +212,9 @@ def score_images(model: PreTrainedModel, images: Dataset, batch_size: int = 1) -
         images: items of `ImageBytes`.
         batch_size: images in a forward pass.
     """
-    was_training = model.training
+    was_training, shape = model.training, model.config.axial_pos_shape
     model.eval()
     nats, png, content = 0.0, 0, bytearray()
-    shape = model.config.axial_pos_shape
     for batch in tqdm(DataLoader(images, batch_size), desc="held-out images"):
         targets = batch["shift_labels"]
         loss = model(**{name: ids.to(model.device) for name, ids in batch.items()}).loss
