@@ -14,6 +14,7 @@ from transformers import Trainer
 from scripts import train_images
 from tests.hub.conftest import TOKEN, hub, waits  # noqa: F401 (fixtures)
 from tests.hub.fake_validation import metadata_errors
+from tests.training.image_files import claimed_png
 
 SAVED = {
     "model.safetensors",
@@ -142,9 +143,18 @@ def test_the_hub_gets_the_samples_and_not_the_images_trained_on(digits, hub, tmp
         ({"train_dir": "no/such/folder"}, "train_dir='no/such/folder': no such folder"),
         ({"image_mode": "P"}, "image_mode='P'"),
         ({"train_val_split": 1e-9}, "none of its 300 images is in the held_out part"),
+        ({"config_overrides": "vocab_size=9"}, "the images decide 'vocab_size'"),
     ],
 )
 def test_bad_input_is_one_readable_line(digits, tmp_path, capsys, changes, message):
     assert train_images.main(arguments(digits, tmp_path / "run", **changes)) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert len(errors) == 1 and errors[0].startswith("error: ") and message in errors[0]
+
+
+def test_a_picture_of_400_megapixels_is_one_readable_line(tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "huge.png").write_bytes(claimed_png(20_000, 20_000))
+    assert train_images.main(arguments(tmp_path / "photos", tmp_path / "run")) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "huge.png: " in errors[0] and "Scale it down" in errors[0]

@@ -164,6 +164,36 @@ def test_no_checkpoint_goes_before_the_next_is_whole(pairs, tmp_path, monkeypatc
     assert checkpoints.is_whole(tmp_path / "run" / "checkpoint-2")
 
 
+def test_tables_of_all_kinds_train_evaluate_and_predict(tmp_path, capsys):
+    """With a byte-order mark, without a header, with line ends inside quoted fields."""
+    rows = [(f'"{word}" {n}', f'"{wort}" {n}') for n in range(4) for word, wort in WORDS.items()]
+    lines = ["\t".join(row[::-1]) for row in rows]
+    (tmp_path / "a.TSV").write_text("\n".join(["de\ten", *lines]), encoding="utf-8-sig")
+    (tmp_path / "b.tsv").write_text("\n".join("\t".join(row) for row in rows[:3]) + "\n")
+    (tmp_path / "c.csv").write_text('en,de\r\n"one\ntwo","eins\nzwei"\r\nnull,""\r\n')
+    changes = {
+        "train_file": tmp_path / "a.TSV",
+        "validation_file": tmp_path / "b.tsv",
+        "test_file": tmp_path / "c.csv",
+        "max_steps": 2,
+    }
+    folder = tmp_path / "run"
+    assert train_seq2seq.main(arguments(tmp_path, folder, **changes)) == 0
+    found = results(folder)
+    sizes = [found[f"{split}_samples"] for split in ("train", "eval", "predict")]
+    assert sizes == [20, 3, 2]
+    assert len((folder / "generated_predictions.txt").read_text().split("\n")) == 2 + 1
+
+
+def test_a_row_without_a_target_is_one_readable_line(pairs, tmp_path, capsys):
+    row = {"translation": {"en": "file", "de": None}}
+    with (pairs / "test.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    assert train_seq2seq.main(arguments(pairs, tmp_path / "run")) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "test.jsonl: row 7 of test: 'de' is None" in errors[0]
+
+
 @pytest.mark.parametrize(
     ("flags", "changes", "message"),
     [
@@ -171,7 +201,8 @@ def test_no_checkpoint_goes_before_the_next_is_whole(pairs, tmp_path, monkeypatc
         (("do_eval",), {}, "model_name_or_path=None without do_train"),
         (("do_train",), {"target_lang": "fr"}, "target_lang='fr': the train data has"),
         (("do_train",), {"config_overrides": "encoder_attn_layers=[lstm]"}, "lstm"),
-        (("do_train",), {"vocab_size": 20}, "vocab_size=20"),
+        (("do_train",), {"vocab_size": 20}, "vocab_size=20: 259 pieces are bytes"),
+        (("do_train",), {"generation_max_length": 1}, "generation_max_length=1"),
         (
             ("do_train",),
             {"model_name_or_path": "a", "config_overrides": "hidden_size=64"},

@@ -22,7 +22,7 @@ logger = logging.get_logger(__name__)
 _SIDES = {"source": "input_ids", "target": "labels"}
 
 # What stands in a header rather than in a pair.
-_NAME = re.compile(r"([a-z]{2,3}|source|target|input|output)([-_]\w+)?", re.IGNORECASE)
+_NAME = re.compile(r"[a-z]{2}([-_]\w+)?|(?i:source|target|src|tgt|input|output)(_\w+)?")
 
 
 @dataclass
@@ -125,7 +125,10 @@ def _missing_header(path: Path, arguments: TranslationArguments) -> list[str] | 
             first = columns
     if set(columns) & set(first):
         return None  # where one is missing, the header is shown
-    if all(_NAME.fullmatch(field.strip()) for field in first):
+    names, wanted = ([name.strip() for name in each] for each in (first, columns))
+    if all(map(_NAME.fullmatch, names)) or {*map(str.casefold, names)} & {
+        *map(str.casefold, wanted)
+    }:
         raise ValueError(
             f"{path}: the first line {first} looks like names of columns, but not those of "
             f"source_lang and target_lang, {columns}: give its names, or write a first line with "

@@ -196,15 +196,11 @@ def build_config(overrides: str | None, shape: Sequence[int]) -> ReformerHFConfi
         raise ValueError(f"hidden_size={fields['hidden_size']}: three axes need at least 3")
     if "attn_layers" not in fields:
         fields.setdefault("num_hidden_layers", 4)
-    return ReformerHFConfig(
-        **fields,
-        is_decoder=True,
-        axial_pos_shape=list(shape),
-        vocab_size=START + 1,
-        bos_token_id=START,
-        eos_token_id=None,
-        pad_token_id=None,
-    )
+    fixed = {"is_decoder": True, "axial_pos_shape": list(shape), "vocab_size": START + 1}
+    fixed |= {"bos_token_id": START, "eos_token_id": None, "pad_token_id": None}
+    if given := sorted(fields.keys() & fixed):
+        raise ValueError(f"config_overrides: the images decide {given[0]!r}; leave it out")
+    return ReformerHFConfig(**fields, **fixed)
 
 
 @torch.no_grad()
@@ -216,10 +212,9 @@ def score_images(model: PreTrainedModel, images: Dataset, batch_size: int = 1) -
         images: items of `ImageBytes`.
         batch_size: images in a forward pass.
     """
-    was_training = model.training
+    was_training, shape = model.training, model.config.axial_pos_shape
     model.eval()
     nats, png, content = 0.0, 0, bytearray()
-    shape = model.config.axial_pos_shape
     for batch in tqdm(DataLoader(images, batch_size), desc="held-out images"):
         targets = batch["shift_labels"]
         loss = model(**{name: ids.to(model.device) for name, ids in batch.items()}).loss

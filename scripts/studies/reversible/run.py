@@ -138,7 +138,7 @@ def train(run: ReversibleRun) -> dict[str, Any]:
     pairs = load_pairs(data)
     tokenizer = open_tokenizer(run.model_arguments(), pairs["train"], Path(run.folder))
     tokens: dict[str, Any] = {
-        split: tokenize_pairs(rows, tokenizer, data) for split, rows in pairs.items()
+        split: tokenize_pairs(rows, tokenizer, data, split) for split, rows in pairs.items()
     }
     seed = run.seed or 0
     set_seed(seed)

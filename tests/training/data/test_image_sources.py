@@ -2,7 +2,6 @@
 
 import io
 import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ from PIL import Image
 
 from reformer_hf.training.data.image_sources import ImageArguments, open_splits, read_pixels
 from reformer_hf.training.data.images import load_images
+from tests.training.image_files import claimed_png
 
 
 def noise(seed=0, *shape):
@@ -21,19 +21,6 @@ def encoded(image, kind="PNG", **options):
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
-
-
-def claimed_png(width, height):
-    """A small file whose header promises many pixels."""
-    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), (b"IDAT", b"")]
-    chunks = (
-        struct.pack(">I", len(content))
-        + name
-        + content
-        + struct.pack(">I", zlib.crc32(name + content))
-        for name, content in [*parts, (b"IEND", b"")]
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 @pytest.fixture

@@ -113,6 +113,8 @@ def test_files_that_are_missing_or_malformed_are_named(tmp_path):
     for content, message in (
         ("one\ttwo\tthree\n", "a.tsv: its first line has 3 columns"),
         ("en\tes\nyes\tsí\n", r"target_lang='de': .* has \['en', 'es'\] in .*a.tsv"),
+        ("Source\tTarget\nyes\tja\n", "looks like names of columns"),
+        ("ger \tDE \nyes\tja\n", "looks like names of columns"),
         ("EN\tDE\nyes\tja\n", r"a.tsv: the first line \['EN', 'DE'\] looks like names"),
         ("pt-BR\tfr\nsim\toui\n", r"a.tsv: the first line \['pt-BR', 'fr'\] looks like names"),
         ("en\tde\n", "a.tsv: holds no row"),
@@ -137,6 +139,8 @@ def load_text(path, content):
 def test_a_table_that_names_no_languages_begins_with_a_pair_and_says_so(tmp_path, monkeypatch):
     notes = []
     monkeypatch.setattr("reformer_hf.training.data.pairs.logger.warning", notes.append)
+    assert load_text(tmp_path / "b.tsv", "No\tja\n") == [("No", "ja")]
+    notes.clear()
     pairs = load_text(tmp_path / "a.tsv", "English\tGerman\nyes\tja\n")
     assert pairs == [("English", "German"), ("yes", "ja")]
     assert notes == [

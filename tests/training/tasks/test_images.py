@@ -49,6 +49,15 @@ def test_positions_have_an_axis_each_for_rows_columns_and_channels():
         build_config("hidden_size=2,num_attention_heads=1", SHAPE)
 
 
+@pytest.mark.parametrize(
+    "field",
+    ["vocab_size=10", "axial_pos_shape=[4,4]", "is_decoder=false"],
+)
+def test_what_the_images_decide_is_refused(field):
+    with pytest.raises(ValueError, match=f"the images decide '{field.partition('=')[0]}'"):
+        build_config(f"{TINY},{field}", SHAPE)
+
+
 def test_the_score_counts_every_byte_of_every_image_once(model, images):
     expected = 0.0
     for pixels in images.pixels:

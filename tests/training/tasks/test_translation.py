@@ -137,6 +137,7 @@ def test_the_trainer_generates_as_the_arguments_say(tmp_path, data, training, ex
         translation_arguments(tmp_path, **training),
         {"test": rows},
     )
+    assert model.generation_config.length_penalty == expected.get("length_penalty", 0.5)
     written = trainer.predict(rows).predictions
     batch = {"input_ids": [[10, 11, 1], [13, 1, 0]], "attention_mask": [[1, 1, 1], [1, 1, 0]]}
     direct = model.generate(
