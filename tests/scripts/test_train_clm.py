@@ -51,6 +51,24 @@ def test_bad_input_is_one_readable_line(script, capsys, tmp_path):
     assert "error: dataset_name, train_file and validation_file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("script", [train_clm, train_clm_no_trainer])
+def test_a_text_that_is_not_utf_8_is_one_line(script, streaming, capsys, tmp_path):
+    (tmp_path / "latin.txt").write_bytes(b"a b c\n" * 5000 + b"caf\xe9\n")
+    arguments = ["--output_dir", str(tmp_path / "run"), "--config_overrides", tiny_overrides()]
+    arguments += ["--train_file", str(tmp_path / "latin.txt"), "--block_size", "64"]
+    arguments += ["--cache_dir", str(tmp_path / "cache")]
+    if script is train_clm:
+        arguments += ["--do_train", "--use_cpu", "--report_to", "none"]
+    if streaming:
+        name = "--max_steps" if script is train_clm else "--max_train_steps"
+        arguments += ["--streaming", name, "2000"]
+    assert script.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert "latin.txt: byte 30,003 (0xe9, line 5,001) is not UTF-8 text; save" in error
+
+
 def test_the_small_configuration_trains(text_file, tmp_path, capsys):
     arguments = [str(CONFIGS / "small_cpu.yaml"), "--train_file", text_file, "--use_cpu"]
     arguments += ["--cache_dir", str(tmp_path / "cache"), "--output_dir", str(tmp_path / "run")]

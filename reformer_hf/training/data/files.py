@@ -47,7 +47,7 @@ def open_rows(
         OSError: if a file cannot be opened, or Parquet cannot be read.
         ValueError: as for :func:`read_rows`, or if a column holds values of several kinds.
     """
-    opened: dict[str, Any] = {}
+    opened: Any = {}
     for split, paths in files.items():
         kinds = {path.suffix.lower() for path in paths}
         unknown = next((path for path in paths if path.suffix.lower() not in TABLES), None)

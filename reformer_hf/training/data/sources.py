@@ -52,11 +52,13 @@ class RowArguments:
         """The named files by split.
 
         Raises:
-            FileNotFoundError: if one is not there.
+            OSError: if one is not there, or is a folder.
         """
         named = {split: getattr(self, f"{split}_file") for split in SPLITS}
         files = {split: Path(file).expanduser() for split, file in named.items() if file}
         for path in files.values():
+            if path.is_dir():
+                raise IsADirectoryError(f"{path}: a folder; name a file of rows")
             if not path.is_file():
                 raise FileNotFoundError(f"{path}: there is no such file; check the path")
         return files
@@ -64,6 +66,8 @@ class RowArguments:
 
 def load(path: str, kind: str = "rows", source: Any = None, **options: Any) -> Any:
     """Call `datasets.load_dataset`; whatever fails becomes one readable error.
+
+    In the CSV files of a dataset `null` and `NA` are text, as they are in files of one's own.
 
     Args:
         path: a name on the Hub, or a builder.
@@ -75,6 +79,10 @@ def load(path: str, kind: str = "rows", source: Any = None, **options: Any) -> A
         OSError: naming the source and the cause.
     """
     try:
+        if kind != "images" and "data_files" not in options:
+            named = {key: options[key] for key in options.keys() & {"name", "cache_dir", "token"}}
+            if datasets.load_dataset_builder(path, **named).name == "csv":
+                options["na_filter"] = False
         return datasets.load_dataset(path, **options)
     except Exception as error:  # offline, unknown, malformed: datasets has a class for each
         cause = error.__cause__ or error

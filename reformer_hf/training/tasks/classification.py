@@ -102,7 +102,8 @@ def _labels(
     A trained classifier's labels stay as it numbers them, or its head would be read wrongly.
     """
     name, task = model_arguments.model_name_or_path, data_arguments.task_name
-    train_rows, eval_rows = rows.get("train"), rows.get("validation")
+    train_rows: Any = rows.get("train")
+    eval_rows: Any = rows.get("validation")
     if train_rows is None and name is None:
         raise ValueError("without training data, name a trained model with model_name_or_path")
     known: Any = name and AutoConfig.from_pretrained(

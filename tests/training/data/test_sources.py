@@ -13,6 +13,19 @@ def test_the_named_files_are_found(tmp_path, monkeypatch):
     assert arguments.find_files() == {"train": tmp_path / "a.csv", "test": tmp_path / "a.csv"}
     with pytest.raises(FileNotFoundError, match=r"none\.csv: there is no such file"):
         RowArguments(validation_file=str(tmp_path / "none.csv")).find_files()
+    with pytest.raises(OSError, match="a folder; name a file of rows"):
+        RowArguments(validation_file=str(tmp_path)).find_files()
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_a_folder_of_tables_is_a_dataset_whose_fields_are_not_dropped(tmp_path, ending):
+    (tmp_path / "data").mkdir()
+    rows = [("text", "label"), ("null", "NA"), ("x", ""), ("", "1")]
+    mark = "\t" if ending == "tsv" else ","
+    content = "".join(f"{mark.join(row)}\n" for row in rows)
+    (tmp_path / "data" / f"train.{ending}").write_text(content)
+    found = load(str(tmp_path / "data"), cache_dir=str(tmp_path / "cache"))["train"]
+    assert list(zip(found["text"], found["label"], strict=True)) == rows[1:]
 
 
 @pytest.mark.parametrize("name", ["max_train_samples", "max_eval_samples", "max_predict_samples"])

@@ -3,6 +3,8 @@ import json
 
 import pytest
 from datasets import Dataset, IterableDataset
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from reformer_hf.training.arguments import DataTrainingArguments
 from reformer_hf.training.data.text import find_files, load_texts
@@ -63,6 +65,17 @@ def test_a_byte_order_mark_and_line_ends(tmp_path, streaming):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf\xef\xbb\xbfone\r\ntwo\rthree\n\0")
     texts = load(tmp_path, train_file=str(tmp_path / "a.txt"), streaming=streaming)["train"]
     assert "".join(row["text"] for row in texts) == "\ufeffone\r\ntwo\rthree\n\0"
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(content=st.text("a \t\n\r\ufeff\u2028\x85\x0b\x1c\0 é🙂", min_size=1, max_size=40))
+def test_texts_reach_the_model_as_open_reads_them(tmp_path, content):
+    (tmp_path / "a.txt").write_text(content * 3000, encoding="utf-8", newline="")
+    with open(tmp_path / "a.txt", encoding="utf-8-sig", newline="") as file:
+        expected = file.read()
+    texts = list(load(tmp_path, train_file=str(tmp_path / "a.txt"), streaming=True)["train"])
+    assert "".join(row["text"] for row in texts) == expected
+    assert [row["ends_document"] for row in texts][-1:] == [True] * bool(expected)
 
 
 def test_only_the_column_of_text_matters(tmp_path):
