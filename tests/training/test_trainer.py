@@ -6,7 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from reformer_hf import ReformerHFByteTokenizer
@@ -192,6 +192,24 @@ def test_label_smoothing_has_the_targets_of_the_models_loss(kind, adapters, tmp_
         scaled = trainer.compute_loss(model, dict(batch), num_items_in_batch=count)
     share = int((targets != -100).sum()) / 100
     assert float(scaled) == pytest.approx(float(expected) * share, rel=1e-5)
+
+
+def test_a_plain_trainer_smooths_packed_rows_of_our_collator_rightly(tmp_path):
+    model = tiny_lm(vocab_size=258)
+    trainer = trainer_of(tmp_path, Trainer, model, label_smoothing_factor=0.1)
+    ids = random_ids(12, low=2, high=258).tolist()
+    rows = [
+        {"input_ids": ids, "seq_idx": [0] * 5 + [1] * 7},
+        {"input_ids": ids[:4], "seq_idx": [0] * 4},
+    ]
+    batch = ReformerDataCollator(ReformerHFByteTokenizer())(rows)
+    targets = torch.full((2, 12), -100)
+    targets[0, :11] = torch.tensor(ids[1:])
+    targets[0, 4] = -100
+    targets[1, :3] = torch.tensor(ids[1:4])
+    with torch.no_grad():
+        expected = smoothed(model.eval(), batch, targets)
+        assert trainer.compute_loss(model, dict(batch)) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_label_smoothing_of_masked_models_shifts_nothing(tmp_path):
