@@ -1,10 +1,15 @@
 """Checks of arguments: what is out of range, does not fit together, or would have no effect."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from transformers.utils import logging
+
 from reformer_hf.training.settings_files import read_yaml
+
+logger = logging.get_logger(__name__)
 
 
 def check_choices(arguments: Any) -> None:
@@ -52,22 +57,29 @@ def expand_home(arguments: Any, *names: str) -> None:
             setattr(arguments, name, os.path.expanduser(value))
 
 
-def refuse_unused(arguments: Any, why: str, *names: str) -> None:
-    """Refuse arguments that would have no effect, unless they have their defaults.
+def unused(arguments: Any, why: str, *names: str) -> Iterator[str]:
+    """Name the arguments that have no effect although they do not have their defaults.
 
     Args:
         arguments: a dataclass.
         why: when they have none, in words, such as "without use_lora".
         *names: of fields.
-
-    Raises:
-        ValueError: naming the field, its value and the reason.
     """
     for each in fields(arguments):
         value = getattr(arguments, each.name)
         default = each.default if each.default_factory is MISSING else each.default_factory()
         if each.name in names and value != default:
-            raise ValueError(f"{each.name}={value!r} has no effect {why}: leave it out")
+            yield f"{each.name}={value!r} has no effect {why}"
+
+
+def refuse_unused(arguments: Any, why: str, *names: str) -> None:
+    """Refuse what :func:`unused` names.
+
+    Raises:
+        ValueError: naming the field, its value and the reason.
+    """
+    for message in unused(arguments, why, *names):
+        raise ValueError(f"{message}: leave it out")
 
 
 def check_source(arguments: Any) -> None:
@@ -113,7 +125,10 @@ def check_ranges(arguments: Any) -> None:
 
 
 def check_use(arguments: Any) -> None:
-    """Refuse what the Trainer would leave out in silence."""
+    """Warn of what the Trainer leaves out in silence.
+
+    No error: a settings file has it where the command line switches something off.
+    """
     evaluates, saves, schedule, optim = (
         str(getattr(value, "value", value))
         for value in (
@@ -133,8 +148,8 @@ def check_use(arguments: Any) -> None:
         (optim == "adafactor", "with optim='adafactor'", adam),
         (not arguments.use_liger_kernel, "without use_liger_kernel", ("liger_kernel_config",)),
     ):
-        if is_off:
-            refuse_unused(arguments, why, *names)
+        for message in unused(arguments, why, *names) if is_off else ():
+            logger.warning(message)
 
 
 def read_mappings(arguments: Any) -> None:

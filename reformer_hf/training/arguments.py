@@ -276,7 +276,7 @@ class LoopArguments:
             raise ValueError(f"max_grad_norm={self.max_grad_norm}: must be above 0, or 0 for none")
         if self.num_warmup_steps < 0:
             raise ValueError(f"num_warmup_steps={self.num_warmup_steps}: must be 0 or above")
-        if not self.with_tracking:
+        if not self.with_tracking and self.report_to != "none":
             refuse_unused(self, "without with_tracking", "report_to")
         if self.optim == "adafactor":
             refuse_unused(self, "with optim='adafactor'", "adam_beta2")

@@ -95,9 +95,11 @@ def find_checkpoint(
         A whole checkpoint, None to start at step 0.
 
     Raises:
-        ValueError: if the directory holds a run that nobody asked to go on, or the checkpoint that
-            was asked for is broken.
+        ValueError: if the directory is a file or holds a run that nobody asked to go on, or the
+            checkpoint that was asked for is broken.
     """
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"output_dir={directory} is a file: choose a folder")
     whole, broken = last_whole_checkpoint(directory)
     if not asked or asked == "False":
         if whole is not None:

@@ -222,3 +222,10 @@ def test_what_decides_a_run_holds_no_secret():
         PretrainedModelArguments(token="secret", config_overrides="hidden_size=8")
     )
     assert settings["config_overrides"] == "hidden_size=8" and "secret" not in str(settings)
+
+
+@pytest.mark.parametrize("asked", [None, "last"])
+def test_a_file_is_no_folder_for_a_run(tmp_path, asked):
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(ValueError, match=r"output_dir=.*run is a file: choose a folder"):
+        find_checkpoint(asked, tmp_path / "run")
