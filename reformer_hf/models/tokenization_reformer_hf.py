@@ -247,9 +247,9 @@ class ReformerHFTokenizer(_PortableTokenizer):
         super().__init__(tokenizer_object=tokenizer_object, **kwargs)
 
     def _add_tokens(self, new_tokens: list[str | AddedToken], special_tokens: bool = False) -> int:
-        normalizer = self._tokenizer.normalizer
-        tokens = [match_as_written(token, special_tokens, normalizer) for token in new_tokens]
-        return super()._add_tokens(tokens, special_tokens)
+        normalizer = self.backend_tokenizer.normalizer
+        new_tokens = [match_as_written(token, special_tokens, normalizer) for token in new_tokens]
+        return super()._add_tokens(new_tokens, special_tokens)
 
     @classmethod
     def convert_to_native_format(cls, **kwargs: Any) -> dict[str, Any]:

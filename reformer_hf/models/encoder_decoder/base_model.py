@@ -139,7 +139,7 @@ class ReformerHFEncoderDecoderModel(ReformerHFPreTrainedModel):
             )
         elif isinstance(encoder_outputs, tuple | list):
             encoder_outputs = BaseModelOutput(*encoder_outputs)
-        states = encoder_outputs[0] if len(encoder_outputs) else None
+        states: Any = encoder_outputs[0] if len(encoder_outputs) else None
         cache = choose_seq2seq_cache(self.config, past_key_values, use_cache)
         if decoder_inputs_embeds is None:
             assert decoder_input_ids is not None
@@ -178,7 +178,7 @@ class ReformerHFEncoderDecoderModel(ReformerHFPreTrainedModel):
             visible = None if source_mask is None else source_mask.bool()
             if visible is not None and not is_tracing(visible) and visible.all():
                 visible = None
-            kept = None if cache is None else cache.cross_attention_cache
+            kept: Any = None if cache is None else cache.cross_attention_cache
             outputs = self.decoder(
                 inputs_embeds=embedded,
                 attention_mask=target_mask,
