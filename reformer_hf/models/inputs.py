@@ -9,6 +9,7 @@ from transformers.utils.generic import TransformersKwargs
 from transformers.utils.import_utils import is_tracing
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
+from reformer_hf.ops.derivatives import transform_runs
 from reformer_hf.ops.sorting import number_documents, places_in_document
 
 
@@ -295,6 +296,4 @@ def require_integers(name: str, tensor: Tensor) -> None:
 
 def can_look(tensor: Tensor) -> bool:
     """Whether values can be asked for, without waiting for a device or breaking a transform."""
-    if is_tracing(tensor) or tensor.device.type != "cpu":
-        return False
-    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return tensor.device.type == "cpu" and not is_tracing(tensor) and not transform_runs()

@@ -52,7 +52,7 @@ def transform_runs() -> bool:
     >>> transform_runs()
     False
     """
-    return torch._C._functorch.get_interpreter_stack() is not None
+    return torch._C._functorch.get_interpreter_stack() is not None  # type: ignore[attr-defined]
 
 
 def refuse_transforms() -> None:

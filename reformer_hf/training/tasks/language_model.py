@@ -111,7 +111,8 @@ def train_clm(
 
     def draw() -> dict[str, Any]:
         if training_arguments.do_train and trainer.is_world_process_zero():
-            in_bytes = not trainer.masked and tokens_are_bytes(trainer.processing_class)
+            tokenizer: Any = trainer.processing_class
+            in_bytes = not trainer.masked and tokens_are_bytes(tokenizer)
             write_curves(trainer.state.log_history, output, tokens_are_bytes=in_bytes)
         return {}
 
