@@ -9,11 +9,12 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from reformer_hf.training.arguments import argument, check_source
+from reformer_hf.training.argument_checks import check_source
+from reformer_hf.training.arguments import argument
 from reformer_hf.training.data.collator import IGNORE_INDEX
 from reformer_hf.training.data.files import open_rows
 from reformer_hf.training.data.labels import LabelSpace, recognise_numbers
-from reformer_hf.training.data.reading import separator_hint, shorten
+from reformer_hf.training.data.reading import separator_hint, shorten, text_of
 from reformer_hf.training.data.sources import SPLITS, RowArguments, load, take_first
 
 logger = logging.get_logger(__name__)
@@ -278,11 +279,7 @@ def _check_text(value: Any, by_words: bool, place: str) -> None:
     if by_words and not isinstance(value, list):
         raise ValueError(f"{place} holds {shorten(value)}: give a list of words")
     for text in value if by_words else [value]:
-        if not isinstance(text, str):
-            raise ValueError(
-                f"{place} holds {'null' if text is None else shorten(text)}, no text: write "
-                "it as text, or remove the row"
-            )
+        text_of(text, place)
 
 
 def _spread(
