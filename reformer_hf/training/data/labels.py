@@ -75,7 +75,7 @@ class LabelSpace:
         Raises:
             ValueError: if the label is missing, or was not among those of the training data.
         """
-        if label is None or label == "":
+        if label in (None, "") or (isinstance(label, list) and None in label):
             raise ValueError("no label: remove the row, or name another label_column_name")
         if self.kind == "regression":
             return _number_of(label)
