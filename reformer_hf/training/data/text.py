@@ -292,4 +292,4 @@ def _read_pieces(
             for piece in read_document(file, keep_linebreaks):
                 yield piece
     if piece is None:
-        raise ValueError(f"{files[0][0]}: an empty file; name one with text")
+        raise ValueError(f"{files[0][0]}: a file without text; name one with text")

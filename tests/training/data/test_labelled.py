@@ -98,6 +98,41 @@ def test_numbers_of_a_table_are_recognised_in_its_labels_only(tmp_path):
     assert list(found["train"]["label"]) == [10, 9, 10]
 
 
+@pytest.mark.parametrize("label", ["1e5", "1.50", "007"])
+def test_a_class_is_the_same_in_validation_data(tmp_path, label):
+    files = {}
+    for split, labels in {"train": (label, "x"), "validation": (label, label)}.items():
+        rows = [{"text": "a", "label": each} for each in labels]
+        files[f"{split}_file"] = write(tmp_path / f"{split}.csv", rows)
+    found = load_rows(arguments(**files), str(tmp_path / "cache"))
+    assert list(found["validation"]["label"]) == [label, label]
+
+
+def test_a_test_file_may_have_any_labels(tmp_path):
+    rows = [{"text": "a", "label": 1}, {"text": "b", "label": "?"}]
+    path = write(tmp_path / "a.jsonl", rows)
+    found = load_rows(arguments(train_file=None, test_file=path), str(tmp_path / "cache"))
+    assert list(found["test"]["text"]) == ["a", "b"]
+
+
+def test_tables_of_a_local_dataset_are_read_like_files(tmp_path):
+    (tmp_path / "data").mkdir()
+    for split, numbers in {"train": "01 2 NA", "test": "001 x null"}.items():
+        lines = "".join(f"{number},{number}\n" for number in numbers.split())
+        (tmp_path / "data" / f"{split}.csv").write_text(f"\ufefftext,label\n{lines}", "utf-8")
+    options = {"train_file": None, "dataset_name": str(tmp_path / "data")}
+    found = load_rows(arguments(**options), str(tmp_path / "cache"))
+    assert list(found["train"]["text"]) == list(found["train"]["label"]) == ["01", "2", "NA"]
+    assert list(found["test"]["text"]) == ["001", "x", "null"]
+
+
+def test_some_training_rows_remain(tmp_path):
+    path = write(tmp_path / "a.csv", ROWS[:5])
+    chosen = arguments(train_file=path, validation_split_percentage=99)
+    splits = open_splits(chosen, str(tmp_path / "cache"))
+    assert [len(splits[split]) for split in ("train", "validation")] == [1, 4]
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
