@@ -22,13 +22,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import reformer_hf  # noqa: F401 (registers the classes)
-from reformer_hf.training.argument_checks import check_choices
+from reformer_hf.training.argument_checks import check_choices, require_positive
 from reformer_hf.training.arguments import DataTrainingArguments, argument
 from reformer_hf.training.baselines import Baselines
 from reformer_hf.training.data.bytes import check_byte_tokenizer, read_bytes
 from reformer_hf.training.data.documents import ENDS_DOCUMENT
+from reformer_hf.training.data.files import open_rows
 from reformer_hf.training.data.packing import choose_text_column, column_names, document_of
-from reformer_hf.training.data.sources import load
+from reformer_hf.training.data.sources import load, tables_of_folder
 from reformer_hf.training.data.text import find_files, load_texts
 from reformer_hf.training.parsing import parse_arguments, readable_errors
 from reformer_hf.training.perplexity import (
@@ -85,10 +86,8 @@ class PerplexityArguments:
         check_choices(self)
         if self.data_format == "bytes" and self.eval_file is None:
             raise ValueError("data_format='bytes' reads files: give eval_file, not dataset_name")
-        for name in ("per_device_eval_batch_size", "max_eval_samples", "context_length", "stride"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value}: must be at least 1")
+        sizes = ("per_device_eval_batch_size", "max_eval_samples", "context_length", "stride")
+        require_positive(self, *sizes)
 
 
 def read_texts(arguments: PerplexityArguments) -> Iterator[tuple[str, bool]]:
@@ -99,6 +98,7 @@ def read_texts(arguments: PerplexityArguments) -> Iterator[tuple[str, bool]]:
         ValueError: if there is no column of that name.
     """
     rows: Any
+    name = arguments.dataset_name
     if arguments.eval_file is not None:
         rows = load_texts(
             DataTrainingArguments(
@@ -107,9 +107,12 @@ def read_texts(arguments: PerplexityArguments) -> Iterator[tuple[str, bool]]:
                 streaming=True,
             )
         )["validation"]
+    elif arguments.split in (tables := tables_of_folder(name, arguments.dataset_config_name)):
+        rows = open_rows({arguments.split: tables[arguments.split]}, streaming=True)
+        rows = rows[arguments.split]
     else:
         rows = load(
-            str(arguments.dataset_name),
+            str(name),
             f"split {arguments.split!r}",
             name=arguments.dataset_config_name,
             split=arguments.split,
