@@ -1,5 +1,6 @@
 """Arguments of a script: from the command line, from a YAML or JSON file, or from both."""
 
+import re
 import sys
 from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Mapping, Sequence
@@ -159,6 +160,13 @@ def readable_errors() -> Iterator[ExitStatus]:
         status.code = 130
     except (OSError, ValueError, FloatingPointError, ImportError) as error:
         logger.debug("where it happened:", exc_info=True)  # TRANSFORMERS_VERBOSITY=debug shows it
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {_one_line(error)}", file=sys.stderr)
         status.code = 1
     end_processes()
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error)
+    if " in DataLoader worker process " in text.partition("\n")[0]:  # and then its traceback
+        text = re.split(r"\n[\w.]+: ", text)[-1]
+    return " ".join(text.split())

@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 
 import pytest
+import torch
 
 from reformer_hf.training.arguments import argument
 from reformer_hf.training.parsing import parse_arguments, readable_errors
@@ -68,3 +69,17 @@ def test_errors_become_a_message_and_a_status(capsys, error, code):
 def test_a_defect_is_not_hidden():
     with pytest.raises(KeyError), readable_errors():
         raise KeyError("a defect")
+
+
+def test_of_an_error_in_a_worker_the_cause_is_shown(capsys):
+    class Rows(torch.utils.data.Dataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            raise ValueError("a.txt: byte 3: not UTF-8 text;\n save it")
+
+    with readable_errors() as status:
+        list(torch.utils.data.DataLoader(Rows(), num_workers=1))
+    assert status.code == 1
+    assert capsys.readouterr().err == "error: a.txt: byte 3: not UTF-8 text; save it\n"
