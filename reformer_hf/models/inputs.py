@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 from transformers.utils.generic import TransformersKwargs
 from transformers.utils.import_utils import is_tracing
 
@@ -297,4 +298,4 @@ def can_look(tensor: Tensor) -> bool:
     """Whether values can be asked for, without waiting for a device or breaking a transform."""
     if is_tracing(tensor) or tensor.device.type != "cpu":
         return False
-    return not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return not is_functorch_wrapped_tensor(tensor)
