@@ -56,6 +56,7 @@ def load(folder: Path) -> None:
     Args:
         folder: as `suites_folder` returns it.
     """
+    (folder / "__init__.py").touch()  # which is read, and not in a source distribution
     tests.__path__ = [*tests.__path__, str(folder)]
     for name, content in STUBS.items():
         if not (folder / name.replace(".", "/")).with_suffix(".py").exists():

@@ -1,19 +1,19 @@
 """Transformers' suite of generation, with what keeps tests from running out of its sight.
 
 It leaves out tests for models with "reformer" in their name, for those that return a cache only
-when asked, and for those whose configuration has fields of an encoder.
+when asked or take no attention function from outside, and for those whose configuration has fields
+of an encoder.
 """
 
 import unittest
 from functools import wraps
 from typing import Any
 
-from tests.conformance.testers import ReformerTester
-from tests.generation.test_utils import GenerationTesterMixin
-
 from transformers import GenerationMixin
 
 from reformer_hf import ReformerHFConfig, ReformerHFForCausalLM
+from tests.conformance.cases import GenerationSuite
+from tests.conformance.testers import ReformerTester
 
 
 class AnotherConfig(ReformerHFConfig):
@@ -27,6 +27,8 @@ class AnotherConfig(ReformerHFConfig):
 
 class AnotherForCausalLM(ReformerHFForCausalLM, GenerationMixin):
     """A causal model that returns a cache."""
+
+    _supports_attention_backend = True
 
     @wraps(ReformerHFForCausalLM.forward)
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -43,7 +45,7 @@ class AnotherTester(ReformerTester):
         return AnotherConfig.from_dict(fields)
 
 
-class TestAnotherName(GenerationTesterMixin, unittest.TestCase):
+class TestAnotherName(GenerationSuite, unittest.TestCase):
     """Causal layers of both kinds."""
 
     all_model_classes = all_generative_model_classes = (AnotherForCausalLM,)

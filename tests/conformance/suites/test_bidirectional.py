@@ -2,8 +2,6 @@
 
 import unittest
 
-from tests.conformance.cases import ModelSuite
-
 from reformer_hf import (
     ReformerHFForMaskedLM,
     ReformerHFForMultipleChoice,
@@ -12,6 +10,7 @@ from reformer_hf import (
     ReformerHFForTokenClassification,
     ReformerHFModel,
 )
+from tests.conformance.cases import ModelSuite
 
 
 class TestBidirectional(ModelSuite, unittest.TestCase):

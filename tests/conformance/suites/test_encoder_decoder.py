@@ -2,10 +2,8 @@
 
 import unittest
 
-from tests.conformance.cases import ModelSuite
-from tests.generation.test_utils import GenerationTesterMixin
-
 from reformer_hf import ReformerHFForConditionalGeneration
+from tests.conformance.cases import GenerationSuite, ModelSuite
 
 FIELDS = {
     "is_encoder_decoder": True,
@@ -15,7 +13,7 @@ FIELDS = {
 }
 
 
-class EncoderDecoderSuite(ModelSuite, GenerationTesterMixin):
+class EncoderDecoderSuite(ModelSuite, GenerationSuite):
     """An encoder and a decoder."""
 
     is_encoder_decoder = True
@@ -26,6 +24,12 @@ class TestCrossAttention(EncoderDecoderSuite, unittest.TestCase):
     """Decoder layers attend to the encoder output in a sub-layer of their own."""
 
     fields = FIELDS
+
+
+class TestNotReversible(EncoderDecoderSuite, unittest.TestCase):
+    """Layers that store their activations."""
+
+    fields = {**FIELDS, "reversible": False}
 
 
 class TestPacked(EncoderDecoderSuite, unittest.TestCase):

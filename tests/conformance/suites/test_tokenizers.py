@@ -5,11 +5,11 @@ import unittest
 from pathlib import Path
 from typing import Any
 
-from tests import test_tokenization_common
-from tests.models.sentencepiece_files import LICENSE, train_sentencepiece
 from tests.test_tokenization_common import TokenizerTesterMixin
 
 from reformer_hf import ReformerHFByteTokenizer, ReformerHFTokenizer
+from tests import test_tokenization_common
+from tests.models.sentencepiece_files import LICENSE, train_sentencepiece
 
 
 def folder_with_sample() -> str:
