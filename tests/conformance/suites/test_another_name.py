@@ -9,6 +9,7 @@ import unittest
 from functools import wraps
 from typing import Any
 
+from torch import Tensor
 from transformers import GenerationMixin
 
 from reformer_hf import ReformerHFConfig, ReformerHFForCausalLM
@@ -43,6 +44,12 @@ class AnotherTester(ReformerTester):
         """The same fields."""
         fields = super().get_config().to_dict()
         return AnotherConfig.from_dict(fields)
+
+    def prepare_config_and_inputs_for_common(self) -> tuple[ReformerHFConfig, dict[str, Tensor]]:
+        """A batch with a row that is padded on the left, as `generate` has it."""
+        config, inputs = super().prepare_config_and_inputs_for_common()
+        inputs["attention_mask"][1, :2] = 0
+        return config, inputs
 
 
 class TestAnotherName(GenerationSuite, unittest.TestCase):
