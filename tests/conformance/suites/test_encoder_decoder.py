@@ -26,7 +26,7 @@ class TestCrossAttention(EncoderDecoderSuite, unittest.TestCase):
     fields = FIELDS
 
 
-class TestNotReversible(EncoderDecoderSuite, unittest.TestCase):
+class TestCrossAttentionNotReversible(EncoderDecoderSuite, unittest.TestCase):
     """Layers that store their activations."""
 
     fields = {**FIELDS, "reversible": False}
