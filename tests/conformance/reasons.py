@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-FILE = Path(__file__).with_name("reasons.yaml")
+FILE = Path(__file__).resolve().with_name("reasons.yaml")
 
 KINDS = ("machine", "skipped", "failing", "adapted")
 """Sections of the file. The first depends on the machine, so none of its entries need apply."""
@@ -148,4 +148,4 @@ def is_adapted(item: pytest.Item) -> bool:
 def _is_ours(test: Any) -> bool:
     # The suites wrap each test in another function.
     code = getattr(inspect.unwrap(test), "__code__", None)
-    return code is not None and code.co_filename.startswith(str(FILE.parent))
+    return code is not None and Path(code.co_filename).resolve().is_relative_to(FILE.parent)
