@@ -118,9 +118,9 @@ class ReformerHFEncoderDecoderModel(ReformerHFPreTrainedModel):
             **kwargs: others of transformers' `TransformersKwargs`.
 
         Returns:
-            `Seq2SeqModelOutput`. A packed decoder's maps are parted: of the target to itself, and as
-            cross-attention to the source; their rows sum to 1 together. Its maps and hidden states
-            are cut from those of the packed rows, so that `retain_grad()` gives them no gradient.
+            `Seq2SeqModelOutput`. A packed decoder's maps are parted: that of the target to itself,
+            and as cross-attention that to the source; both together sum to 1. They and its hidden
+            states are cut from those of the packed rows: `retain_grad()` gives them no gradient.
 
         Raises:
             ValueError: if inputs are missing, of the wrong shape, out of range or too long.
