@@ -26,8 +26,9 @@ from reformer_hf.training.arguments import DataTrainingArguments, argument, chec
 from reformer_hf.training.baselines import Baselines
 from reformer_hf.training.data.bytes import check_byte_tokenizer, read_bytes
 from reformer_hf.training.data.documents import ENDS_DOCUMENT
+from reformer_hf.training.data.files import open_rows
 from reformer_hf.training.data.packing import choose_text_column, column_names, text_of
-from reformer_hf.training.data.sources import load
+from reformer_hf.training.data.sources import load, tables_of_folder
 from reformer_hf.training.data.text import find_files, load_texts
 from reformer_hf.training.parsing import parse_arguments, readable_errors
 from reformer_hf.training.perplexity import (
@@ -98,6 +99,7 @@ def read_texts(arguments: PerplexityArguments) -> Iterator[tuple[str, bool]]:
         ValueError: if there is no column of that name.
     """
     rows: Any
+    name = arguments.dataset_name
     if arguments.eval_file is not None:
         rows = load_texts(
             DataTrainingArguments(
@@ -106,9 +108,12 @@ def read_texts(arguments: PerplexityArguments) -> Iterator[tuple[str, bool]]:
                 streaming=True,
             )
         )["validation"]
+    elif arguments.split in (tables := tables_of_folder(name, arguments.dataset_config_name)):
+        rows = open_rows({arguments.split: tables[arguments.split]}, streaming=True)
+        rows = rows[arguments.split]
     else:
         rows = load(
-            str(arguments.dataset_name),
+            str(name),
             f"split {arguments.split!r}",
             name=arguments.dataset_config_name,
             split=arguments.split,

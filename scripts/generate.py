@@ -175,7 +175,7 @@ def read_prompt(arguments: RunArguments) -> str:
     if text is None:
         data = sys.stdin.buffer.read() if path in (None, "-") else Path(path).read_bytes()
         try:
-            text = data.decode()
+            text = data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise ValueError(f"prompt_file={path or '-'} is not UTF-8 text: {error}") from error
     if not text:

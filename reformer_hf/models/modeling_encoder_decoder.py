@@ -29,7 +29,7 @@ WORDS = "embeddings.word_embeddings.weight"
 class ReformerHFSeq2SeqLMOutput(Seq2SeqLMOutput):
     """Loss, logits (None where a chunked loss left them out), cache, and what both sides record.
 
-    Of a packed decoder, maps are those of the packed rows.
+    Of a packed decoder, see `ReformerHFEncoderDecoderModel.forward`.
     """
 
 

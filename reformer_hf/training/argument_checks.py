@@ -88,8 +88,8 @@ def check_source(arguments: Any) -> None:
     Raises:
         ValueError: naming the fields.
     """
-    names = ("dataset_name", "train_file", "validation_file")
-    if all(getattr(arguments, name) is None for name in names):
+    names = ("dataset_name", "train_file", "validation_file", "test_file")
+    if all(getattr(arguments, name, None) is None for name in names):
         raise ValueError(
             "dataset_name, train_file and validation_file are all missing: name a dataset of the "
             "Hub or a file of your own"

@@ -112,7 +112,7 @@ def test_documents_begin_as_their_tokenizer_begins_them(make, tmp_path):
         (["--eval_file", "text.txt", "--context_length", "0"], "context_length=0"),
         (["--dataset_name", "text", "--data_format", "bytes"], "give eval_file"),
         (["--eval_file", "one.txt"], "nothing to score"),
-        (["--eval_file", "empty.txt"], "empty.txt: an empty file"),
+        (["--eval_file", "empty.txt"], "empty.txt: a file without text"),
     ],
 )
 def test_errors_are_messages(options, message, tmp_path, capsys, monkeypatch):

@@ -158,6 +158,9 @@ def test_prompts_from_files_and_pipes_are_used_as_they_are(folder, tmp_path, cap
     expected = expected_text(folder)
     assert run(folder, "--prompt_file", str(file), prompt=None) == 0
     assert capsys.readouterr().out == expected
+    file.write_bytes(PROMPT.encode("utf-8-sig"))  # a byte-order mark is no text
+    assert run(folder, "--prompt_file", str(file), prompt=None) == 0
+    assert capsys.readouterr().out == expected
     for options in ([], ["--prompt_file", "-"]):
         give_stdin(monkeypatch, PROMPT.encode())
         assert run(folder, *options, prompt=None) == 0

@@ -95,7 +95,8 @@ def test_a_run_goes_on_with_its_own_data_and_model_only(run, tmp_path, capsys):
         with pytest.raises(AssertionError):
             run(*options, *changed)
         assert message in capsys.readouterr().err
-    run(*options, "--per_device_train_batch_size", "4", steps=2)
+    in_two = ["--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2"]
+    run(*options, *in_two, steps=2)
 
 
 def test_no_checkpoint_goes_before_the_next_is_whole(run, tmp_path, monkeypatch):
@@ -231,3 +232,19 @@ def test_a_model_that_numbers_the_labels_otherwise_is_read_rightly(run, tmp_path
     arguments += ["--output_dir", str(tmp_path / "again"), "--use_cpu", "--report_to", "none"]
     assert main([*arguments, "--cache_dir", str(tmp_path / "cache")]) == 0
     assert json.loads((tmp_path / "again" / "eval_results.json").read_text())["eval_accuracy"] == 1
+
+
+def test_classes_that_are_only_held_out_are_known_and_a_test_file_is_enough(tmp_path):
+    rows = [{"text": f"text {n}", "label": f"class {n}"} for n in range(10)]
+    data = write(tmp_path / "classes.jsonl", rows)
+    folder, options = tmp_path / "out", ["--use_cpu", "--report_to", "none"]
+    options += ["--cache_dir", str(tmp_path / "cache"), "--output_dir", str(folder)]
+    train = ["--train_file", data, "--do_train", "--do_eval", "--max_steps", "1"]
+    assert main([*options, *train, "--config_overrides", tiny_overrides()]) == 0
+    assert len(json.loads((folder / "config.json").read_text())["id2label"]) == 10
+    predict = ["--model_name_or_path", str(folder), "--test_file", data, "--do_predict"]
+    assert main([*options, *predict]) == 0
+    predicted = (folder / "predictions.jsonl").read_text().splitlines()
+    assert len(predicted) == 10 and {json.loads(n) for n in predicted} <= {
+        row["label"] for row in rows
+    }

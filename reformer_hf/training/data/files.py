@@ -60,6 +60,7 @@ def open_rows(
                 "parquet",
                 source=[str(path) for path in paths][:4],
                 data_files={split: [str(path) for path in paths]},
+                description=str(file_versions(paths)),  # part of what the cache is found by
                 split=split,
                 streaming=streaming,
                 cache_dir=cache_dir,
@@ -95,9 +96,11 @@ def _open_tables(
         )  # type: ignore[return-value]
 
 
-def file_versions(paths: Sequence[Path]) -> list[tuple[str, int, int]]:
-    """Name, size and date, so that a changed file is read again and not found in the cache."""
-    return [(str(path.absolute()), (s := path.stat()).st_size, s.st_mtime_ns) for path in paths]
+def file_versions(paths: Sequence[Path]) -> list[tuple[str, int, int, int]]:
+    """Name, size and dates, so that a changed file is read again and not found in the cache."""
+    stats = [(str(path.absolute()), path.stat()) for path in paths]
+    # The date of the last change of any kind, too: a copy may keep the other one.
+    return [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
 
 
 @contextmanager
@@ -110,11 +113,11 @@ def readable_causes() -> Iterator[None]:
 
 
 def _rows(
-    files: list[tuple[str, int, int]],
+    files: list[tuple[str, int, int, int]],
     columns: tuple[str, ...] | None,
     names: tuple[str, ...] | None,
 ) -> Iterator[dict[str, Any]]:
-    for path, _, _ in files:
+    for path, *_ in files:
         for row in read_rows(Path(path), columns):
             yield row if names is None else {name: row.get(name) for name in names}
 

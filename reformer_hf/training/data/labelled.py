@@ -1,20 +1,25 @@
-"""Labelled rows: where they come from, and how texts and labels become tokens."""
+"""Labelled rows: where they come from, which columns they have, which are held out."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from reformer_hf.training.arguments import argument, check_source
-from reformer_hf.training.data.collator import IGNORE_INDEX
 from reformer_hf.training.data.files import open_rows
-from reformer_hf.training.data.labels import LabelSpace, recognise_numbers
-from reformer_hf.training.data.reading import separator_hint, shorten
-from reformer_hf.training.data.sources import SPLITS, RowArguments, load, take_first
+from reformer_hf.training.data.labels import recognise_numbers
+from reformer_hf.training.data.reading import separator_hint
+from reformer_hf.training.data.sources import (
+    SPLITS,
+    RowArguments,
+    load,
+    tables_of_folder,
+    take_first,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -70,59 +75,79 @@ def load_rows(
     arguments: ClassificationDataArguments,
     cache_dir: str | None = None,
     token: str | None = None,
-    seed: int = 0,
 ) -> dict[str, Dataset]:
-    """Open the splits `train`, `validation` and `test`, as far as they are there.
-
-    Without validation data some of the training rows are held out.
+    """Open the splits `train`, `validation` and `test` whole, as far as they are there.
 
     Args:
         arguments: which data.
         cache_dir: where `datasets` keeps it; its default if None.
         token: for private datasets of the Hub.
-        seed: of the choice of what is held out.
 
     Raises:
         OSError: if there is no such dataset or file, or it cannot be read.
         ValueError: if a file is malformed, or a column is missing.
     """
-    if arguments.dataset_name is not None:
-        options: dict[str, Any] = {"name": arguments.dataset_config_name, "token": token}
-        found = load(arguments.dataset_name, cache_dir=cache_dir, **options)
-        splits = {
-            split: _with_places(found[split], f"{arguments.dataset_name}, {split}")
-            for split in SPLITS
-            if split in found
-        }
-    else:
-        splits = _open_files(arguments, cache_dir)
+    name, config_name = arguments.dataset_name, arguments.dataset_config_name
+    files = tables_of_folder(name, config_name)
+    files |= {split: [path] for split, path in arguments.find_files().items()}
+    if name is None or files:
+        return _open_files(arguments, files, cache_dir)
+    options: dict[str, Any] = {"name": config_name, "token": token}
+    found = load(name, cache_dir=cache_dir, **options)
+    return {
+        split: _with_places(found[split], f"{name}, {split}") for split in SPLITS if split in found
+    }
+
+
+def hold_out(
+    splits: Mapping[str, Dataset], arguments: ClassificationDataArguments, seed: int = 0
+) -> dict[str, Dataset]:
+    """Hold out some of the training rows where there is no validation data; then limit the splits.
+
+    Args:
+        splits: as :func:`load_rows` opens them.
+        arguments: how many rows.
+        seed: of the choice of what is held out.
+
+    Raises:
+        ValueError: if there is only one row.
+    """
+    splits = dict(splits)
     if "train" in splits and "validation" not in splits:
-        if len(splits["train"]) < 2:
+        count = len(splits["train"])
+        if count < 2:
             raise ValueError(
                 "the training data are one row, and none is left to evaluate on: give more rows"
             )
-        share = arguments.validation_split_percentage / 100
-        parts = splits["train"].train_test_split(share, seed=seed)
+        held_out = min(math.ceil(count * arguments.validation_split_percentage / 100), count - 1)
+        parts = splits["train"].train_test_split(held_out, seed=seed)
         splits["train"], splits["validation"] = parts["train"], parts["test"]
     return take_first(splits, arguments)
 
 
 def _open_files(
-    arguments: ClassificationDataArguments, cache_dir: str | None
+    arguments: ClassificationDataArguments,
+    files: Mapping[str, Sequence[Path]],
+    cache_dir: str | None,
 ) -> dict[str, Dataset]:
-    splits = {}
-    for split, path in arguments.find_files().items():
-        label = None
+    splits: dict[str, Any] = {}
+    are_numbers = True
+    for split in (split for split in SPLITS if split in files):
+        label, paths = None, files[split]
 
         def choose(names: list[str], labelled: bool = split != "test") -> list[str]:
             nonlocal label
             text, label = choose_columns(arguments, names, labelled)
+            label = label if labelled else None  # nothing reads those of a test split
             return list(dict.fromkeys([*text, *([] if label is None else [label])]))
 
-        rows: Any = open_rows({split: [path]}, cache_dir=cache_dir, choose=choose)[split]
-        if label is not None and path.suffix.lower() in (".csv", ".tsv"):
+        rows: Any = open_rows({split: paths}, cache_dir=cache_dir, choose=choose)[split]
+        is_table = all(path.suffix.lower() in (".csv", ".tsv") for path in paths)
+        if label is not None and is_table and are_numbers:
             rows = recognise_numbers(rows, label)
-        splits[split] = _with_places(rows, str(path))
+            are_numbers = rows.features[label].dtype != "string"  # as in training
+        source = str(paths[0]) if len(paths) == 1 else f"{arguments.dataset_name}, {split}"
+        splits[split] = _with_places(rows, source)
     return splits
 
 
@@ -166,145 +191,3 @@ def choose_columns(
     if arguments.task_name == "token" and len(text) > 1:
         raise ValueError(f"text_column_names={text}: words are in one column")
     return text, label
-
-
-def tokenize_rows(
-    rows: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    arguments: ClassificationDataArguments,
-    labels: LabelSpace,
-    limit: int | None,
-    labelled: bool = True,
-) -> Dataset:
-    """Tokenise rows, with their labels.
-
-    Args:
-        rows: with columns of text and labels.
-        tokenizer: of the model.
-        arguments: which columns, and how.
-        labels: what the labels mean.
-        limit: the model's longest input, None if there is no limit.
-        labelled: whether labels are wanted; those of a test split may be made up.
-
-    Returns:
-        Rows with `input_ids`, `attention_mask` and, if there is a column of labels, `labels`; of
-        words also `words`, which word each token belongs to, and `word_count`.
-
-    Raises:
-        ValueError: if `max_seq_length` is beyond the limit, a row has no text, or labels are wrong.
-    """
-    length = arguments.max_seq_length or limit
-    if limit is not None and length is not None and length > limit:
-        raise ValueError(
-            f"max_seq_length={length}: the model has {limit} positions; choose a smaller one, or a "
-            "configuration with more"
-        )
-    text, label = choose_columns(arguments, rows.column_names, labelled)
-    tokenized = rows.map(
-        partial(
-            _tokenize,
-            text=text,
-            label=label if labelled else None,
-            arguments=arguments,
-            labels=labels,
-            encode=partial(
-                tokenizer, truncation=length is not None, max_length=length, verbose=False
-            ),
-        ),
-        with_indices=True,
-        batched=True,
-        batch_size=100,
-        remove_columns=rows.column_names,
-        num_proc=arguments.preprocessing_num_workers,
-        load_from_cache_file=not arguments.overwrite_cache,
-        desc="Tokenising",
-    )
-    lengths = [len(ids) for ids in tokenized["input_ids"]]
-    if length is not None and length in lengths:
-        logger.warning(
-            f"{lengths.count(length)} of {len(lengths)} texts have max_seq_length={length} tokens "
-            "or more: what is beyond is not read"
-        )
-    return tokenized
-
-
-def _tokenize(
-    batch: Mapping[str, list],
-    indices: list[int],
-    text: list[str],
-    label: str | None,
-    arguments: ClassificationDataArguments,
-    labels: LabelSpace,
-    encode: Any,
-) -> dict[str, list]:
-    places = batch.get(PLACE) or [f"row {index + 1:,}" for index in indices]
-    by_words = arguments.task_name == "token"
-    for column in text:
-        for place, value in zip(places, batch[column], strict=True):
-            _check_text(value, by_words, f"{place}: column {column!r}")
-    if by_words:
-        # With the spaces that the text had, which are tokens or parts of tokens here.
-        texts: list = [
-            [f" {word}" if index else word for index, word in enumerate(row)]
-            for row in batch[text[0]]
-        ]
-        encoded = encode(texts, is_split_into_words=True)
-    else:
-        parts = zip(*(batch[column] for column in text), strict=True)
-        texts = [arguments.text_column_delimiter.join(row) for row in parts]
-        encoded = encode(texts)
-    found = {name: encoded[name] for name in ("input_ids", "attention_mask")}
-    for place, ids in zip(places, found["input_ids"], strict=True):
-        if not ids:
-            raise ValueError(f"{place} has no text: remove rows without text")
-    if by_words:
-        found["words"] = [encoded.word_ids(row) for row in range(len(texts))]
-        found["word_count"] = [len(words) for words in texts]
-    if label is not None:
-        found["labels"] = []
-        for row, (place, value) in enumerate(zip(places, batch[label], strict=True)):
-            try:
-                given = labels.encode(value)
-                if by_words:
-                    owners = found["words"][row], found["word_count"][row]
-                    given = _spread(*owners, given, arguments.label_all_tokens, labels.names)
-            except ValueError as error:
-                raise ValueError(f"{place}: {error}") from None
-            found["labels"].append(given)
-    return found
-
-
-def _check_text(value: Any, by_words: bool, place: str) -> None:
-    if by_words and not isinstance(value, list):
-        raise ValueError(f"{place} holds {shorten(value)}: give a list of words")
-    for text in value if by_words else [value]:
-        if not isinstance(text, str):
-            raise ValueError(
-                f"{place} holds {'null' if text is None else shorten(text)}, no text: write "
-                "it as text, or remove the row"
-            )
-
-
-def _spread(
-    owners: list[int | None],
-    word_count: int,
-    numbers: list[int],
-    over_all: bool,
-    names: tuple[str, ...],
-) -> list[int]:
-    """Put the label of each word at its last token, which has seen all of the word, or at all.
-
-    At all of them, what begins an entity goes on behind the first.
-    """
-    if word_count != len(numbers):
-        raise ValueError(f"{word_count} words and {len(numbers)} labels: give one per word")
-    spread = []
-    for word, before, following in zip(owners, [None, *owners], [*owners[1:], None], strict=False):
-        if word is None or (not over_all and word == following):
-            spread.append(IGNORE_INDEX)
-            continue
-        name = names[numbers[word]]
-        inside = f"I-{name[2:]}"
-        goes_on = over_all and word == before and name.startswith("B-") and inside in names
-        spread.append(names.index(inside) if goes_on else numbers[word])
-    return spread

@@ -75,7 +75,7 @@ class LabelSpace:
         Raises:
             ValueError: if the label is missing, or was not among those of the training data.
         """
-        if label is None or label == "":
+        if label in (None, "") or (isinstance(label, list) and None in label):
             raise ValueError("no label: remove the row, or name another label_column_name")
         if self.kind == "regression":
             return _number_of(label)
@@ -181,6 +181,12 @@ def find_labels(rows: Dataset, column: str, task: str, do_regression: bool | Non
         kind = "token" if task == "token" else "multi_label_classification"
     if isinstance(inner, ClassLabel):
         return LabelSpace(kind, tuple(inner.names), numbered=tuple(inner.names))
+    rows_of_flags = (row for row in rows[column] if row and set(row) <= {0, 1})
+    if kind == "multi_label_classification" and any(len(set(r)) < len(r) for r in rows_of_flags):
+        raise ValueError(
+            f"label_column_name={column!r} holds a 0 or 1 for each class: give lists of those "
+            "classes that a text has, by name or number"
+        )
     # Numbers by value, names by letters.
     found = sorted(
         {each for row in rows[column] for each in ((row or []) if listed else [row])} - {None, ""}  # type: ignore[type-var]

@@ -16,6 +16,7 @@ from reformer_hf.training.data.documents import (
     ENDS_DOCUMENT,
     DocumentTokenizer,
 )
+from reformer_hf.training.data.files import readable_causes
 from reformer_hf.training.data.reading import separator_hint, shorten
 
 logger = logging.get_logger(__name__)
@@ -50,6 +51,7 @@ def tokenize_documents(
         ValueError: if there is no such column, or what it holds is no text.
     """
     columns = column_names(texts)
+    features = Features({"input_ids": List(Value("int32")), ENDS_DOCUMENT: Value("bool")})
     function = partial(
         _tokenize,
         tokenizer=DocumentTokenizer(tokenizer),
@@ -60,6 +62,7 @@ def tokenize_documents(
         "batched": True,
         "batch_size": _BATCH,
         "remove_columns": columns,
+        "features": features,  # known also where the first documents are empty
     }
     if isinstance(texts, IterableDataset):
         return texts.map(function, **options)
@@ -159,19 +162,21 @@ def pack_rows(
     }
     if stream:
         return IterableDataset.from_generator(_rows, features, gen_kwargs=settings)
-    return Dataset.from_generator(
-        _rows,
-        features,
-        gen_kwargs=settings,
-        cache_dir=cache_dir,  # type: ignore[arg-type]
-        fingerprint=Hasher.hash((documents._fingerprint, block_size, packing)),
-        writer_batch_size=max(1, _BUFFER // block_size),
-    )
+    with readable_causes():
+        return Dataset.from_generator(
+            _rows,
+            features,
+            gen_kwargs=settings,
+            cache_dir=cache_dir,  # type: ignore[arg-type]
+            fingerprint=Hasher.hash((documents._fingerprint, block_size, packing)),
+            writer_batch_size=max(1, _BUFFER // block_size),
+        )
 
 
 def _rows(documents, block_size: int, packing: Packing) -> Iterator[dict[str, list[int]]]:
     ids, numbers = np.empty(block_size, np.int32), np.empty(block_size, np.int32)
     filled = number = 0
+    found = False
 
     def row() -> dict[str, list[int]]:
         columns = {"input_ids": ids[:filled].tolist()}
@@ -181,6 +186,7 @@ def _rows(documents, block_size: int, packing: Packing) -> Iterator[dict[str, li
 
     for document in documents:
         tokens = np.asarray(document["input_ids"], np.int32)
+        found |= len(tokens) > 0
         while len(tokens):
             end = min(filled + len(tokens), block_size)
             ids[filled:end], numbers[filled:end] = tokens[: end - filled], number
@@ -195,3 +201,5 @@ def _rows(documents, block_size: int, packing: Packing) -> Iterator[dict[str, li
                 filled = 0
     if filled:
         yield row()
+    if not found:
+        raise ValueError("the texts are empty, and give no token: give others")

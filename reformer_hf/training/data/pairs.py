@@ -15,7 +15,13 @@ from transformers.utils import logging
 from reformer_hf.training.arguments import argument, require_positive
 from reformer_hf.training.data.files import TABLES, open_rows
 from reformer_hf.training.data.reading import open_text
-from reformer_hf.training.data.sources import SPLITS, RowArguments, load, take_first
+from reformer_hf.training.data.sources import (
+    SPLITS,
+    RowArguments,
+    load,
+    tables_of_folder,
+    take_first,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -94,18 +100,21 @@ def load_pairs(
         OSError: if data cannot be found or read.
         ValueError: if a language is not in the data, or a pair is not two texts.
     """
-    if arguments.dataset_name is not None:
-        options: dict[str, Any] = {"name": arguments.dataset_config_name, "token": token}
-        splits = load(arguments.dataset_name, "pairs", cache_dir=cache_dir, **options)
+    name, config_name = arguments.dataset_name, arguments.dataset_config_name
+    files = tables_of_folder(name, config_name, "pairs")
+    files |= {split: [path] for split, path in arguments.find_files().items()}
+    if name is not None and not files:
+        options: dict[str, Any] = {"name": config_name, "token": token}
+        splits = load(name, "pairs", cache_dir=cache_dir, **options)
     else:
         splits = {
             split: open_rows(
-                {split: [path]},
+                {split: paths},
                 cache_dir=cache_dir,
-                columns=_missing_header(path, arguments),
+                columns=_missing_header(paths[0], arguments),
                 choose=partial(_choose_columns, arguments=arguments, split=split),
             )[split]
-            for split, path in arguments.find_files().items()
+            for split, paths in files.items()
         }
     first = take_first(splits, arguments)
     return {split: _as_pairs(rows, arguments, split) for split, rows in first.items()}

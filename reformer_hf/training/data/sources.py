@@ -1,7 +1,8 @@
 """Rows from files or from the Hub, through `datasets`: what all tasks with labels share."""
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ SPLITS = {
 """Parts of the data, and which argument limits each."""
 
 _HASHED = 1 << 20  # bytes at the start of each file
+_TABLES = (".csv", ".tsv", ".json", ".jsonl")
+_PLACES = {"name", "version", "data_dir", "data_files", "description"}  # of a configuration
 
 
 @dataclass
@@ -78,16 +81,62 @@ def load(path: str, kind: str = "rows", source: Any = None, **options: Any) -> A
     Raises:
         OSError: naming the source and the cause.
     """
-    try:
+    with _one_error(kind, source or path):
         if kind != "images" and "data_files" not in options:
             named = {key: options[key] for key in options.keys() & {"name", "cache_dir", "token"}}
             if datasets.load_dataset_builder(path, **named).name == "csv":
                 options["na_filter"] = False
         return datasets.load_dataset(path, **options)
+
+
+def tables_of_folder(
+    name: str | None, config_name: str | None = None, kind: str = "rows"
+) -> dict[str, list[Path]]:
+    """The tables of a local dataset, by split, to be read like files of rows, without a guess.
+
+    Args:
+        name: of a dataset, or a path.
+        config_name: of its configuration.
+        kind: what is loaded, in a word, for the error.
+
+    Returns:
+        Nothing where `datasets` has to read it: on the Hub, of another format, or where the
+        folder's card says how.
+
+    Raises:
+        OSError: if the folder is no dataset.
+    """
+    folder = Path(name or "").expanduser()
+    if name is None or not folder.is_dir():
+        return {}
+    with _one_error(kind, name):
+        builder = datasets.load_dataset_builder(str(folder), name=config_name)
+    config: Any = builder.config
+    chosen = {
+        each.name
+        for each in fields(config)
+        if getattr(config, each.name) != each.default
+        and (each.name, getattr(config, each.name)) != ("sep", "\t")
+    }
+    files = {
+        str(split): [Path(file) for file in paths] for split, paths in config.data_files.items()
+    }
+    are_tables = all(
+        file.is_file() and file.suffix.lower() in _TABLES
+        for paths in files.values()
+        for file in paths
+    )
+    return files if are_tables and chosen <= _PLACES and builder.name in ("csv", "json") else {}
+
+
+@contextmanager
+def _one_error(kind: str, source: Any) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # offline, unknown, malformed: datasets has a class for each
         cause = error.__cause__ or error
         raise OSError(
-            f"the {kind} could not be loaded from {source or path} ({type(cause).__name__}: "
+            f"the {kind} could not be loaded from {source} ({type(cause).__name__}: "
             f"{cause}). Check the name, the files and the connection"
         ) from error
 

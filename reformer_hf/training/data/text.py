@@ -33,7 +33,7 @@ from reformer_hf.training.data.rows import (
     split_validation,
     spread_rows,
 )
-from reformer_hf.training.data.sources import describe_rows, load
+from reformer_hf.training.data.sources import describe_rows, load, tables_of_folder
 
 Texts = DatasetDict | IterableDatasetDict
 
@@ -186,17 +186,20 @@ def load_texts(
         OSError: if there is no such dataset, or no file of that name.
         ValueError: if a file has another kind than the first, or is malformed or empty.
     """
-    if arguments.dataset_name is not None:
+    name, config_name = arguments.dataset_name, arguments.dataset_config_name
+    files = tables_of_folder(name, config_name, "text")
+    files = {split: files[split] for split in ("train", "validation") if split in files}
+    if name is not None and not files:
         texts = load(
-            arguments.dataset_name,
+            name,
             "text",
-            name=arguments.dataset_config_name,
+            name=config_name,
             streaming=arguments.streaming,
             cache_dir=cache_dir,
             token=token,
         )
         return texts.__class__({k: v for k, v in texts.items() if k in ("train", "validation")})
-    files = _files(arguments, exclude)
+    files = files or _files(arguments, exclude)
     tables = {p.suffix.lower() in TABLES for paths in files.values() for p in paths}
     if len(tables) > 1:
         names = sorted(path.name for paths in files.values() for path in paths)
@@ -266,8 +269,6 @@ def _files(arguments: DataTrainingArguments, exclude: Path | None) -> dict[str, 
 def _text_files(
     paths: list[Path], arguments: DataTrainingArguments, cache_dir: str | None
 ) -> Dataset | IterableDataset:
-    if not any(path.stat().st_size for path in paths):
-        raise ValueError(f"{paths[0]}: an empty file; name one with text")
     options: dict[str, Any] = {
         "features": _PIECES,
         "gen_kwargs": {
@@ -282,9 +283,13 @@ def _text_files(
 
 
 def _read_pieces(
-    files: list[tuple[str, int, int]], keep_linebreaks: bool
+    files: list[tuple[str, int, int, int]], keep_linebreaks: bool
 ) -> Iterator[dict[str, Any]]:
     """Read text files piece by piece."""
-    for path, _, _ in files:
+    piece = None
+    for path, *_ in files:
         with open_text(Path(path)) as file:
-            yield from read_document(file, keep_linebreaks)
+            for piece in read_document(file, keep_linebreaks):
+                yield piece
+    if piece is None:
+        raise ValueError(f"{files[0][0]}: a file without text; name one with text")

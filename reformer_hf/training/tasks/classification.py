@@ -27,9 +27,10 @@ from reformer_hf.training.data.collator import IGNORE_INDEX
 from reformer_hf.training.data.labelled import (
     ClassificationDataArguments,
     choose_columns,
+    hold_out,
     load_rows,
-    tokenize_rows,
 )
+from reformer_hf.training.data.labelled_tokens import tokenize_rows
 from reformer_hf.training.data.labels import LabelSpace, find_labels, number_names
 from reformer_hf.training.data.sources import check_splits, wanted_splits
 from reformer_hf.training.processes import hide_bars_unless
@@ -75,11 +76,10 @@ def train_classification(
     checkpoint = checkpoint_to_resume(doing, settings)
     set_seed(doing.seed)
     with doing.main_process_first(desc="loading the data"):
-        rows = load_rows(
-            data_arguments, model_arguments.cache_dir, model_arguments.token, doing.seed
-        )
+        whole = load_rows(data_arguments, model_arguments.cache_dir, model_arguments.token)
+        rows = hold_out(whole, data_arguments, doing.seed)
     check_splits(wanted, rows)
-    labels = _labels(model_arguments, data_arguments, rows)
+    labels = _labels(model_arguments, data_arguments, whole)
     rows = {split: rows[split] for split in wanted}
     trainer, splits = _prepare(model_arguments, data_arguments, doing, rows, labels)
     prepare(trainer)

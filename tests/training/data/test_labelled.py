@@ -10,14 +10,19 @@ from reformer_hf import ReformerHFByteTokenizer
 from reformer_hf.training.data.labelled import (
     ClassificationDataArguments,
     choose_columns,
+    hold_out,
     load_rows,
-    tokenize_rows,
 )
+from reformer_hf.training.data.labelled_tokens import tokenize_rows
 from reformer_hf.training.data.labels import LabelSpace
 
 TOKENIZER = ReformerHFByteTokenizer()
 CLASSES = LabelSpace("single_label_classification", ("a", "b"))
 WORDS = LabelSpace("token", ("O", "B-X"))
+
+
+def open_splits(chosen, cache, seed=0):
+    return hold_out(load_rows(chosen, cache), chosen, seed)
 
 
 def arguments(**fields) -> ClassificationDataArguments:
@@ -44,15 +49,15 @@ ROWS = [{"text": f"text {number}", "label": "ab"[number % 2]} for number in rang
 def test_files(ending, tmp_path):
     path = write(tmp_path / f"rows.{ending}", ROWS)
     options = {"train_file": path, "max_eval_samples": 1, "max_train_samples": 15}
-    splits = load_rows(arguments(**options), str(tmp_path / "cache"))
+    splits = open_splits(arguments(**options), str(tmp_path / "cache"))
     assert {name: len(part) for name, part in splits.items()} == {"train": 15, "validation": 1}
     texts = [*splits["train"]["text"], *splits["validation"]["text"]]
     assert len(set(texts)) == 16 and set(texts) <= {row["text"] for row in ROWS}
-    again = load_rows(arguments(**options), str(tmp_path / "cache"))
+    again = open_splits(arguments(**options), str(tmp_path / "cache"))
     assert list(again["validation"]["text"]) == list(splits["validation"]["text"])
 
     files = {"train_file": path, "validation_file": path, "test_file": path}
-    splits = load_rows(arguments(**files, max_predict_samples=3), str(tmp_path / "cache"))
+    splits = open_splits(arguments(**files, max_predict_samples=3), str(tmp_path / "cache"))
     assert [len(splits[name]) for name in ("train", "validation", "test")] == [20, 20, 3]
 
 
@@ -76,7 +81,7 @@ def test_what_stands_in_a_file_is_in_the_rows(ending, tmp_path):
             writer = csv.DictWriter(file, ["text", "label"])
             writer.writeheader()
             writer.writerows(rows)
-    splits = load_rows(
+    splits = open_splits(
         arguments(train_file=str(path), validation_file=str(path)), str(tmp_path / "cache")
     )
     for split in splits.values():
@@ -88,9 +93,44 @@ def test_what_stands_in_a_file_is_in_the_rows(ending, tmp_path):
 def test_numbers_of_a_table_are_recognised_in_its_labels_only(tmp_path):
     rows = [{"text": str(number), "label": number} for number in (10, 9, 10)]
     path = write(tmp_path / "a.csv", rows)
-    found = load_rows(arguments(validation_file=path, train_file=path), str(tmp_path / "cache"))
+    found = open_splits(arguments(validation_file=path, train_file=path), str(tmp_path / "cache"))
     assert list(found["train"]["text"]) == ["10", "9", "10"]
     assert list(found["train"]["label"]) == [10, 9, 10]
+
+
+@pytest.mark.parametrize("label", ["1e5", "1.50", "007"])
+def test_a_class_is_the_same_in_validation_data(tmp_path, label):
+    files = {}
+    for split, labels in {"train": (label, "x"), "validation": (label, label)}.items():
+        rows = [{"text": "a", "label": each} for each in labels]
+        files[f"{split}_file"] = write(tmp_path / f"{split}.csv", rows)
+    found = load_rows(arguments(**files), str(tmp_path / "cache"))
+    assert list(found["validation"]["label"]) == [label, label]
+
+
+def test_a_test_file_may_have_any_labels(tmp_path):
+    rows = [{"text": "a", "label": 1}, {"text": "b", "label": "?"}]
+    path = write(tmp_path / "a.jsonl", rows)
+    found = load_rows(arguments(train_file=None, test_file=path), str(tmp_path / "cache"))
+    assert list(found["test"]["text"]) == ["a", "b"]
+
+
+def test_tables_of_a_local_dataset_are_read_like_files(tmp_path):
+    (tmp_path / "data").mkdir()
+    for split, numbers in {"train": "01 2 NA", "test": "001 x null"}.items():
+        lines = "".join(f"{number},{number}\n" for number in numbers.split())
+        (tmp_path / "data" / f"{split}.csv").write_text(f"\ufefftext,label\n{lines}", "utf-8")
+    options = {"train_file": None, "dataset_name": str(tmp_path / "data")}
+    found = load_rows(arguments(**options), str(tmp_path / "cache"))
+    assert list(found["train"]["text"]) == list(found["train"]["label"]) == ["01", "2", "NA"]
+    assert list(found["test"]["text"]) == ["001", "x", "null"]
+
+
+def test_some_training_rows_remain(tmp_path):
+    path = write(tmp_path / "a.csv", ROWS[:5])
+    chosen = arguments(train_file=path, validation_split_percentage=99)
+    splits = open_splits(chosen, str(tmp_path / "cache"))
+    assert [len(splits[split]) for split in ("train", "validation")] == [1, 4]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +150,7 @@ def test_the_row_of_a_fault_is_named_wherever_it_went(tmp_path, rows, message):
     path.write_text("\n".join(json.dumps(row) for row in [*rows, *more]))
     with pytest.raises(ValueError, match=message) as caught:
         # Which rows are held out, and their order, depend on the seed.
-        splits = load_rows(arguments(train_file=str(path)), str(tmp_path / "cache"), seed=1)
+        splits = open_splits(arguments(train_file=str(path)), str(tmp_path / "cache"), seed=1)
         for part in splits.values():
             tokenize_rows(part, TOKENIZER, arguments(), CLASSES, None)
     assert str(caught.value).startswith(f"{path}: row ")
@@ -126,10 +166,10 @@ def test_files_that_cannot_be_read(tmp_path):
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"text": ')
     with pytest.raises(ValueError, match="^/.*broken.jsonl: line 1: no JSON"):
-        load_rows(arguments(train_file=str(broken)), str(tmp_path / "cache"))
+        open_splits(arguments(train_file=str(broken)), str(tmp_path / "cache"))
     one = write(tmp_path / "one.csv", ROWS[:1])
     with pytest.raises(ValueError, match="one row"):
-        load_rows(arguments(train_file=one), str(tmp_path / "cache"))
+        open_splits(arguments(train_file=one), str(tmp_path / "cache"))
 
 
 def test_columns():

@@ -48,6 +48,17 @@ def test_kinds_and_names(case):
     assert labels.kind.startswith(kind) and labels.names == names
 
 
+def test_a_flag_for_each_class_is_refused():
+    with pytest.raises(ValueError, match="holds a 0 or 1 for each class: give lists of those"):
+        find_labels(rows([[1, 0, 0], [0, 1, 1]]), "label", "sequence", None)
+
+
+@pytest.mark.parametrize("kind", ["token", "multi_label_classification"])
+def test_no_label_is_no_class_of_that_name(kind):
+    with pytest.raises(ValueError, match="no label"):
+        LabelSpace(kind, ("None", "x")).encode(["x", None])
+
+
 def test_what_the_model_gets():
     single = LabelSpace("single_label_classification", ("9", "10"))
     assert [single.encode(label) for label in (9, "10")] == [0, 1]

@@ -3,8 +3,9 @@ import pytest
 import torch
 from datasets import Dataset, IterableDataset
 
+from reformer_hf import ReformerHFByteTokenizer
 from reformer_hf.training.data.collator import ReformerDataCollator
-from reformer_hf.training.data.packing import pack_rows
+from reformer_hf.training.data.packing import pack_rows, tokenize_documents
 from tests.models.tiny import gradients, tiny_lm
 
 LENGTHS = [3, 0, 9, 1, 1, 20, 4, 6]
@@ -116,3 +117,16 @@ def test_logits_of_a_packed_row_are_those_of_the_documents(tmp_path):
         together = model(**collate([packed])).logits[0]
         alone = [model(torch.tensor([row])).logits[0] for row in data["input_ids"]]
     assert torch.allclose(together, torch.cat(alone), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_documents_may_be_empty_but_not_all(tmp_path, stream):
+    def packed(texts):
+        data = Dataset.from_dict({"text": texts})
+        data = data.to_iterable_dataset() if stream else data
+        tokens = tokenize_documents(data, ReformerHFByteTokenizer())
+        return list(pack_rows(tokens, 64, cache_dir=str(tmp_path)))
+
+    assert len(packed([""] * 100 + ["text"])[0]["input_ids"]) == 5
+    with pytest.raises(ValueError, match="the texts are empty, and give no token: give others"):
+        packed(["", ""])

@@ -1,6 +1,7 @@
 """Translation data: layouts of files and datasets, vocabularies, tokens."""
 
 import json
+from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -79,6 +80,8 @@ def test_a_dataset_of_the_hub_has_its_own_splits(monkeypatch):
         return datasets.DatasetDict(train=data, validation=data.select([0]))
 
     monkeypatch.setattr(datasets, "load_dataset", load)
+    builder = SimpleNamespace(name="parquet")
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda path, **options: builder)
     arguments = {"dataset_name": "wmt14", "dataset_config_name": "de-en"}
     place = {"cache_dir": "kept", "token": "given"}
     splits = load_pairs(
@@ -87,6 +90,13 @@ def test_a_dataset_of_the_hub_has_its_own_splits(monkeypatch):
     assert splits["validation"][0] == {"source": "Speichern", "target": "Save"}
     with pytest.raises(ValueError, match=r"target_lang='fr': the train data has \['de', 'en'\]"):
         load_pairs(TranslationArguments(**arguments, source_lang="de", target_lang="fr"), **place)
+
+
+def test_a_local_dataset_is_read_like_a_file(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.tsv").write_text('\ufeffde\ten\n001\t"NA\n', encoding="utf-8")
+    arguments = TranslationArguments(dataset_name=str(tmp_path / "data"), **LANGUAGES)
+    assert load_pairs(arguments)["train"][0] == {"source": '"NA', "target": "001"}
 
 
 @pytest.mark.parametrize(

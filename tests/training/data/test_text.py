@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 
 import pytest
 from datasets import Dataset, IterableDataset
@@ -117,6 +118,40 @@ def test_a_file_that_was_changed_is_read_again(tmp_path):
         assert load(tmp_path, train_file=str(path))["train"][0]["text"] == text
 
 
+@pytest.mark.parametrize("ending", ["txt", "parquet"])
+def test_a_copy_that_keeps_its_date_is_read_again(tmp_path, ending):
+    path = tmp_path / f"a.{ending}"
+    for text in ("before", "behind"):
+        if ending == "txt":
+            path.write_text(text)
+        else:
+            Dataset.from_dict({"text": [text]}).to_parquet(path)
+        os.utime(path, (1e9, 1e9))
+        assert load(tmp_path, train_file=str(path))["train"][0]["text"] == text
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("content", ["\ufeff", "\n\r\n"])
+def test_a_file_without_text_is_said(tmp_path, content, streaming):
+    (tmp_path / "a.txt").write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"^/.*a\.txt: a file without text; name one with text"):
+        texts = load(
+            tmp_path,
+            train_file=str(tmp_path / "a.txt"),
+            keep_linebreaks=False,
+            streaming=streaming,
+        )
+        list(texts["train"])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_tables_of_a_local_dataset_are_read_like_files(tmp_path, streaming):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.csv").write_text("text\n00101\n2020-01-01\nNA\n")
+    texts = load(tmp_path, dataset_name=str(tmp_path / "data"), streaming=streaming)
+    assert [row["text"] for row in texts["train"]] == ["00101", "2020-01-01", "NA"]
+
+
 def test_a_local_dataset_is_loaded_by_name(tmp_path):
     write(tmp_path / "data", "parquet")
     texts = load(tmp_path, dataset_name=str(tmp_path / "data"))
@@ -134,7 +169,7 @@ def test_what_cannot_be_read_is_said(tmp_path):
             texts = load(tmp_path, train_file=str(tmp_path / "latin.txt"), streaming=streaming)
             list(texts["train"])
     (tmp_path / "empty.txt").touch()
-    with pytest.raises(ValueError, match=r"empty\.txt: an empty file"):
+    with pytest.raises(ValueError, match=r"empty\.txt: a file without text"):
         load(tmp_path, train_file=str(tmp_path / "empty.txt"))
     (tmp_path / "a.json").write_text("[]")
     with pytest.raises(ValueError, match="different kinds; give either texts or rows"):
