@@ -22,12 +22,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import reformer_hf  # noqa: F401 (registers the classes)
-from reformer_hf.training.arguments import DataTrainingArguments, argument, check_choices
+from reformer_hf.training.argument_checks import check_choices
+from reformer_hf.training.arguments import DataTrainingArguments, argument
 from reformer_hf.training.baselines import Baselines
 from reformer_hf.training.data.bytes import check_byte_tokenizer, read_bytes
 from reformer_hf.training.data.documents import ENDS_DOCUMENT
 from reformer_hf.training.data.files import open_rows
-from reformer_hf.training.data.packing import choose_text_column, column_names, text_of
+from reformer_hf.training.data.packing import choose_text_column, column_names, document_of
 from reformer_hf.training.data.sources import load, tables_of_folder
 from reformer_hf.training.data.text import find_files, load_texts
 from reformer_hf.training.parsing import parse_arguments, readable_errors
@@ -122,7 +123,7 @@ def read_texts(arguments: PerplexityArguments) -> Iterator[tuple[str, bool]]:
         )
     column = choose_text_column(column_names(rows), arguments.text_column_name)
     for number, row in enumerate(islice(rows, arguments.max_eval_samples), 1):
-        yield text_of(row.get(column), column, number), row.get(ENDS_DOCUMENT, True)
+        yield document_of(row.get(column), column, number), row.get(ENDS_DOCUMENT, True)
 
 
 def read_pieces(

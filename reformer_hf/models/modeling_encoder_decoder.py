@@ -4,7 +4,6 @@ No algorithm lives here. The model without its head is in
 :mod:`reformer_hf.models.encoder_decoder.base_model`.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,14 +24,6 @@ from reformer_hf.ops.attention_map import MapForm
 WORDS = "embeddings.word_embeddings.weight"
 
 
-@dataclass
-class ReformerHFSeq2SeqLMOutput(Seq2SeqLMOutput):
-    """Loss, logits (None where a chunked loss left them out), cache, and what both sides record.
-
-    Of a packed decoder, see `ReformerHFEncoderDecoderModel.forward`.
-    """
-
-
 class ReformerHFForConditionalGeneration(
     LanguageModelMixin, ReformerHFPreTrainedModel, ReformerHFSeq2SeqGenerationMixin
 ):
@@ -46,14 +37,6 @@ class ReformerHFForConditionalGeneration(
         self._tied_weights_keys = {"lm_head.decoder.weight": f"reformer.{owner}.{WORDS}"}
         self.register_load_state_dict_pre_hook(add_base_prefix)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The encoder's word embeddings, by default the decoder's, too."""
-        return self.reformer.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Replace the encoder's word embeddings, by default the decoder's, too."""
-        self.reformer.set_input_embeddings(value)
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
         """What the decoder reads to predict these labels; `DataCollatorForSeq2Seq` calls it."""
@@ -78,7 +61,7 @@ class ReformerHFForConditionalGeneration(
         output_hidden_states: bool | None = None,
         output_attentions: bool | MapForm | None = None,
         **kwargs: Any,
-    ) -> ReformerHFSeq2SeqLMOutput:
+    ) -> Seq2SeqLMOutput:
         """Predict the target from the source.
 
         Args:
@@ -102,9 +85,10 @@ class ReformerHFForConditionalGeneration(
             **kwargs: others of transformers' `TransformersKwargs`.
 
         Returns:
-            `ReformerHFSeq2SeqLMOutput`. With labels the loss is made of `logits`, which get its
+            `Seq2SeqLMOutput`. With labels the loss is made of `logits`, which get its
             gradient; but with `logits_to_keep` they are a copy, and with `chunk_size_lm_head`
-            above 0 they are None in training.
+            above 0 they are None in training. Of a packed decoder, maps are those of the packed
+            rows.
 
         Raises:
             ValueError: if inputs are missing, of the wrong shape, out of range or too long.
@@ -142,7 +126,7 @@ class ReformerHFForConditionalGeneration(
                 outputs.last_hidden_state, labels, labels, num_items_in_batch, logits_to_keep
             )
         recorded = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
-        return ReformerHFSeq2SeqLMOutput(loss=loss, logits=logits, **recorded)  # type: ignore[arg-type]
+        return Seq2SeqLMOutput(loss=loss, logits=logits, **recorded)  # type: ignore[arg-type]
 
     def _finish(self, x1: Tensor, x2: Tensor) -> Tensor:
         """The last hidden state that both streams make."""

@@ -4,7 +4,6 @@ No algorithm lives here. The layers are in :mod:`reformer_hf.models.layers`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -164,6 +163,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         r"^(lm_head|classifier|qa_outputs)\.",
     ]
     layer_class = ReformerHFLayer
+    _input_embed_layer = "word_embeddings"
 
     def __init__(self, config: ReformerHFConfig):
         _refuse_encoder_decoder(config)
@@ -171,14 +171,6 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         self.embeddings = ReformerHFEmbeddings(config)
         self.encoder = ReformerHFEncoder(config, self.layer_class)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The word embeddings."""
-        return self.embeddings.word_embeddings
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Replace the word embeddings."""
-        self.embeddings.word_embeddings = value
 
     @can_return_tuple
     def forward(
@@ -333,11 +325,6 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         return self.config.hash_seed or 0
 
 
-@dataclass
-class ReformerHFCausalLMOutput(CausalLMOutputWithPast):
-    """Loss, logits (None where a chunked loss left them out), the cache, hidden states and maps."""
-
-
 class ReformerHFForCausalLM(
     LanguageModelMixin, ReformerHFPreTrainedModel, ReformerHFGenerationMixin
 ):
@@ -371,7 +358,7 @@ class ReformerHFForCausalLM(
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
-    ) -> ReformerHFCausalLMOutput:
+    ) -> CausalLMOutputWithPast:
         """Predict the next token at each place.
 
         Args:
@@ -392,7 +379,7 @@ class ReformerHFForCausalLM(
                 target of each place itself, which takes the place of `labels`.
 
         Returns:
-            `ReformerHFCausalLMOutput`. With labels the loss is made of `logits`, which get its
+            `CausalLMOutputWithPast`. With labels the loss is made of `logits`, which get its
             gradient; but with `logits_to_keep` they are a copy, and with `chunk_size_lm_head`
             above 0 they are None in training.
 
@@ -434,7 +421,7 @@ class ReformerHFForCausalLM(
             loss, logits = self._predict(
                 outputs.last_hidden_state, labels, targets, num_items_in_batch, logits_to_keep
             )
-        return ReformerHFCausalLMOutput(
+        return CausalLMOutputWithPast(
             loss=loss,  # type: ignore[arg-type]
             logits=logits,  # type: ignore[arg-type]
             past_key_values=outputs.past_key_values,

@@ -83,28 +83,27 @@ def refuse_unused(arguments: Any, why: str, *names: str) -> None:
 
 
 def check_source(arguments: Any) -> None:
-    """Check that data are named, and the share of the rows that may be held out.
+    """Check that data are named, once, and the share of the rows that may be held out, if any.
 
     Raises:
         ValueError: naming the fields.
     """
-    names = ("dataset_name", "train_file", "validation_file", "test_file")
-    if all(getattr(arguments, name, None) is None for name in names):
-        raise ValueError(
-            "dataset_name, train_file and validation_file are all missing: name a dataset of the "
-            "Hub or a file of your own"
-        )
-    if arguments.dataset_name is None:
-        refuse_unused(arguments, "without dataset_name", "dataset_config_name")
+    files = [f"{split}_file" for split in ("train", "validation", "test")]
+    if arguments.dataset_name is not None:
+        refuse_unused(arguments, "with dataset_name", *files)
     else:
-        refuse_unused(arguments, "with dataset_name", "train_file", "validation_file", "test_file")
+        refuse_unused(arguments, "without dataset_name", "dataset_config_name")
+        if all(getattr(arguments, name, None) is None for name in files):
+            files = [name for name in files if hasattr(arguments, name)]
+            raise ValueError(
+                f"dataset_name, {', '.join(files)} are all missing: name a dataset of the Hub or a "
+                "file of your own"
+            )
     if arguments.validation_file is not None:
         refuse_unused(arguments, "with validation_file", "validation_split_percentage")
-    if not 0 < arguments.validation_split_percentage < 100:
-        raise ValueError(
-            f"validation_split_percentage={arguments.validation_split_percentage}: choose a whole "
-            "number from 1 to 99"
-        )
+    share = getattr(arguments, "validation_split_percentage", 1)
+    if not 0 < share < 100:
+        raise ValueError(f"validation_split_percentage={share}: choose a whole number from 1 to 99")
 
 
 def check_ranges(arguments: Any) -> None:

@@ -93,10 +93,8 @@ class DataTrainingArguments:
         expand_home(self, "dataset_name", "train_file", "validation_file")
         check_choices(self)
         check_source(self)
-        for name in ("max_train_samples", "max_eval_samples", "block_size", "shuffle_buffer_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value}: must be at least 1, or left out")
+        limits = ("max_train_samples", "max_eval_samples", "block_size", "shuffle_buffer_size")
+        require_positive(self, *limits)
         if self.data_format == "bytes" and (self.dataset_name or self.streaming):
             raise ValueError(
                 "data_format='bytes' reads files: give train_file and leave dataset_name and "
@@ -193,8 +191,7 @@ class PretrainedModelArguments:
             refuse_unused(self, "without use_lora", *names)
         if self.model_name_or_path is None and self.tokenizer_name is None:
             refuse_unused(self, "without model_name_or_path", "model_revision")
-        if self.lora_r < 1:
-            raise ValueError(f"lora_r={self.lora_r}: must be at least 1")
+        require_positive(self, "lora_r")
 
 
 @dataclass

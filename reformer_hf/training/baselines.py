@@ -54,9 +54,9 @@ def _bits(counts: np.ndarray) -> float:
     return float(-(counts[seen] * np.log2(shares)).sum()) + 0.0
 
 
-def compressor_scores(content: bytes) -> tuple[float, float, float]:
+def compressor_scores(content: bytes) -> dict[str, float]:
     """Bits per byte of gzip -9 and bz2 -9, headers included, and of a uniform distribution."""
     baselines = Baselines()
     baselines.update(content)
     found = baselines.bits_per_byte()
-    return found["gzip -9"], found["bz2 -9"], found["uniform"]
+    return {name: found[name] for name in ("gzip -9", "bz2 -9", "uniform")}

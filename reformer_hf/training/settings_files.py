@@ -27,29 +27,22 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-for _kind, _pattern, _first in (
-    ("null", r"(~|null|Null|NULL|)", "~nN\0"),
-    ("bool", r"(true|True|TRUE|false|False|FALSE)", "tTfF"),
-    ("int", r"[-+]?[0-9]+", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
-    ("float", r"([-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))", "-+."),
-    ("merge", r"<<", "<"),
+for _kind, _pattern in (
+    ("null", r"(~|null|Null|NULL|)"),
+    ("bool", r"(true|True|TRUE|false|False|FALSE)"),
+    ("int", r"[-+]?[0-9]+"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"),
+    ("float", r"([-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))"),
+    ("merge", r"<<"),
 ):
-    _firsts = [character.strip("\0") for character in _first]
-    _Loader.add_implicit_resolver(f"{_TAG}{_kind}", re.compile(f"^(?:{_pattern})$"), _firsts)
+    _Loader.add_implicit_resolver(f"{_TAG}{_kind}", re.compile(f"^(?:{_pattern})$"), None)
 
 
 def _decimal(loader: _Loader, node: Any) -> int:
     return int(loader.construct_scalar(node))
 
 
-def _number(loader: _Loader, node: Any) -> float:
-    text = str(loader.construct_scalar(node)).lower()
-    return float(text.replace(".inf", "inf").replace(".nan", "nan"))
-
-
 _Loader.add_constructor(f"{_TAG}int", _decimal)
-_Loader.add_constructor(f"{_TAG}float", _number)
 
 
 def read_yaml(text: str) -> Any:

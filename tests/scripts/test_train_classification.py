@@ -140,7 +140,7 @@ def test_words_without_tokens_have_no_prediction(run, tmp_path):
     folder = run("--task_name", "token")
     test = write(tmp_path / "odd.jsonl", rows)
     arguments = ["--model_name_or_path", str(folder), "--test_file", test, "--do_predict"]
-    arguments += ["--validation_file", test, "--task_name", "token", "--max_seq_length", "32"]
+    arguments += ["--task_name", "token", "--max_seq_length", "32"]  # and no other data
     arguments += ["--output_dir", str(tmp_path / "odd"), "--use_cpu", "--report_to", "none"]
     assert main([*arguments, "--cache_dir", str(tmp_path / "cache")]) == 0
     lines = (tmp_path / "odd" / "predictions.jsonl").read_text().splitlines()

@@ -18,9 +18,9 @@ from reformer_hf.training.parsing import parse_arguments
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({}, "dataset_name, train_file and validation_file are all missing"),
+        ({}, "dataset_name, train_file, validation_file are all missing"),
         ({"train_file": "a", "validation_split_percentage": 0}, "validation_split_percentage=0"),
-        ({"train_file": "a", "block_size": 0}, "block_size=0: must be at least 1"),
+        ({"train_file": "a", "block_size": 0}, "block_size=0: must be above 0"),
         ({"train_file": "a", "packing": "document"}, "packing='document': choose from documents,"),
         ({"train_file": "a", "data_format": "byte"}, "data_format='byte': choose from text, bytes"),
         ({"train_file": "a", "max_train_samples": -1}, "max_train_samples=-1"),
@@ -66,7 +66,7 @@ def test_max_seq_length_is_another_name_of_block_size():
     assert MaskedDataArguments(train_file="a", block_size=64, max_seq_length=64).block_size == 64
     with pytest.raises(ValueError, match="max_seq_length=64 and block_size=32 are the same"):
         MaskedDataArguments(train_file="a", block_size=32, max_seq_length=64)
-    with pytest.raises(ValueError, match="block_size=0: must be at least 1"):
+    with pytest.raises(ValueError, match="block_size=0: must be above 0"):
         MaskedDataArguments(train_file="a", max_seq_length=0)
 
 

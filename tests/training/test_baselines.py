@@ -36,7 +36,7 @@ def test_all_baselines_of_a_text_in_pieces(content, piece):
         "bz2 -9": 8 * len(bz2.compress(content, 9)) / size,
     }
     names = ("gzip -9", "bz2 -9", "uniform")
-    assert compressor_scores(content) == tuple(found[name] for name in names)
+    assert compressor_scores(content) == {name: found[name] for name in names}
 
 
 def test_nothing_has_no_baselines():

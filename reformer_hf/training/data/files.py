@@ -50,11 +50,6 @@ def open_rows(
     opened: Any = {}
     for split, paths in files.items():
         kinds = {path.suffix.lower() for path in paths}
-        unknown = next((path for path in paths if path.suffix.lower() not in TABLES), None)
-        if unknown is not None:
-            raise ValueError(
-                f"{unknown}: ends with {unknown.suffix!r}; give a file of rows: {', '.join(TABLES)}"
-            )
         if kinds == {".parquet"}:
             rows = load(
                 "parquet",

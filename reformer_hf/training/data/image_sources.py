@@ -15,7 +15,8 @@ from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from reformer_hf.training.arguments import argument, require_positive
+from reformer_hf.training.argument_checks import require_positive
+from reformer_hf.training.arguments import argument
 from reformer_hf.training.data.sources import load
 
 logger = logging.get_logger(__name__)

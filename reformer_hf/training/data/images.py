@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 from reformer_hf.training.data.image_sources import (
     CHANNELS,
@@ -68,11 +68,6 @@ class ImageBytes(Dataset):
         ids = after_start(content[None, :-1])[0]
         # Trainer asks for labels; the model reads the shifted ones, which have the last byte too.
         return {"input_ids": ids, "labels": ids, "shift_labels": content}
-
-    def spread(self, count: int) -> Subset:
-        """Choose at most so many images, evenly spread over all of them."""
-        size, count = len(self), min(count, len(self))
-        return Subset(self, [index * size // count for index in range(count)])
 
 
 def after_start(content: Tensor) -> Tensor:

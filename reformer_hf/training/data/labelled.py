@@ -9,7 +9,8 @@ from typing import Any, Literal
 from datasets import Dataset
 from transformers.utils import logging
 
-from reformer_hf.training.arguments import argument, check_source
+from reformer_hf.training.argument_checks import check_source
+from reformer_hf.training.arguments import argument
 from reformer_hf.training.data.files import open_rows
 from reformer_hf.training.data.labels import recognise_numbers
 from reformer_hf.training.data.reading import separator_hint

@@ -15,7 +15,7 @@ from reformer_hf.training.data.labelled import (
     choose_columns,
 )
 from reformer_hf.training.data.labels import LabelSpace
-from reformer_hf.training.data.reading import shorten
+from reformer_hf.training.data.reading import shorten, text_of
 
 logger = logging.get_logger(__name__)
 
@@ -130,11 +130,7 @@ def _check_text(value: Any, by_words: bool, place: str) -> None:
     if by_words and not isinstance(value, list):
         raise ValueError(f"{place} holds {shorten(value)}: give a list of words")
     for text in value if by_words else [value]:
-        if not isinstance(text, str):
-            raise ValueError(
-                f"{place} holds {'null' if text is None else shorten(text)}, no text: write "
-                "it as text, or remove the row"
-            )
+        text_of(text, place)
 
 
 def _spread(

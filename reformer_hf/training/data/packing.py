@@ -17,7 +17,7 @@ from reformer_hf.training.data.documents import (
     DocumentTokenizer,
 )
 from reformer_hf.training.data.files import readable_causes
-from reformer_hf.training.data.reading import separator_hint, shorten
+from reformer_hf.training.data.reading import separator_hint, text_of
 
 logger = logging.get_logger(__name__)
 
@@ -99,23 +99,13 @@ def choose_text_column(names: Sequence[str], wanted: str | None = None) -> str:
     return column
 
 
-def text_of(value: Any, column: str, number: int) -> str:
-    """The text of a document; none is an empty one.
-
-    Args:
-        value: of the column of text.
-        column: its name.
-        number: of the row, for the error.
+def document_of(value: Any, column: str, number: int) -> str:
+    """The text of a document, empty where there is none; `number` is that of the row.
 
     Raises:
         ValueError: if it is a number or something else.
     """
-    if value is None or isinstance(value, str):
-        return value or ""
-    raise ValueError(
-        f"row {number:,}: column {column!r} holds {shorten(value)}, no text: write it as text, or "
-        "choose another text_column_name"
-    )
+    return "" if value is None else text_of(value, f"row {number:,}: column {column!r}")
 
 
 def _tokenize(
@@ -123,7 +113,7 @@ def _tokenize(
 ) -> dict[str, list]:
     values = rows.get(column) or [None] * len(indices)  # in a stream rows may lack it
     pairs = zip(values, indices, strict=True)
-    texts = [text_of(value, column, index + 1) for value, index in pairs]
+    texts = [document_of(value, column, index + 1) for value, index in pairs]
     whole = [True] * len(texts)
     begins, ends = rows.get(BEGINS_DOCUMENT, whole), rows.get(ENDS_DOCUMENT, whole)
     return {"input_ids": tokenizer(texts, begins, ends), ENDS_DOCUMENT: ends}

@@ -1,6 +1,5 @@
 """Pairs of a source and a target, from files or the Hub, and their tokens."""
 
-import csv
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,16 +11,11 @@ import datasets
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from reformer_hf.training.arguments import argument, require_positive
-from reformer_hf.training.data.files import TABLES, open_rows
-from reformer_hf.training.data.reading import open_text
-from reformer_hf.training.data.sources import (
-    SPLITS,
-    RowArguments,
-    load,
-    tables_of_folder,
-    take_first,
-)
+from reformer_hf.training.argument_checks import check_source, require_positive
+from reformer_hf.training.arguments import argument
+from reformer_hf.training.data.files import open_rows
+from reformer_hf.training.data.reading import read_fields, text_of
+from reformer_hf.training.data.sources import RowArguments, load, tables_of_folder, take_first
 
 logger = logging.get_logger(__name__)
 
@@ -60,15 +54,7 @@ class TranslationArguments(RowArguments):
                 f"source_lang={self.source_lang!r} and target_lang={self.target_lang!r}: name two "
                 "different languages"
             )
-        files = [file for split in SPLITS if (file := getattr(self, f"{split}_file"))]
-        if (self.dataset_name is None) == (not files):
-            raise ValueError(
-                f"dataset_name={self.dataset_name!r} and train_file={self.train_file!r}: give a "
-                "dataset, or train_file, validation_file, test_file"
-            )
-        for file in files:
-            if Path(file).suffix.lower() not in TABLES:
-                raise ValueError(f"{file}: must be a file of one of {', '.join(TABLES)}")
+        check_source(self)
         if self.val_max_target_length is None:
             self.val_max_target_length = self.max_target_length
         require_positive(self, "num_beams")
@@ -122,16 +108,10 @@ def load_pairs(
 
 def _missing_header(path: Path, arguments: TranslationArguments) -> list[str] | None:
     """Names of the columns of a table whose first line does not name them; else None."""
-    kind = path.suffix.lower()
-    if kind not in (".csv", ".tsv"):
+    if path.suffix.lower() not in (".csv", ".tsv"):
         return None
     columns = [str(arguments.source_lang), str(arguments.target_lang)]
-    dialect: Any = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if kind == ".tsv" else {}
-    with open_text(path) as file:
-        try:
-            first = next(filter(None, csv.reader(file, **dialect)), columns)
-        except csv.Error:  # which reading names
-            first = columns
+    _, first = next(read_fields(path), ("", columns))
     if set(columns) & set(first):
         return None  # where one is missing, the header is shown
     names, wanted = ([name.strip() for name in each] for each in (first, columns))
@@ -186,21 +166,14 @@ def _as_pairs(rows: Any, arguments: TranslationArguments, split: str) -> dataset
 
     source = _source(arguments, split)
 
-    def text(row: Any, number: int, language: str) -> str:
-        value = row[language] if row is not None else None
-        if not isinstance(value, str):
-            raise ValueError(
-                f"{source}: row {number + 1:,} of {split}: {language!r} is {value!r} and no text; "
-                "mend the row or take it out"
-            )
-        return value
-
     def pair(row: dict, number: int) -> dict[str, str]:
-        texts = row["translation"] if nested else row
-        return {
-            "source": arguments.source_prefix + text(texts, number, str(arguments.source_lang)),
-            "target": text(texts, number, str(arguments.target_lang)),
-        }
+        texts = (row["translation"] if nested else row) or {}
+        place = f"{source}: row {number + 1:,} of {split}"
+        sides = (
+            text_of(texts.get(language), f"{place}: {language!r}")
+            for language in (arguments.source_lang, arguments.target_lang)
+        )
+        return {"source": arguments.source_prefix + next(sides), "target": next(sides)}
 
     return rows.map(
         pair,

@@ -80,7 +80,10 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict
     readers = {".csv": _read_table, ".tsv": _read_table, ".jsonl": _read_lines, ".json": _read_json}
     read = readers.get(path.suffix.lower())
     if read is None:
-        raise ValueError(f"{path}: ends with {path.suffix!r}; give one of {', '.join(readers)}")
+        raise ValueError(
+            f"{path}: ends with {path.suffix!r}; give a file of rows: "
+            f"{', '.join(readers)}, .parquet"
+        )
     row = None
     for row in read(path, columns):
         yield row
@@ -89,6 +92,34 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict
 
 
 def _read_table(path: Path, names: Sequence[str] | None) -> Iterator[dict[str, str]]:
+    is_tsv = path.suffix.lower() == ".tsv"
+    for place, fields in read_fields(path):
+        if names is None:
+            names = _check_header(fields, place)
+            continue
+        if len(fields) != len(names):
+            raise ValueError(
+                f"{place}: {len(fields)} fields, and there are {len(names)} columns "
+                f"({', '.join(map(repr, names[:5]))}); mend the line"
+            )
+        if is_tsv and any(re.fullmatch('(?s)".*"', field) for field in fields):
+            logger.warning_once(
+                f"{path}: fields begin and end with quotation marks, which are text in a .tsv "
+                "file; write it without, or as .csv"
+            )
+        yield dict(zip(names, fields, strict=True))
+
+
+def read_fields(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """The place and the fields of each line of a table that is not blank, the header too.
+
+    Args:
+        path: of a .csv or .tsv file.
+
+    Raises:
+        OSError: if it cannot be opened.
+        ValueError: if it is malformed.
+    """
     is_tsv = path.suffix.lower() == ".tsv"
     dialect: Any = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if is_tsv else {"strict": True}
     with open_text(path) as file:
@@ -104,22 +135,8 @@ def _read_table(path: Path, names: Sequence[str] | None) -> Iterator[dict[str, s
                 ) from None
             if fields is None:
                 return
-            if not fields:
-                continue  # a blank line
-            if names is None:
-                names = _check_header(fields, place)
-                continue
-            if len(fields) != len(names):
-                raise ValueError(
-                    f"{place}: {len(fields)} fields, and there are {len(names)} columns "
-                    f"({', '.join(map(repr, names[:5]))}); mend the line"
-                )
-            if is_tsv and any(re.fullmatch('(?s)".*"', field) for field in fields):
-                logger.warning_once(
-                    f"{path}: fields begin and end with quotation marks, which are text in a .tsv "
-                    "file; write it without, or as .csv"
-                )
-            yield dict(zip(names, fields, strict=True))
+            if fields:
+                yield place, fields
 
 
 def _next_fields(rows: Any) -> list[str] | None:
@@ -211,9 +228,23 @@ def _check_row(row: Any, place: str, has_halves: bool) -> dict[str, Any]:
     return row
 
 
+def text_of(value: Any, place: str) -> str:
+    """A value that must be text.
+
+    Raises:
+        ValueError: naming the place and the value, if it is none.
+    """
+    if not isinstance(value, str):
+        raise ValueError(
+            f"{place} holds {shorten(value)}, no text: write it as text, remove the row, or name "
+            "another column"
+        )
+    return value
+
+
 def shorten(value: Any) -> str:
     """A value for a message."""
-    text = repr(value)
+    text = "null" if value is None else repr(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 

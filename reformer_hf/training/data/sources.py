@@ -10,7 +10,8 @@ from typing import Any
 import datasets
 from transformers import TrainingArguments
 
-from reformer_hf.training.arguments import argument, check_choices
+from reformer_hf.training.argument_checks import check_choices, require_positive
+from reformer_hf.training.arguments import argument
 from reformer_hf.training.checkpoints import settings_of
 
 SPLITS = {
@@ -42,10 +43,7 @@ class RowArguments:
 
     def __post_init__(self):
         check_choices(self)
-        for name in (each.name for each in fields(self) if each.name.startswith("max_")):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value}: must be at least 1, or left out")
+        require_positive(self, *(f.name for f in fields(self) if f.name.startswith("max_")))
 
     def settings(self) -> dict[str, Any]:
         """What :func:`describe_rows` says of them."""

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer, set_see
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.modeling_reformer_hf import ReformerHFForCausalLM
-from reformer_hf.training.arguments import ReformerTrainingArguments, argument, require_positive
+from reformer_hf.training.argument_checks import require_positive
+from reformer_hf.training.arguments import ReformerTrainingArguments, argument
 from reformer_hf.training.baselines import compressor_scores
 from reformer_hf.training.build import parse_overrides
 from reformer_hf.training.data.images import (
@@ -27,6 +28,7 @@ from reformer_hf.training.data.images import (
     png_size,
     save_png,
 )
+from reformer_hf.training.data.rows import spread_rows
 from reformer_hf.training.plots import write_curves
 from reformer_hf.training.trainer import (
     NextTokenTrainer,
@@ -151,7 +153,7 @@ def train_images(
         model,
         doing,
         train_dataset=train_rows,
-        eval_dataset=held_out.spread(model_arguments.max_eval_samples // 8 or 1),
+        eval_dataset=spread_rows(held_out, model_arguments.max_eval_samples // 8 or 1),
         callbacks=run_callbacks(
             doing,
             data=record.description,
@@ -164,7 +166,7 @@ def train_images(
     prepare(trainer)
 
     def evaluate() -> dict[str, Any]:
-        score = score_images(model, held_out.spread(model_arguments.max_eval_samples))
+        score = score_images(model, spread_rows(held_out, model_arguments.max_eval_samples))
         metrics = {f"eval_{name}": value for name, value in asdict(score).items()}
         trainer.callback_handler.on_evaluate(doing, trainer.state, trainer.control, metrics)
         log = trainer.state.log_history
@@ -227,7 +229,7 @@ def score_images(model: PreTrainedModel, images: Dataset, batch_size: int = 1) -
     return ImageScore(
         nats / math.log(2) / len(content),
         8 * png / len(content),
-        *compressor_scores(bytes(content)),
+        *compressor_scores(bytes(content)).values(),
         images=len(content) // dims,
         dims=dims,
     )

@@ -16,6 +16,7 @@ from reformer_hf.training.data.images import (
     png_size,
     save_png,
 )
+from reformer_hf.training.data.rows import spread_rows
 
 
 @pytest.fixture(autouse=True)
@@ -183,9 +184,9 @@ def test_a_dataset_without_a_training_part_is_refused(hub, tmp_path):
 
 def test_images_are_chosen_from_all_over(folder, tmp_path):
     _, train, _ = load_images(arguments(folder), tmp_path / "bytes")
-    chosen = train.spread(3)
+    chosen = spread_rows(train, 3)
     assert list(chosen.indices) == [0, len(train) // 3, 2 * len(train) // 3]
-    assert len(train.spread(1000)) == len(train)
+    assert len(spread_rows(train, 1000)) == len(train)
 
 
 @pytest.mark.parametrize(

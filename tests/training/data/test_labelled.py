@@ -274,11 +274,11 @@ class TestWords:
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({}, "dataset_name, train_file and validation_file are all missing"),
+        ({}, "dataset_name, train_file, validation_file, test_file are all missing"),
         ({"train_file": "a", "validation_split_percentage": 100}, "validation_split_percentage="),
         ({"train_file": "a", "task_name": "token", "do_regression": True}, "words have classes"),
         ({"train_file": "a", "task_name": "tokens"}, "task_name='tokens': choose from sequence,"),
-        ({"train_file": "a", "max_seq_length": 0}, "max_seq_length=0: must be at least 1"),
+        ({"train_file": "a", "max_seq_length": 0}, "max_seq_length=0: must be above 0"),
         ({"train_file": "a", "max_predict_samples": -1}, "max_predict_samples=-1"),
     ],
 )
@@ -288,5 +288,5 @@ def test_arguments_that_make_no_sense(fields, message):
 
 
 def test_each_kind_of_data_is_enough():
-    for name in ("dataset_name", "train_file", "validation_file"):
+    for name in ("dataset_name", "train_file", "validation_file", "test_file"):
         ClassificationDataArguments(**{name: "a"})

@@ -219,5 +219,5 @@ def test_a_block_size_beyond_the_data_is_remarked_on(
 @pytest.mark.parametrize("name", ["max_train_samples", "max_eval_samples", "block_size"])
 @pytest.mark.parametrize("value", [0, -1])
 def test_no_rows_at_all_cannot_be_asked_for(load, name, value, text_file):
-    with pytest.raises(ValueError, match=f"{name}={value}: must be at least 1"):
+    with pytest.raises(ValueError, match=f"{name}={value}: must be above 0"):
         load(train_file=text_file, **{name: value})

@@ -79,6 +79,8 @@ def test_a_dataset_of_the_hub_has_its_own_splits(monkeypatch):
         data = datasets.Dataset.from_list(rows, kind)
         return datasets.DatasetDict(train=data, validation=data.select([0]))
 
+    builder = SimpleNamespace(name="parquet")
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda path, **options: builder)
     monkeypatch.setattr(datasets, "load_dataset", load)
     builder = SimpleNamespace(name="parquet")
     monkeypatch.setattr(datasets, "load_dataset_builder", lambda path, **options: builder)
@@ -103,9 +105,8 @@ def test_a_local_dataset_is_read_like_a_file(tmp_path):
     ("changes", "message"),
     [
         ({"target_lang": "en"}, "source_lang='en' and target_lang='en'"),
-        ({"train_file": "a.txt"}, "a.txt: must be a file of one of .*.tsv, .json"),
-        ({"train_file": None}, "dataset_name=None and train_file=None"),
-        ({"dataset_name": "wmt14"}, "dataset_name='wmt14' and train_file='a.tsv'"),
+        ({"train_file": None}, "dataset_name, train_file, validation_file, test_file are all miss"),
+        ({"dataset_name": "wmt14"}, "train_file='a.tsv' has no effect with dataset_name"),
         ({"max_target_length": 1}, "max_target_length=1"),
         ({"num_beams": 0}, "num_beams=0"),
         ({"val_max_target_length": 1}, "val_max_target_length=1"),
@@ -133,6 +134,10 @@ def test_files_that_are_missing_or_malformed_are_named(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             load_text(tmp_path / "a.tsv", content)
+    with pytest.raises(
+        ValueError, match="a.txt: ends with '.txt'; give a file of rows: .csv, .tsv"
+    ):
+        load_text(tmp_path / "a.txt", "en\tde\nyes\tja\n")
     with pytest.raises(ValueError, match="a.jsonl: line 1: no JSON"):
         load_text(tmp_path / "a.jsonl", "{broken\n")
     (tmp_path / "a.tsv").write_bytes("ja\tnö".encode("latin-1"))
@@ -163,11 +168,11 @@ def test_a_table_that_names_no_languages_begins_with_a_pair_and_says_so(tmp_path
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (('{"en": "a", "de": "b"}', '{"en": "c", "de": null}'), "row 2 of .*: 'de' is None and no"),
-        (('{"en": "a"}', '{"en": "c", "de": "d"}'), "row 1 of validation: 'de' is None"),
-        (('{"en": "a", "de": 1}', '{"en": "c", "de": 2}'), "row 1 of validation: 'de' is 1 and no"),
+        (('{"en": "a", "de": "b"}', '{"en": "c", "de": null}'), "row 2 of .*: 'de' holds null, no"),
+        (('{"en": "a"}', '{"en": "c", "de": "d"}'), "row 1 of validation: 'de' holds null"),
+        (('{"en": "a", "de": 1}', '{"en": "c", "de": 2}'), "row 1 of validation: 'de' holds 1, no"),
         (('{"en": "a", "de": "b"}', '{"en": "c", "de": 2}'), "a.jsonl: row 2: the value of column"),
-        (('{"en": ["a"], "de": "b"}',), r"row 1 of validation: 'en' is \['a'\] and no text"),
+        (('{"en": ["a"], "de": "b"}',), r"row 1 of validation: 'en' holds \['a'\], no text"),
         (('{"EN": "a", "de": "b"}',), r"source_lang='en': .* has \['EN', 'de'\] in .*; give one"),
         (("null", '{"en": "a", "de": "b"}'), "(row|line) 1"),
         (('"text"',), r"(line 1: holds|source_lang='en': .* has \[\])"),

@@ -186,7 +186,7 @@ MALFORMED = {
         '{"data": [{"a": 1}], "b": 2}',
         "one object with a list 'data' beside b: unclear",
     ),
-    "another ending": ("xlsx", "PK", "ends with '.xlsx'; give one of .csv"),
+    "another ending": ("xlsx", "PK", "ends with '.xlsx'; give a file of rows: .csv"),
 }
 
 
