@@ -143,9 +143,18 @@ def checkpoint_stored(
     inputs: LayerInputs,
 ) -> Any:
     """Checkpoint a layer where its activations would be stored; a replay stores none."""
-    stored = torch.is_grad_enabled() and not isinstance(coupling, ReversibleCoupling)
-    run = partial(checkpoint, run) if stored else run
-    return run(x1, x2, coupling, inputs)
+    if isinstance(coupling, ReversibleCoupling) or not torch.is_grad_enabled():
+        return run(x1, x2, coupling, inputs)
+    if inputs.source is None:
+        return checkpoint(run, x1, x2, coupling, inputs)
+
+    def run_with(states: Tensor, x1: Tensor, x2: Tensor) -> Any:
+        assert inputs.source is not None
+        source = inputs.source._replace(states=states)
+        return run(x1, x2, coupling, inputs._replace(source=source))
+
+    # Torch's reentrant checkpoint only cuts off what it is given itself.
+    return checkpoint(run_with, inputs.source.states, x1, x2)
 
 
 class ReformerHFEncoder(nn.Module):

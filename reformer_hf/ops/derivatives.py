@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._C._functorch import get_interpreter_stack
 
 Backward = Callable[..., Any]
 
@@ -52,7 +53,7 @@ def transform_runs() -> bool:
     >>> transform_runs()
     False
     """
-    return torch._C._functorch.get_interpreter_stack() is not None  # type: ignore[attr-defined]
+    return get_interpreter_stack() is not None
 
 
 def refuse_transforms() -> None:

@@ -146,12 +146,6 @@ class _Rearrange(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
         ctx.save_for_backward(*inputs[1:])
-        ctx.save_for_forward(inputs[1])
-
-    @staticmethod
-    def jvp(ctx, *tangents: Tensor | None) -> Tensor:
-        assert tangents[0] is not None
-        return _take_rows(tangents[0], ctx.saved_tensors[0])
 
     @staticmethod
     def backward(ctx, *grads: Tensor) -> tuple[Tensor, None, None]:
@@ -160,6 +154,20 @@ class _Rearrange(torch.autograd.Function):
         grad = grads[0].reshape(lead * rounds, seq, -1)
         back = _take_rows(grad, inverse.reshape(lead * rounds, 1, seq))
         return back.view(lead, rounds, seq, -1).sum(dim=1), None, None
+
+
+class _RearrangeWithTangent(_Rearrange):
+    """The same with a forward derivative, which a compiler does not take."""
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
+        ctx.save_for_forward(*inputs[1:])
+
+    @staticmethod
+    def jvp(ctx, *tangents: Tensor | None) -> Tensor:
+        assert tangents[0] is not None
+        return _take_rows(tangents[0], ctx.saved_tensors[0])
 
 
 def _take_rows(rows: Tensor, index: Tensor) -> Tensor:
@@ -189,7 +197,8 @@ def rearrange(
     >>> rearrange(rows, order, invert_order(order)).flatten().tolist()
     [7.0, 5.0, 6.0]
     """
-    return _Rearrange.apply(rows, order, inverse)  # type: ignore[return-value]
+    function = _Rearrange if torch.compiler.is_compiling() else _RearrangeWithTangent
+    return function.apply(rows, order, inverse)  # type: ignore[return-value]
 
 
 def permute(

@@ -24,10 +24,13 @@ SEAL = "seal.json"
 PROGRESS = "progress.json"
 RUN_SETTINGS = "_run_settings.json"
 """May name folders of this machine: `Trainer.push_to_hub` leaves out what begins with `_`."""
+OLD_RUN_SETTINGS = "run_settings.json"
+"""The same file of runs that began before it had that name."""
 
 MAY_CHANGE = frozenset(
     (
         *("token", "cache_dir", "trust_remote_code", "attn_implementation"),
+        *("num_beams", "length_penalty"),
         *("validation_file", "test_file", "max_eval_samples", "max_predict_samples"),
         *("preprocessing_num_workers", "overwrite_cache"),
     )
@@ -176,6 +179,7 @@ def check_settings(
     if writes and (checkpoint is None or not file.exists()):
         directory.mkdir(parents=True, exist_ok=True)
         write_json(file, settings)
+        (directory / OLD_RUN_SETTINGS).unlink(missing_ok=True)
 
 
 def compare_settings(directory: Path, settings: Mapping[str, Any]) -> None:
@@ -184,8 +188,9 @@ def compare_settings(directory: Path, settings: Mapping[str, Any]) -> None:
     Raises:
         ValueError: naming the values that differ.
     """
-    recorded = directory / RUN_SETTINGS
-    if not recorded.exists():
+    names = (RUN_SETTINGS, OLD_RUN_SETTINGS)
+    recorded = next((file for name in names if (file := directory / name).exists()), None)
+    if recorded is None:
         return
     try:
         old = json.loads(recorded.read_text(encoding="utf-8"))

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from reformer_hf.models import modeling_reformer_hf
+from tests.models.seq2seq import FORMS, padded_source, random_labels, tiny_seq2seq
 from tests.models.test_modeling_training import byte_lm, trainer_of
 from tests.models.tiny import dropout_fields, loss_and_gradients, random_ids, tiny_lm
 
@@ -50,6 +51,20 @@ def test_chosen_layers_run_again_and_nothing_else_changes(options, expected, map
     model.activation_checkpointing_disable()
     assert runs_of_layers(model, output_attentions=maps)[0] == [1] * 5
     assert not model.is_activation_checkpointing
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_decoder_gives_its_source_the_same_gradients(form, reentrant):
+    model = tiny_seq2seq(reversible=False, decoder_form=form).double().train()
+    inputs = {**padded_source(), "labels": random_labels()}
+    torch.manual_seed(7)
+    expected = loss_and_gradients(model, **inputs)
+    model.activation_checkpointing_enable(
+        activation_checkpointing_kwargs={"use_reentrant": reentrant}
+    )
+    torch.manual_seed(7)
+    torch.testing.assert_close(loss_and_gradients(model, **inputs), expected)
 
 
 def test_the_trainers_options_arrive(tmp_path):

@@ -95,7 +95,8 @@ def test_a_run_goes_on_with_its_own_data_and_model_only(run, tmp_path, capsys):
         with pytest.raises(AssertionError):
             run(*options, *changed)
         assert message in capsys.readouterr().err
-    run(*options, "--per_device_train_batch_size", "4", steps=2)
+    in_two = ["--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2"]
+    run(*options, *in_two, steps=2)
 
 
 def test_no_checkpoint_goes_before_the_next_is_whole(run, tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ def run(tmp_path):
         arguments += ["--do_train", "--do_eval", "--max_steps", str(steps)]
         arguments += ["--report_to", "none", "--disable_tqdm", "True", "--learning_rate", "0.01"]
         if new:
-            arguments += ["--config_overrides", tiny_overrides(axial_norm_std=0.02)]
+            arguments += ["--config_overrides", tiny_overrides()]
         assert train_mlm.main([*arguments, *options]) == 0
         return json.loads((directory / "all_results.json").read_text()), directory
 

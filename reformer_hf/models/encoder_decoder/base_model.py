@@ -11,7 +11,7 @@ from transformers.utils.import_utils import is_tracing
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.encoder_decoder.cross_attention import Source
 from reformer_hf.models.encoder_decoder.decoder_layers import ReformerHFDecoderLayer
-from reformer_hf.models.encoder_decoder.packed_decoder import pack_rows
+from reformer_hf.models.encoder_decoder.packed_decoder import pack_rows, split_map
 from reformer_hf.models.encoder_decoder.seq2seq_generation import choose_seq2seq_cache
 from reformer_hf.models.encoder_decoder.target_inputs import (
     check_source,
@@ -113,12 +113,14 @@ class ReformerHFEncoderDecoderModel(ReformerHFPreTrainedModel):
             num_hashes: rounds of both sides, if other than the configuration's.
             output_hidden_states: also return both streams before each layer, side by side.
             output_attentions: also return the maps of self-attention, and the probabilities of
-                cross-attention, (batch, heads, target, source).
+                cross-attention, always dense, (batch, heads, target, source).
             return_streams: see `ReformerHFModel.forward`.
             **kwargs: others of transformers' `TransformersKwargs`.
 
         Returns:
-            `Seq2SeqModelOutput`. Of a packed decoder, maps are those of the packed rows.
+            `Seq2SeqModelOutput`. A packed decoder's maps are parted: that of the target to itself,
+            and as cross-attention that to the source; both together sum to 1. They and its hidden
+            states are cut from those of the packed rows: `retain_grad()` gives them no gradient.
 
         Raises:
             ValueError: if inputs are missing, of the wrong shape, out of range or too long.
@@ -173,7 +175,7 @@ class ReformerHFEncoderDecoderModel(ReformerHFPreTrainedModel):
         cache: Any,
         options: dict[str, Any],
     ) -> Any:
-        """Run the decoder; of a packed one, hidden states are those of the target alone."""
+        """Run the decoder; of a packed one, what is recorded is that of the target alone."""
         if not self.packed:
             visible = None if source_mask is None else source_mask.bool()
             if visible is not None and not is_tracing(visible) and visible.all():
@@ -200,4 +202,8 @@ class ReformerHFEncoderDecoderModel(ReformerHFPreTrainedModel):
             outputs.last_hidden_state = last[:, skipped:]
         if outputs.hidden_states is not None:
             outputs.hidden_states = tuple(state[:, skipped:] for state in outputs.hidden_states)
+        if outputs.attentions is not None:
+            length = states.shape[1]
+            parts = [split_map(found, length, embedded.shape[1]) for found in outputs.attentions]
+            outputs.attentions, outputs.cross_attentions = zip(*parts, strict=True)
         return outputs

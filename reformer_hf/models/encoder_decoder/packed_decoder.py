@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from reformer_hf.models.cache_reformer_hf import ReformerHFCache
+from reformer_hf.ops.attention_map import AttentionMap
 
 
 class PackedRows(NamedTuple):
@@ -118,3 +119,27 @@ def pack_rows(
         torch.cat([source_mask, target_mask], dim=1),
         torch.cat([source_mask.cumsum(dim=1) - 1, places], dim=1).clamp(min=0),
     )
+
+
+def split_map(
+    found: AttentionMap | Tensor, source: int, target: int
+) -> tuple[AttentionMap | Tensor, Tensor]:
+    """Split the map of packed rows into the target's two: of itself, and of the source.
+
+    Args:
+        found: of either form, its queries the new tokens, its keys all tokens so far.
+        source: tokens of the source.
+        target: new tokens of the target, the last queries.
+
+    Returns:
+        The map of the target in the form of ``found``, and that of the source, which is always
+        dense, (batch, heads, target, source).
+    """
+    if isinstance(found, Tensor):
+        rows = found[:, :, -target:]
+        return rows[..., source:], rows[..., :source]
+    weights, places = (part[:, :, :, -target:] for part in found)
+    of_source = places < source
+    own = AttentionMap(weights.masked_fill(of_source, 0), (places - source).clamp(min=-1))
+    read = AttentionMap(weights, places.masked_fill(~of_source, -1))
+    return own, read.to_dense(source)

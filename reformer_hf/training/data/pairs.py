@@ -15,12 +15,7 @@ from reformer_hf.training.argument_checks import check_source, require_positive
 from reformer_hf.training.arguments import argument
 from reformer_hf.training.data.files import open_rows
 from reformer_hf.training.data.reading import read_fields, text_of
-from reformer_hf.training.data.sources import (
-    RowArguments,
-    load,
-    tables_of_folder,
-    take_first,
-)
+from reformer_hf.training.data.sources import RowArguments, load, tables_of_folder, take_first
 
 logger = logging.get_logger(__name__)
 

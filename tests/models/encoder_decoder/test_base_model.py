@@ -160,6 +160,34 @@ def test_hidden_states_are_those_of_the_target(form):
     assert torch.equal(model.lm_head(output.decoder_hidden_states[-1]), output.logits)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_attentions_are_those_of_the_target_to_itself_and_to_the_source(form):
+    model, batch = tiny_seq2seq(decoder_form=form).double(), padded_source()
+    target = {"decoder_input_ids": random_labels()}
+    whole, sparse = (model(**batch, **target, output_attentions=kind) for kind in (True, "sparse"))
+    assert [found.shape for found in whole.encoder_attentions] == [(3, 2, 11, 11)] * 3
+    assert [found.shape for found in whole.decoder_attentions] == [(3, 2, 6, 6)] * 3
+    assert [found.shape for found in whole.cross_attentions] == [(3, 2, 6, 11)] * 3
+    padding = (batch["attention_mask"] == 0)[:, None, None].expand(3, 2, 6, 11)
+    cache = None
+    steps = []
+    for place in range(6):
+        now = {"decoder_input_ids": target["decoder_input_ids"][:, place : place + 1]}
+        step = model(**batch, **now, past_key_values=cache, use_cache=True, output_attentions=True)
+        cache = step.past_key_values
+        steps.append(step)
+    for layer in range(3):
+        own, read = whole.decoder_attentions[layer], whole.cross_attentions[layer]
+        assert not read[padding].any() and not own.triu(1).any()
+        if form == "packed":
+            assert_close((own.sum(-1) + read.sum(-1)), torch.ones_like(own[..., 0]))
+        assert_close(sparse.decoder_attentions[layer].to_dense(), own)
+        assert_close(sparse.cross_attentions[layer], read)
+        for place, step in enumerate(steps):
+            assert_close(step.decoder_attentions[layer][:, :, 0], own[:, :, place, : place + 1])
+            assert_close(step.cross_attentions[layer][:, :, 0], read[:, :, place])
+
+
 def test_the_cache_tells_that_the_source_is_in_it():
     model = tiny_seq2seq()
     cache = model(**padded_source(), labels=random_labels(), use_cache=True).past_key_values
