@@ -29,6 +29,9 @@ class ReformerHFForConditionalGeneration(
 ):
     """A Reformer that reads a source and writes a target; see `ReformerHFEncoderDecoderModel`."""
 
+    # Of adapters that were saved before there was a base model; PEFT asks for it by this name.
+    _checkpoint_conversion_mapping = {r"^(encoder|decoder|enc_to_dec_proj)\.": r"reformer.\1."}
+
     def __init__(self, config: ReformerHFConfig):
         super().__init__(config)
         self.reformer = ReformerHFEncoderDecoderModel(config)

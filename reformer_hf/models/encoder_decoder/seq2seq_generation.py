@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 from transformers import GenerationConfig
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
 
 from reformer_hf.models.cache_reformer_hf import ReformerHFCache
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
@@ -61,6 +62,24 @@ def choose_seq2seq_cache(
 
 class ReformerHFSeq2SeqGenerationMixin(ReformerHFGenerationMixin):
     """`generate()` of an encoder-decoder."""
+
+    def generate(self, *args: Any, encoder_outputs: Any = None, **kwargs: Any) -> Any:
+        """Write targets; see `GenerationMixin.generate`.
+
+        Args:
+            *args: see there.
+            encoder_outputs: what `get_encoder()` returned, a tuple or list, too. It stays as it is,
+                where transformers would repeat its rows for beams.
+            **kwargs: see there.
+
+        Returns:
+            Token ids, or what `return_dict_in_generate` asks for.
+        """
+        if isinstance(encoder_outputs, tuple | list):
+            encoder_outputs = BaseModelOutput(*encoder_outputs)
+        if encoder_outputs is not None:
+            kwargs["encoder_outputs"] = type(encoder_outputs)(**encoder_outputs)
+        return super().generate(*args, **kwargs)  # type: ignore[misc]
 
     def _new_cache(self, offloading: bool) -> Cache:
         return new_seq2seq_cache(self.config, offloading)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import AutoModel, AutoModelForSeq2SeqLM, pipeline
@@ -63,6 +64,23 @@ def test_checkpoints_of_before_the_base_model_load_unchanged(form, tmp_path):
     resumed = tiny_seq2seq(seed=1, decoder_form=form)
     resumed.load_state_dict(old)  # as a Trainer does
     assert torch.equal(resumed(**batch, labels=random_labels()).logits, expected)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+@pytest.mark.filterwarnings("error:Found missing adapter keys")
+@pytest.mark.parametrize("form", FORMS)
+def test_adapters_of_before_the_base_model_load(form, tmp_path):
+    batch = {**padded_source(), "labels": random_labels()}
+    config = LoraConfig(r=2, target_modules=["query", "value"], init_lora_weights=False)
+    model = get_peft_model(tiny_seq2seq(decoder_form=form), config).eval()
+    model.save_pretrained(tmp_path)
+    for strip in ("", "reformer."):  # as they are saved now, and as they were
+        file = tmp_path / "adapter_model.safetensors"
+        names = {name: name.replace(f"model.{strip}", "model.") for name in load_file(file)}
+        old = {names[name]: weight for name, weight in load_file(file).items()}
+        save_file(old, file, metadata={"format": "pt"})
+        loaded = PeftModel.from_pretrained(tiny_seq2seq(decoder_form=form), tmp_path).eval()
+        assert torch.equal(loaded(**batch).logits, model(**batch).logits)
 
 
 def test_auto_model_of_a_configuration():

@@ -224,3 +224,13 @@ def test_what_cannot_be_is_refused_before_the_first_token(form):
             decoder_attention_mask=torch.ones(1, 7),
             use_cache=True,
         )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_encoder_outputs_in_every_form_which_stay_as_they_are(form):
+    model, source = model_of(form), padded_source()
+    options = {"num_beams": 2, "max_new_tokens": 4, "attention_mask": source["attention_mask"]}
+    expected = model.generate(source["input_ids"], **options)
+    encoded = model.get_encoder()(**source)
+    for given in (encoded, encoded, encoded.to_tuple(), list(encoded.to_tuple())):
+        assert torch.equal(model.generate(encoder_outputs=given, **options), expected)
