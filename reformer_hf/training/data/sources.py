@@ -100,9 +100,12 @@ def wanted_splits(arguments: TrainingArguments, known: Collection[str] = SPLITS)
         known: parts that the task can use.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if there are none, or there is one that the task cannot use.
     """
     flags = {"train": "do_train", "validation": "do_eval", "test": "do_predict"}
+    for split in flags.keys() - set(known):
+        if getattr(arguments, flags[split]):
+            raise ValueError(f"{flags[split]}=True: there is no {split} split here; leave it out")
     wanted = [split for split in known if getattr(arguments, flags[split])]
     if not wanted:
         flags = " or ".join(f"--{flags[split]}" for split in known)
