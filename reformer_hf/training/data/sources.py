@@ -127,7 +127,8 @@ def check_splits(wanted: Collection[str], data: Mapping[str, Any]) -> None:
 def describe_rows(arguments: Any, files: Sequence[Path]) -> dict[str, Any]:
     """What decides the rows that a run trains on, by the arguments' names.
 
-    Files are described by number, size and a hash, so that they may move but not change.
+    Files, also those of a local dataset, are described by number, size and a hash, so that they
+    may move but not change.
 
     Args:
         arguments: which data, a dataclass.
@@ -141,6 +142,9 @@ def describe_rows(arguments: Any, files: Sequence[Path]) -> dict[str, Any]:
         settings["validation_split_percentage"] = None
     if files:
         settings["train_file"] = _describe_files(files)
+    elif arguments.dataset_name and (folder := Path(arguments.dataset_name)).is_dir():
+        inside = (path for path in sorted(folder.rglob("*")) if path.is_file())
+        settings["dataset_files"] = _describe_files(list(inside))
     return settings
 
 
