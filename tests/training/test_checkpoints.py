@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM
 from reformer_hf.training import checkpoints
 from reformer_hf.training.arguments import PretrainedModelArguments
 from reformer_hf.training.checkpoints import (
-    PROGRESS,
     OLD_RUN_SETTINGS,
+    PROGRESS,
     RUN_SETTINGS,
     Progress,
     check_settings,
