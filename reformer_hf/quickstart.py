@@ -35,11 +35,7 @@ from reformer_hf.training.arguments import (
     argument,
 )
 from reformer_hf.training.baselines import compressor_scores
-from reformer_hf.training.checkpoints import (
-    RUN_SETTINGS,
-    compare_settings,
-    run_settings,
-)
+from reformer_hf.training.checkpoints import compare_settings, run_settings
 from reformer_hf.training.data.text import data_settings
 from reformer_hf.training.data.token_bytes import TokenBytes
 from reformer_hf.training.parsing import parse_arguments, readable_errors
@@ -248,7 +244,6 @@ def write_reports(
         },
         "parameters": record["model"]["parameters"],
         "corpus": record["data"],
-        "settings": json.loads((folder / RUN_SETTINGS).read_text(encoding="utf-8")),
         "machine": machine_record(),
     }
     with readable_disk_errors(folder, "The model is whole, and training need not be repeated."):

@@ -94,7 +94,7 @@ def test_a_run_ends_with_a_model_a_card_a_curve_and_a_sample(finished):
     assert metrics["training"]["steps"] == 8
     assert metrics["training"]["tokens"] == 8 * 512
     assert metrics["corpus"]["description"] == "the files in texts"
-    assert "sha256" in metrics["settings"]["data"]["train_file"]
+    assert "settings" not in metrics  # which is uploaded; they may name folders of this machine
     prompt, sample = re.search(
         r"--- prompt \(held-out text\) ---\n(.*)\n--- the model goes on ---\n(.*)\n---\n",
         printed,

@@ -33,7 +33,7 @@ TRAINING_STATE = (
     "trainer_state.json",
     "training_args.bin",  # holds the token if it was given as `hub_token`
     "seal.json",
-    "_run_settings.json",  # may name folders of this machine
+    "*run_settings.json",  # may name folders of this machine
     "global_step*",
     "pytorch_model_fsdp*",
 )

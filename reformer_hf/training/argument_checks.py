@@ -39,6 +39,18 @@ def require_positive(arguments: Any, *names: str) -> None:
             raise ValueError(f"{name}={value}: must be above 0")
 
 
+def refuse_negative(arguments: Any, *names: str) -> None:
+    """Check that the named fields are not below 0, where they are given.
+
+    Raises:
+        ValueError: naming field and value.
+    """
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and not value >= 0:
+            raise ValueError(f"{name}={value}: must be above 0, or 0 for none")
+
+
 def check_seed(seed: int) -> None:
     """Check that all generators take a seed.
 
@@ -119,8 +131,12 @@ def check_ranges(arguments: Any) -> None:
         raise ValueError(
             f"max_steps={arguments.max_steps}: must be above 0, or -1 for num_train_epochs"
         )
-    if (arguments.max_grad_norm or 0) < 0:
-        raise ValueError(f"max_grad_norm={arguments.max_grad_norm}: must be above 0, or 0 for none")
+    refuse_negative(arguments, "max_grad_norm", "weight_decay")
+    if not 0 <= arguments.label_smoothing_factor < 1:
+        raise ValueError(
+            f"label_smoothing_factor={arguments.label_smoothing_factor}: choose a share from 0 to "
+            "below 1"
+        )
 
 
 def check_use(arguments: Any) -> None:

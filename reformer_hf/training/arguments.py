@@ -17,6 +17,7 @@ from reformer_hf.training.argument_checks import (
     check_use,
     expand_home,
     read_mappings,
+    refuse_negative,
     refuse_unused,
     require_positive,
 )
@@ -269,10 +270,7 @@ class LoopArguments:
             *("gradient_accumulation_steps", "num_train_epochs", "max_train_steps"),
             *("learning_rate", "save_total_limit"),
         )
-        if (self.max_grad_norm or 0) < 0:
-            raise ValueError(f"max_grad_norm={self.max_grad_norm}: must be above 0, or 0 for none")
-        if self.num_warmup_steps < 0:
-            raise ValueError(f"num_warmup_steps={self.num_warmup_steps}: must be 0 or above")
+        refuse_negative(self, "max_grad_norm", "weight_decay", "num_warmup_steps")
         if not self.with_tracking and self.report_to != "none":
             refuse_unused(self, "without with_tracking", "report_to")
         if self.optim == "adafactor":

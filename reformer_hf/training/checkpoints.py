@@ -15,12 +15,13 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
 from reformer_hf.training.storage import readable_disk_errors, sync_directory, write_json
 
 SEAL = "seal.json"
+_UNSEALED = (SEAL, TRAINING_ARGS_NAME)  # the arguments are given again, not read
 PROGRESS = "progress.json"
 RUN_SETTINGS = "_run_settings.json"
 """May name folders of this machine: `Trainer.push_to_hub` leaves out what begins with `_`."""
@@ -344,7 +345,8 @@ def _resolved(asked: str | bool) -> Path | None:
 def _read_seal(checkpoint: Path) -> dict[str, str]:
     """The sealed hashes by file; empty if there is no readable seal."""
     try:
-        return json.loads((checkpoint / SEAL).read_text())
+        sealed = json.loads((checkpoint / SEAL).read_text())
+        return {name: sealed[name] for name in sealed if name not in _UNSEALED}
     except (OSError, ValueError):
         return {}
 
@@ -354,7 +356,7 @@ def _hashes(checkpoint: Path, names: Collection[str] | None = None) -> dict[str,
     hashes = {}
     for file in sorted(checkpoint.rglob("*")):
         name = file.relative_to(checkpoint).as_posix()
-        if file.is_file() and file.name != SEAL and (names is None or name in names):
+        if file.is_file() and file.name not in _UNSEALED and (names is None or name in names):
             with file.open("rb") as stream:
                 hashes[name] = hashlib.file_digest(stream, "sha256").hexdigest()
     return hashes

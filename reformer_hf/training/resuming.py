@@ -9,6 +9,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch.optim.lr_scheduler import LambdaLR
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from reformer_hf.training.storage import write_json
 
@@ -42,7 +43,7 @@ def check_complete(checkpoint: Path) -> None:
             f"(--save_only_model leaves it out), so the run cannot go on. {advice}"
         )
     for file in sorted(checkpoint.iterdir()):
-        if file.is_file() and not _is_readable(file):
+        if file.is_file() and file.name != TRAINING_ARGS_NAME and not _is_readable(file):
             raise ValueError(
                 f"resume_from_checkpoint={checkpoint}: {file.name} is broken. {advice}"
             )

@@ -79,6 +79,15 @@ class SealedCheckpoints(Trainer):
                 f"lr_scheduler_type={self.args.lr_scheduler_type} ({error})"
             ) from error
 
+    def _determine_best_metric(self, metrics: Any, trial: Any) -> bool:
+        try:
+            return super()._determine_best_metric(metrics, trial)
+        except KeyError as error:
+            raise ValueError(
+                f"metric_for_best_model={self.args.metric_for_best_model!r}: evaluations have "
+                f"{list(metrics)}; choose one of them"
+            ) from error
+
     def _init_training_state(
         self, max_steps: Any, steps: Any, epochs: Any, resume_from_checkpoint: Any, trial: Any
     ) -> tuple[int, int]:
@@ -167,7 +176,7 @@ class CausalLMTrainer(NextTokenTrainer):
                     f"{name}: a {type(self).__name__} keeps no predictions; use transformers' "
                     "Trainer, or leave it out"
                 )
-        unused = ("bf16_full_eval", "fp16_full_eval", "batch_eval_metrics")
+        unused = ("bf16_full_eval", "fp16_full_eval", "batch_eval_metrics", "include_for_metrics")
         refuse_unused(args, f"with {type(self).__name__}", *unused)
         super().__init__(
             args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs

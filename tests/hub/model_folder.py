@@ -47,6 +47,7 @@ def write_model_folder(folder: Path) -> Path:
         "rng_state.pth": "state",
         "trainer_state.json": "{}",
         "_run_settings.json": "{}",
+        "run_settings.json": "{}",
         "training_args.bin": "arguments",
         "checkpoint-5/model.safetensors": "weights",
         "checkpoint-5/optimizer.pt": "state",

@@ -42,6 +42,7 @@ def test_what_goes_and_what_stays(folder):
         "optimizer.pt",
         "rng_state.pth",
         "_run_settings.json",
+        "run_settings.json",
         "scheduler.pt",
         "trainer_state.json",
         "training_args.bin",

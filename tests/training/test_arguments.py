@@ -176,6 +176,7 @@ def test_where_it_has_an_effect_it_is_taken():
         *[("learning_rate", float("nan")), ("per_device_train_batch_size", 0), ("seed", -1)],
         *[("save_total_limit", 0), ("gradient_accumulation_steps", 0), ("max_minutes", -1)],
         *[("logging_steps", 0), ("save_steps", 0), ("max_grad_norm", -1.0), ("seed", 2**32)],
+        *[("weight_decay", -1.0), ("label_smoothing_factor", 2), ("label_smoothing_factor", -0.1)],
     ],
 )
 def test_what_is_out_of_range_is_refused_by_name(name, value):

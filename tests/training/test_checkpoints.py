@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 from reformer_hf.training import checkpoints
 from reformer_hf.training.arguments import PretrainedModelArguments
 from reformer_hf.training.checkpoints import (
+    OLD_RUN_SETTINGS,
     PROGRESS,
     RUN_SETTINGS,
     Progress,
@@ -126,6 +127,15 @@ def test_a_run_does_not_go_on_with_other_settings(folder, change, message):
     assert json.loads((folder / RUN_SETTINGS).read_text()) == SETTINGS
     check_settings(folder, SETTINGS | change, None)  # a new run
     assert json.loads((folder / RUN_SETTINGS).read_text()) == SETTINGS | change
+
+
+def test_settings_of_a_run_before_the_file_had_its_name_are_checked(folder):
+    (folder / OLD_RUN_SETTINGS).write_text(json.dumps(SETTINGS))
+    with pytest.raises(ValueError, match="seed was 0, now 1"):
+        check_settings(folder, SETTINGS | {"seed": 1}, folder / "checkpoint-10")
+    check_settings(folder, SETTINGS, folder / "checkpoint-10")
+    assert not (folder / OLD_RUN_SETTINGS).exists()  # it would be uploaded
+    assert json.loads((folder / RUN_SETTINGS).read_text()) == SETTINGS
 
 
 def test_settings_are_those_beside_the_checkpoint(folder, tmp_path):

@@ -109,6 +109,14 @@ def test_a_file_that_is_cut_is_named(run, name, sealed):
         resume(run, run / "checkpoint-4")
 
 
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_file_that_resuming_does_not_read_may_be_cut(run, sealed):
+    (run / "checkpoint-4" / "training_args.bin").write_bytes(b"x")
+    if not sealed:
+        (run / "checkpoint-4" / SEAL).unlink()
+    assert resume(run, run / "checkpoint-4") == str(run / "checkpoint-4")
+
+
 def test_what_is_set_aside_says_why(run, capsys):
     (run / "checkpoint-4" / "optimizer.pt").unlink()
     assert resume(run, "last") == str(run / "checkpoint-2")

@@ -229,6 +229,19 @@ def test_metrics_that_nothing_computes_are_refused(tmp_path):
         )
 
 
+def test_inputs_that_no_metric_gets_are_refused(tmp_path):
+    arguments = TrainingArguments(str(tmp_path), include_for_metrics=["inputs"], use_cpu=True)
+    with pytest.raises(ValueError, match="include_for_metrics=.* has no effect with CausalLMTr"):
+        CausalLMTrainer(model=tiny_lm(), args=arguments)
+
+
+def test_a_metric_that_is_not_there_is_one_readable_line(tmp_path):
+    best = {"metric_for_best_model": "accuracy", "use_cpu": True}
+    trainer = SealedCheckpoints(tiny_lm(), TrainingArguments(str(tmp_path), **best))
+    with pytest.raises(ValueError, match="^metric_for_best_model='accuracy': .*'eval_loss'"):
+        trainer._determine_best_metric({"eval_loss": 1.0}, None)
+
+
 def test_the_trainers_own_card_names_no_base_model_where_there_is_none(tmp_path):
     arguments = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
     trainer = SealedCheckpoints(tiny_lm(), arguments)

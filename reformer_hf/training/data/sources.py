@@ -147,9 +147,12 @@ def wanted_splits(arguments: TrainingArguments, known: Collection[str] = SPLITS)
         known: parts that the task can use.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if there are none, or there is one that the task cannot use.
     """
     flags = {"train": "do_train", "validation": "do_eval", "test": "do_predict"}
+    for split in flags.keys() - set(known):
+        if getattr(arguments, flags[split]):
+            raise ValueError(f"{flags[split]}=True: there is no {split} split here; leave it out")
     wanted = [split for split in known if getattr(arguments, flags[split])]
     if not wanted:
         flags = " or ".join(f"--{flags[split]}" for split in known)
@@ -171,7 +174,8 @@ def check_splits(wanted: Collection[str], data: Mapping[str, Any]) -> None:
 def describe_rows(arguments: Any, files: Sequence[Path]) -> dict[str, Any]:
     """What decides the rows that a run trains on, by the arguments' names.
 
-    Files are described by number, size and a hash, so that they may move but not change.
+    Files, also those of a local dataset, are described by number, size and a hash, so that they
+    may move but not change.
 
     Args:
         arguments: which data, a dataclass.
@@ -185,6 +189,9 @@ def describe_rows(arguments: Any, files: Sequence[Path]) -> dict[str, Any]:
         settings["validation_split_percentage"] = None
     if files:
         settings["train_file"] = _describe_files(files)
+    elif arguments.dataset_name and (folder := Path(arguments.dataset_name)).is_dir():
+        inside = (path for path in sorted(folder.rglob("*")) if path.is_file())
+        settings["dataset_files"] = _describe_files(list(inside))
     return settings
 
 

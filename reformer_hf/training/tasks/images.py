@@ -66,6 +66,8 @@ class ImageTrainingArguments(ReformerTrainingArguments):
     """transformers' `TrainingArguments` with the defaults of this task."""
 
     output_dir: str | None = argument("outputs/images", "Folder for all that the run writes.")
+    do_train: bool = argument(True, "Train; this script always does.")
+    do_eval: bool = argument(True, "Evaluate at the end; this script always does.")
     max_minutes: float | None = argument(
         60.0, "Stop training after so many minutes, resumed ones included, even before max_steps."
     )
@@ -85,7 +87,9 @@ class ImageTrainingArguments(ReformerTrainingArguments):
     dataloader_pin_memory: bool = argument(False, "Pin the memory of batches.")
 
     def __post_init__(self):
-        self.do_train = self.do_eval = True
+        for name in ("do_train", "do_eval"):
+            if not getattr(self, name):
+                raise ValueError(f"{name}=False: this script trains and evaluates; leave it out")
         self.prediction_loss_only = True
         self.remove_unused_columns = False  # `shift_labels` is no parameter of a forward
         super().__post_init__()

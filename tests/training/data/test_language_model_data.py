@@ -127,6 +127,15 @@ def test_what_decides_the_training_rows(text_file, tmp_path):
     assert settings(block_size=16)["train_file"] != first["train_file"]
 
 
+def test_the_files_of_a_local_dataset_decide_too(tmp_path):
+    rows, arguments = tmp_path / "train.jsonl", DataTrainingArguments(dataset_name=str(tmp_path))
+    rows.write_text('{"text": "a"}\n')
+    first = data_settings(arguments)
+    assert first == data_settings(arguments)
+    rows.write_text('{"text": "b"}\n')
+    assert data_settings(arguments) != first
+
+
 def test_without_positions_there_is_no_limit():
     config = tiny_config(position_embedding_type="none")
     assert choose_block_size(None, config) == 8192

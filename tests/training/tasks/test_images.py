@@ -125,6 +125,7 @@ def test_a_low_temperature_takes_the_likeliest_byte(model):
         (ImageModelArguments, {"temperature": 0.0}, "temperature=0.0: must be above 0"),
         (ImageModelArguments, {"num_samples": 0}, "num_samples=0"),
         (ImageTrainingArguments, {"max_minutes": -2.0}, "max_minutes=-2.0"),
+        (ImageTrainingArguments, {"do_eval": False}, "do_eval=False: this script trains and eval"),
     ],
 )
 def test_impossible_values_are_named(kind, values, message):

@@ -303,6 +303,8 @@ def test_bfloat16_trains_with_float32_weights(train, tmp_path):
 
 
 def test_what_cannot_be_done_is_said(train):
+    with pytest.raises(ValueError, match="do_predict=True: there is no test split here"):
+        train("nothing", do_predict=True)
     with pytest.raises(ValueError, match="nothing to do: give --do_train"):
         train("run", do_train=False, do_eval=False)
     with pytest.raises(FloatingPointError, match="diverged"):
