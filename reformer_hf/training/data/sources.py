@@ -124,7 +124,8 @@ def tables_of_folder(
         for paths in files.values()
         for file in paths
     )
-    return files if are_tables and chosen <= _PLACES and builder.name in ("csv", "json") else {}
+    is_described = builder.info.features is not None or not chosen <= _PLACES
+    return files if are_tables and not is_described and builder.name in ("csv", "json") else {}
 
 
 @contextmanager

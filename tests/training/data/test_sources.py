@@ -3,7 +3,7 @@
 import datasets
 import pytest
 
-from reformer_hf.training.data.sources import RowArguments, load, take_first
+from reformer_hf.training.data.sources import RowArguments, load, tables_of_folder, take_first
 
 
 def test_the_named_files_are_found(tmp_path, monkeypatch):
@@ -26,6 +26,22 @@ def test_a_folder_of_tables_is_a_dataset_whose_fields_are_not_dropped(tmp_path, 
     (tmp_path / "data" / f"train.{ending}").write_text(content)
     found = load(str(tmp_path / "data"), cache_dir=str(tmp_path / "cache"))["train"]
     assert list(zip(found["text"], found["label"], strict=True)) == rows[1:]
+
+
+CARDS = {
+    "separator": "configs:\n- config_name: default\n  data_files: a.csv\n  sep: ';'\n",
+    "types": "dataset_info:\n  features:\n  - name: text\n    dtype: string\n",
+}
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_a_card_that_describes_the_tables_of_a_folder_holds(tmp_path, card):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "a.csv").write_text("text\n01\n")
+    assert tables_of_folder(str(folder)) == {"train": [folder / "a.csv"]}
+    (folder / "README.md").write_text(f"---\n{CARDS[card]}---\n")
+    assert tables_of_folder(str(folder)) == tables_of_folder("of/the_hub") == {}
 
 
 @pytest.mark.parametrize("name", ["max_train_samples", "max_eval_samples", "max_predict_samples"])
