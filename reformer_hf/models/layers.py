@@ -183,10 +183,12 @@ class ReformerHFEncoder(nn.Module):
         remembered: list[Remembered] | None = None,
         return_streams: bool = False,
         source: Source | None = None,
+        skipped: int = 0,
     ) -> BaseModelOutputWithPast | BaseModelOutputWithPastAndCrossAttentions:
         """Run all layers; returns what `finish` makes of the streams, or these themselves.
 
         `embedded` holds the embedded tokens and is emptied: nobody else is to keep them alive.
+        States of the first `skipped` places are not returned.
         """
         replay = self.reversible and not output_attentions and torch.is_grad_enabled()
         budget = self.activation_budget
@@ -196,8 +198,11 @@ class ReformerHFEncoder(nn.Module):
         for index, (layer, decision) in enumerate(zip(self.layers, decisions, strict=True)):
             if output_hidden_states:
                 # The layer goes on from what is returned, so that this gets a gradient.
-                streams.append(torch.cat([x1, x2], dim=-1))
-                x1, x2 = streams[-1].chunk(2, dim=-1)
+                state = torch.cat([x1, x2], dim=-1)
+                streams.append(state[:, skipped:] if skipped else state)
+                if skipped:
+                    state = torch.cat([state[:, :skipped], streams[-1]], dim=1)
+                x1, x2 = state.chunk(2, dim=-1)
                 if replay:
                     coupling = ReversibleCoupling(budget // len(self.layers))
             hashing = Hashing(hash_seed, num_hashes, decision)
@@ -208,6 +213,8 @@ class ReformerHFEncoder(nn.Module):
             cross_maps += cross_map
             if past is not None and past.offload:
                 past.layer.offload()
+        if skipped:
+            x1, x2 = x1[:, skipped:], x2[:, skipped:]
         last: Any = (x1, x2) if return_streams else self.finish(x1, x2)
         outputs: dict[str, Any] = {
             "last_hidden_state": last,

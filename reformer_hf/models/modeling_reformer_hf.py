@@ -188,6 +188,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         use_cache: bool | None = None,
         return_streams: bool | None = None,
         source: Source | None = None,
+        skipped: int = 0,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast | BaseModelOutputWithPastAndCrossAttentions:
         """Encode a batch of rows of any length up to the position limit.
@@ -217,6 +218,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
                 says. False for the last hidden state; True, without a cache, for the two streams
                 without the final layer norm, for `encoder.finish` to take a piece at a time.
             source: what a decoder with cross-attention attends to beside its own tokens.
+            skipped: first places of each row whose states are not returned.
             **kwargs: others of transformers' `TransformersKwargs`.
 
         Returns:
@@ -242,6 +244,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
             "num_hashes": num_hashes,
             "decisions": hash_decisions,
             "source": source,
+            "skipped": skipped,
             **self.recorded(output_hidden_states, output_attentions),
         }
         cache = choose_cache(self.config, past_key_values, use_cache, seq_idx)

@@ -119,8 +119,8 @@ class ReformerHFEncoderDecoderModel(ReformerHFPreTrainedModel):
 
         Returns:
             `Seq2SeqModelOutput`. A packed decoder's maps are parted: that of the target to itself,
-            and as cross-attention that to the source; both together sum to 1. They and its hidden
-            states are cut from those of the packed rows: `retain_grad()` gives them no gradient.
+            and as cross-attention that to the source; both together sum to 1. They are cut from
+            those of the packed rows: `retain_grad()` gives them no gradient.
 
         Raises:
             ValueError: if inputs are missing, of the wrong shape, out of range or too long.
@@ -194,14 +194,8 @@ class ReformerHFEncoderDecoderModel(ReformerHFPreTrainedModel):
         first = cache is None or not cache.source_length
         source = self.enc_to_dec_proj(states) if first else None
         rows = pack_rows(source, embedded, source_mask, target_mask, cache)
+        options["skipped"] = rows.inputs_embeds.shape[1] - embedded.shape[1]
         outputs = self.decoder(past_key_values=cache, **rows._asdict(), **options)
-        last, skipped = outputs.last_hidden_state, rows.inputs_embeds.shape[1] - embedded.shape[1]
-        if isinstance(last, tuple):
-            outputs.last_hidden_state = tuple(stream[:, skipped:] for stream in last)
-        else:
-            outputs.last_hidden_state = last[:, skipped:]
-        if outputs.hidden_states is not None:
-            outputs.hidden_states = tuple(state[:, skipped:] for state in outputs.hidden_states)
         if outputs.attentions is not None:
             length = states.shape[1]
             parts = [split_map(found, length, embedded.shape[1]) for found in outputs.attentions]
