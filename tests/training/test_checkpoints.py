@@ -130,7 +130,8 @@ def test_a_run_does_not_go_on_with_other_settings(folder, change, message):
 
 
 def test_settings_of_a_run_before_the_file_had_its_name_are_checked(folder):
-    (folder / OLD_RUN_SETTINGS).write_text(json.dumps(SETTINGS))
+    written = {"data": SETTINGS["data"] | {"length_penalty": 1.0}, "seed": 0}  # may change now
+    (folder / OLD_RUN_SETTINGS).write_text(json.dumps(written))
     with pytest.raises(ValueError, match="seed was 0, now 1"):
         check_settings(folder, SETTINGS | {"seed": 1}, folder / "checkpoint-10")
     check_settings(folder, SETTINGS, folder / "checkpoint-10")
