@@ -255,7 +255,7 @@ MUTATIONS = [
     Mutation(
         "layers do not go on from the states that are returned",
         "reformer_hf/models/layers.py",
-        "x1, x2 = streams[-1].chunk(2, dim=-1)",
+        "x1, x2 = state.chunk(2, dim=-1)",
         "pass",
         OUTPUTS,
     ),

@@ -169,7 +169,7 @@ def test_nothing_cached_has_a_gradient():
     model = tiny_lm()
     output = model.reformer(random_ids(1, 5), use_cache=True)
     assert not output.last_hidden_state.requires_grad
-    for layer in output.past_key_values:
+    for layer in output.past_key_values.layers:
         assert not layer.past.tokens.tokens().requires_grad
 
 

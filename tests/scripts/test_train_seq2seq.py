@@ -191,7 +191,7 @@ def test_a_row_without_a_target_is_one_readable_line(pairs, tmp_path, capsys):
         file.write(json.dumps(row) + "\n")
     assert train_seq2seq.main(arguments(pairs, tmp_path / "run")) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and "test.jsonl: row 7 of test: 'de' is None" in errors[0]
+    assert len(errors) == 1 and "test.jsonl: row 7 of test: 'de' holds null" in errors[0]
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ LABELLED = (
     ("projections", "reformer_hf.nn.attention", "LocalSelfAttention.project"),
     ("projections", "reformer_hf.nn.feed_forward", "OutputProjection.forward"),
     ("loss", "reformer_hf.models.language_model", "ReformerHFLMHead.forward"),
-    ("loss", "reformer_hf.models.language_model", "LanguageModelMixin._token_loss"),
+    ("loss", "reformer_hf.models.language_model", "LanguageModelMixin._predict"),
     ("reversal", "reformer_hf.nn.reversible", "ReversibleCoupling.couple"),
     ("reversal", "reformer_hf.nn.reversible", "_Step.invert"),
 )
