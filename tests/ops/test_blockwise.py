@@ -52,7 +52,7 @@ def test_dropout_has_the_gradient_of_what_it_computed(attend, monkeypatch):
         torch.manual_seed(3)
         return attend(query, value, buckets, dropout=0.4)[0]
 
-    assert torch.autograd.gradcheck(run, (query, value))
+    assert torch.autograd.gradcheck(run, (query, value), fast_mode=True)
     assert not torch.equal(run(query, value), attend(query, value, buckets)[0])
 
 
