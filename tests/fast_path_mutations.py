@@ -55,6 +55,13 @@ FAST_PATH_MUTATIONS = [
         "backward drops other probabilities than forward",
         "reformer_hf/ops/dropout.py",
         "torch.Generator(device).manual_seed(seed)",
+        "torch.Generator(device).manual_seed(int(torch.randint(99, ())))",
+        ("tests/ops/test_blockwise.py",),
+    ),
+    Mutation(
+        "every pass drops the same probabilities",
+        "reformer_hf/ops/dropout.py",
+        "torch.Generator(device).manual_seed(seed)",
         "torch.Generator(device)",
         ("tests/ops/test_blockwise.py",),
     ),
