@@ -48,7 +48,8 @@ def test_bad_input_is_one_readable_line(script, capsys, tmp_path):
     error = capsys.readouterr().err
     assert "error: train_file=no/file.txt: there is no such file" in error
     assert script.main(arguments[:2]) == 1
-    assert "error: dataset_name, train_file, validation_file are all missing" in capsys.readouterr().err
+    missing = "error: dataset_name, train_file, validation_file are all missing"
+    assert missing in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -191,7 +191,7 @@ def test_a_folder_with_a_run_is_not_overwritten_unasked(train, tmp_path):
         (tmp_path / "run" / "run_record.json").unlink()
         train("run", resume_from_checkpoint="last", do_eval=False)
         assert json.loads((tmp_path / "run" / "run_record.json").read_text())["training"]["steps"]
-    with pytest.raises(ValueError, match=r"nothing: there is no whole checkpoint \(there is no such folder\)"):
+    with pytest.raises(ValueError, match=r"no whole checkpoint \(there is no such folder\)"):
         train("run", resume_from_checkpoint=str(tmp_path / "nothing"))
 
 
