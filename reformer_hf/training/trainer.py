@@ -18,7 +18,6 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_pt_utils import LabelSmoother
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, has_length
 
 from reformer_hf.training.argument_checks import refuse_unused
@@ -31,7 +30,7 @@ from reformer_hf.training.callbacks import (
 )
 from reformer_hf.training.checkpoints import check_settings, find_checkpoint, rotate, seal
 from reformer_hf.training.data.rows import FilledRows, ShuffledRows, fill
-from reformer_hf.training.evaluation import next_tokens, score_batches
+from reformer_hf.training.evaluation import score_batches
 from reformer_hf.training.processes import Interrupted, StopSignals
 from reformer_hf.training.record import RUN_RECORD, RunRecord
 from reformer_hf.training.resuming import (
@@ -40,6 +39,7 @@ from reformer_hf.training.resuming import (
     given_hyperparameters,
     write_step,
 )
+from reformer_hf.training.smoothing import NextTokenTrainer
 from reformer_hf.training.storage import readable_disk_errors
 
 _KEPT = "The checkpoints are whole, and training need not be repeated."
@@ -118,36 +118,7 @@ class SealedCheckpoints(Trainer):
             rotate(directory, limit, set(kept))
 
 
-class NextTokenSmoother(LabelSmoother):
-    """Smooths targets that are in their places already; the Trainer would shift them again."""
-
-    def __call__(self, model_output, labels, shift_labels=False, num_items_in_batch=None):
-        return super().__call__(model_output, labels, num_items_in_batch=num_items_in_batch)
-
-
-class NextTokenTrainer(SealedCheckpoints):
-    """A `Trainer` whose label smoothing has the targets of the model's own loss.
-
-    Trainer's own would ask the last token of a document for the first one of the next, and know
-    nothing of `shift_labels`.
-    """
-
-    masked = False
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        if self.label_smoother is not None:
-            self.label_smoother = NextTokenSmoother(self.args.label_smoothing_factor)
-
-    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """The loss of a batch, smoothed if that is asked for."""
-        if self.label_smoother is not None and "labels" in inputs and not self.masked:
-            inputs = {**inputs, "labels": next_tokens(inputs)}
-            inputs.pop("shift_labels", None)
-        return super().compute_loss(model, inputs, *args, **kwargs)
-
-
-class CausalLMTrainer(NextTokenTrainer):
+class CausalLMTrainer(NextTokenTrainer, SealedCheckpoints):
     """A `Trainer` for causal language models.
 
     What differs, beside the sealed checkpoints: rows are shuffled by seed and epoch alone, and
@@ -165,7 +136,7 @@ class CausalLMTrainer(NextTokenTrainer):
         parts = args.world_size * max(1, args.n_gpu)
         if train_dataset is not None:
             together = parts * args.per_device_train_batch_size
-            if args.train_sampling_strategy == "batch_rebalance":  # fills up steps, or repeats rows
+            if args.train_sampling_strategy == "batch_rebalance":  # repeats rows to fill a step
                 together *= args.gradient_accumulation_steps
             train_dataset = fill(train_dataset, together)
         if eval_dataset is not None:

@@ -8,6 +8,7 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_pt_utils import BatchRebalanceSampler
 
 from reformer_hf import ReformerHFByteTokenizer
 from reformer_hf.training.checkpoints import SEAL, seal
@@ -136,6 +137,8 @@ def test_every_order_of_the_rows_is_kept_and_ends(strategy, tmp_path):
         per_device_eval_batch_size=2,
         gradient_accumulation_steps=2,
     )
+    rebalanced = isinstance(trainer._get_train_sampler(), BatchRebalanceSampler)
+    assert rebalanced == (strategy == "batch_rebalance")
     loader = trainer.get_train_dataloader()
     batches = rows_in(loader)
     every = list(range(len(LENGTHS)))

@@ -30,8 +30,9 @@ from reformer_hf.training.data.images import (
 )
 from reformer_hf.training.data.rows import spread_rows
 from reformer_hf.training.plots import write_curves
+from reformer_hf.training.smoothing import NextTokenTrainer
 from reformer_hf.training.trainer import (
-    NextTokenTrainer,
+    SealedCheckpoints,
     checkpoint_to_resume,
     run_callbacks,
     run_trainer,
@@ -117,6 +118,10 @@ class ImageScore:
         }
 
 
+class ImageTrainer(NextTokenTrainer, SealedCheckpoints):
+    """How images are trained on: each byte is a target, the first and the last among them."""
+
+
 def train_images(
     image_arguments: ImageArguments,
     model_arguments: ImageModelArguments,
@@ -153,7 +158,7 @@ def train_images(
     record, train_rows, held_out = load_images(image_arguments, folder / PIXELS)
     set_seed(doing.seed)
     model = ReformerHFForCausalLM(build_config(model_arguments.config_overrides, record.shape))
-    trainer = NextTokenTrainer(
+    trainer = ImageTrainer(
         model,
         doing,
         train_dataset=train_rows,
