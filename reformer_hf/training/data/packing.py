@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from reformer_hf.training.arguments import Packing
+from reformer_hf.training.data.files import readable_causes
 from reformer_hf.training.data.reading import separator_hint, shorten
 
 logger = logging.get_logger(__name__)
@@ -83,8 +84,8 @@ def choose_text_column(names: Sequence[str], wanted: str | None = None) -> str:
         raise ValueError(f"text_column_name={column!r}: the data has the columns {names}{hint}")
     if wanted is None and column != "text" and len(names) > 1:
         logger.warning_once(
-            f"the text is read from the first of the columns {names}; text_column_name chooses "
-            "another one"
+            f"the text is read from column {column!r}; text_column_name chooses another one of "
+            f"{names}"
         )
     return column
 
@@ -157,14 +158,15 @@ def pack_rows(
     }
     if stream:
         return IterableDataset.from_generator(_rows, features, gen_kwargs=settings)
-    return Dataset.from_generator(
-        _rows,
-        features,
-        gen_kwargs=settings,
-        cache_dir=cache_dir,  # type: ignore[arg-type]
-        fingerprint=Hasher.hash((documents._fingerprint, block_size, packing)),
-        writer_batch_size=max(1, _BUFFER // block_size),
-    )
+    with readable_causes():
+        return Dataset.from_generator(
+            _rows,
+            features,
+            gen_kwargs=settings,
+            cache_dir=cache_dir,  # type: ignore[arg-type]
+            fingerprint=Hasher.hash((documents._fingerprint, block_size, packing)),
+            writer_batch_size=max(1, _BUFFER // block_size),
+        )
 
 
 def _rows(documents, block_size: int, packing: Packing) -> Iterator[dict[str, list[int]]]:
@@ -177,8 +179,10 @@ def _rows(documents, block_size: int, packing: Packing) -> Iterator[dict[str, li
             columns["seq_idx"] = numbers[:filled].tolist()
         return columns
 
+    is_empty = True
     for document in documents:
         tokens = np.asarray(document["input_ids"], np.int32)
+        is_empty = is_empty and not len(tokens)
         while len(tokens):
             end = min(filled + len(tokens), block_size)
             ids[filled:end], numbers[filled:end] = tokens[: end - filled], number
@@ -193,3 +197,5 @@ def _rows(documents, block_size: int, packing: Packing) -> Iterator[dict[str, li
                 filled = 0
     if filled:
         yield row()
+    if is_empty:
+        raise ValueError("the data hold no text: give files or a column with text")
