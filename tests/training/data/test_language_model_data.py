@@ -57,7 +57,7 @@ def test_a_file_becomes_rows_of_the_models_length(load, text_file):
     ("content", "message"),
     [
         ('{"text": null}\n', "the data hold no text"),
-        ('{"text": "a"}\n{"text": 0}\n', "row 2: column 'text' holds 0, no text"),
+        ('{"text": null}\n{"text": 0}\n', "row 2: column 'text' holds 0, no text"),
     ],
 )
 def test_rows_without_text_are_named(load, tmp_path, streaming, content, message):
