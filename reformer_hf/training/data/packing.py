@@ -93,8 +93,8 @@ def choose_text_column(names: Sequence[str], wanted: str | None = None) -> str:
         raise ValueError(f"text_column_name={column!r}: the data has the columns {names}{hint}")
     if wanted is None and column != "text" and len(names) > 1:
         logger.warning_once(
-            f"the text is read from the first of the columns {names}; text_column_name chooses "
-            "another one"
+            f"the text is read from column {column!r}; text_column_name chooses another one of "
+            f"{names}"
         )
     return column
 
@@ -192,4 +192,4 @@ def _rows(documents, block_size: int, packing: Packing) -> Iterator[dict[str, li
     if filled:
         yield row()
     if not found:
-        raise ValueError("the texts are empty, and give no token: give others")
+        raise ValueError("the data hold no text: give files or a column with text")

@@ -53,6 +53,28 @@ def test_a_file_becomes_rows_of_the_models_length(load, text_file):
     assert len(data.validation) == max(1, (len(data.validation) + len(data.train)) * 5 // 100)
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"text": null}\n', "the data hold no text"),
+        ('{"text": null}\n{"text": 0}\n', "row 2: column 'text' holds 0, no text"),
+    ],
+)
+def test_rows_without_text_are_named(load, tmp_path, streaming, content, message):
+    (tmp_path / "a.jsonl").write_text(content)
+    path = str(tmp_path / "a.jsonl")
+    with pytest.raises(ValueError, match=message):
+        list(load(train_file=path, validation_file=path, streaming=streaming).train)
+
+
+def test_the_first_column_that_has_a_name_is_the_text(load, tmp_path, caplog):
+    (tmp_path / "a.csv").write_text(",body,rest\n0,hello,x\n")
+    with caplog.at_level("WARNING"):
+        data = load(validation_file=str(tmp_path / "a.csv"))
+    assert content(data.validation) == b"hello" and "from column 'body'" in caplog.text
+
+
 def test_a_validation_file_is_used_and_nothing_held_out(load, text_file, tmp_path):
     (tmp_path / "other.txt").write_text("held out")
     data = load(train_file=text_file, validation_file=str(tmp_path / "other.txt"))

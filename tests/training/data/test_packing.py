@@ -128,5 +128,5 @@ def test_documents_may_be_empty_but_not_all(tmp_path, stream):
         return list(pack_rows(tokens, 64, cache_dir=str(tmp_path)))
 
     assert len(packed([""] * 100 + ["text"])[0]["input_ids"]) == 5
-    with pytest.raises(ValueError, match="the texts are empty, and give no token: give others"):
+    with pytest.raises(ValueError, match="the data hold no text"):
         packed(["", ""])
