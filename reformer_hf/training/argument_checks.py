@@ -1,7 +1,7 @@
 """Checks of arguments: what is out of range, does not fit together, or would have no effect."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -33,10 +33,7 @@ def require_positive(arguments: Any, *names: str) -> None:
     Raises:
         ValueError: naming field and value.
     """
-    for name in names:
-        value = getattr(arguments, name)
-        if value is not None and not value > 0:
-            raise ValueError(f"{name}={value}: must be above 0")
+    _require(arguments, names, lambda value: value > 0, "above 0")
 
 
 def refuse_negative(arguments: Any, *names: str) -> None:
@@ -45,10 +42,14 @@ def refuse_negative(arguments: Any, *names: str) -> None:
     Raises:
         ValueError: naming field and value.
     """
+    _require(arguments, names, lambda value: value >= 0, "above 0, or 0 for none")
+
+
+def _require(arguments: Any, names: Sequence[str], fits: Callable[[Any], bool], what: str) -> None:
     for name in names:
         value = getattr(arguments, name)
-        if value is not None and not value >= 0:
-            raise ValueError(f"{name}={value}: must be above 0, or 0 for none")
+        if value is not None and not fits(value):
+            raise ValueError(f"{name}={value}: must be {what}")
 
 
 def check_seed(seed: int) -> None:
