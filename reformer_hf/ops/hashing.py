@@ -118,8 +118,12 @@ def sample_rotations(
     return _draw(seed, layer_index, num_heads, head_dim, num_hashes, columns).to(device)
 
 
-# An operator, so that a compiled model draws anew at each call instead of keeping one draw.
-@torch.library.custom_op("reformer_hf::draw_rotations", mutates_args=())
+# An operator, so that a compiled model draws anew at each call instead of keeping one draw. Its
+# name is this module's own: remote code may be imported as several copies, and torch frees an
+# operator that another one of its name replaces, while the first copy still calls it.
+@torch.library.custom_op(
+    f"reformer_hf::draw_rotations_{__name__.replace('.', '_')}", mutates_args=()
+)
 def _draw(
     seed: int,
     layer_index: int | None,

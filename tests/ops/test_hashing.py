@@ -1,5 +1,6 @@
 """Rotations and bucket ids."""
 
+import importlib.util
 from functools import partial
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reformer_hf.ops import reference
+from reformer_hf.ops import hashing, reference
 from reformer_hf.ops.hashing import (
     bucket_factors,
     default_num_buckets,
@@ -149,3 +150,14 @@ def test_default_bucket_count_fills_the_window_on_average(hash_length, window):
         first, second = num_buckets
         assert abs(first - wanted**0.5) < 2.5
         assert abs(second - wanted / first) <= 1.5
+
+
+def test_copies_of_the_module_do_not_take_each_others_operator():
+    # Torch frees an operator when another of its name is made; calling it was undefined behaviour.
+    names = []
+    for name in ("first.copy", "second.copy"):
+        spec = importlib.util.spec_from_file_location(name, hashing.__file__)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        names.append(module._draw._qualname)
+    assert len({*names, hashing._draw._qualname}) == 3
