@@ -97,10 +97,21 @@ class ReformerHFConfig(PreTrainedConfig):
         redraw_rotations (`bool`): new rotations in each training pass (default true).
         share_rotations (`bool`): one draw for all layers (default false).
         deduplicate_rounds (`bool`): count a key that several rounds show once.
+        lsh_local_round (`bool`): one more round in LSH layers, in which all tokens of a document
+            share a bucket, so that a query also sees its nearest tokens. `band` scope only.
+        conv_kernel (`int`): tokens that a short depthwise convolution on the input of attention
+            sees, the own one included; in bidirectional layers as many on either side. 0, the
+            default, for none.
         reversible (`bool`): rebuild activations in backward instead of storing them.
         activation_budget (`int`): bytes of activations that a training pass may store all the
             same, of the first layers, which saves the time to rebuild them; 0 to rebuild all.
-        position_embedding_type (`"axial"`, `"learned"` or `"none"`): axial by default.
+        position_embedding_type (`"axial"`, `"learned"`, `"rotary"` or `"none"`): axial by default.
+            `"rotary"` turns queries and keys by their place in the document, which needs no limit
+            of the length; LSH layers hash before they turn.
+        rope_parameters (`dict`, *optional*): of rotary positions, as other models of transformers
+            have them: `rope_theta` (10,000 by default), and `rope_type` (`"default"`, `"linear"`,
+            `"llama3"` or `"yarn"`) with its `factor` and so on. `rope_theta` and `rope_scaling`
+            are understood as arguments, too.
         axial_pos_shape (`list[int]`): lengths of the axes; by default two that cover
             `max_position_embeddings`.
         axial_pos_embds_dim (`list[int]`): dimensions of the axes, in equal parts of `hidden_size`
@@ -167,6 +178,8 @@ class ReformerHFConfig(PreTrainedConfig):
     redraw_rotations: bool | None = None
     share_rotations: bool | None = None
     deduplicate_rounds: bool = False
+    lsh_local_round: bool = False
+    conv_kernel: int = 0
     reversible: bool = True
     activation_budget: int = 2**29
 
@@ -176,6 +189,7 @@ class ReformerHFConfig(PreTrainedConfig):
     axial_pos_embds_dim: list[int] | tuple[int, ...] = (128, 128)
     axial_norm_std: float = 0.02
     max_position_embeddings: int | None = None
+    rope_parameters: dict[str, Any] | None = None
 
     vocab_size: int = 258
     hidden_dropout_prob: float | int = 0.0
@@ -221,6 +235,8 @@ class ReformerHFConfig(PreTrainedConfig):
         self.auto_map: dict[str, str] = {}  # which TRL reads in every configuration
         more = kwargs.keys() - {*ALIASES, *LAYER_COUNTS}
         super().__post_init__(**{name: kwargs[name] for name in more})
+        if self.position_embedding_type != "rotary":
+            self.rope_parameters = None  # which transformers fills in
         read_output_attentions(self.output_attentions)
 
     def _check_names(self, names: Mapping[str, Any], source: str | None) -> None:
@@ -331,7 +347,7 @@ class ReformerHFConfig(PreTrainedConfig):
     @property
     def position_limit(self) -> int | None:
         """Number of distinct positions, or None where positions are not embedded."""
-        if self.position_embedding_type == "none":
+        if self.position_embedding_type in ("none", "rotary"):
             return None
         limit = self.max_position_embeddings or 0
         if self.position_embedding_type == "axial":

@@ -51,7 +51,7 @@ attn_implementation experts_implementation auto_map quantization_config per_laye
 tie_last_hidden_states transformers_weights task_specific_params finetuning_task tokenizer_class
 prefix tf_legacy_loss use_bfloat16 torchscript pruned_heads add_cross_attention
 cross_attention_hidden_size tie_encoder_decoder custom_pipelines sep_token_id cls_token_id
-mask_token_id unk_token_id
+mask_token_id unk_token_id rope_theta rope_scaling
 """
 
 # Of files in transformers' format: its defaults, but for what each model class decides and for a
@@ -241,7 +241,7 @@ def _derive_positions(config: Any, given: Mapping[str, Any], is_stock: bool) -> 
     if "axial_pos_shape" not in given and limit is not None and limit > 0:
         config.axial_pos_shape = axial_shape(limit, max(2, len(config.axial_pos_embds_dim)))
     config.axial_pos_shape = list(config.axial_pos_shape)
-    if limit is None and config.position_embedding_type != "none":
+    if limit is None and config.position_embedding_type not in ("none", "rotary"):
         learned = 4096 if is_stock else DEFAULT_HASH_LENGTH
         product = math.prod(config.axial_pos_shape)
         config.max_position_embeddings = product if config.axial_pos_embds else learned
@@ -316,7 +316,7 @@ def _check_layers(config: Any) -> None:
     _check_choices(
         config,
         attention_scope=("band", "chunk"),
-        position_embedding_type=("axial", "learned", "none"),
+        position_embedding_type=("axial", "learned", "rotary", "none"),
     )
     wrong = [kind for kind in config.attn_layers if kind not in LAYER_TYPES]
     if wrong or not config.attn_layers:

@@ -29,6 +29,7 @@ from reformer_hf.nn.reversible import Decision, PlainCoupling, ReversibleCouplin
 from reformer_hf.nn.self_attention import Hashing
 from reformer_hf.ops.attention_map import AttentionMap, MapForm
 from reformer_hf.ops.dropout import draw_seed
+from reformer_hf.ops.rotary import Rotary
 
 
 class ReformerHFEmbeddings(nn.Module):
@@ -184,6 +185,7 @@ class ReformerHFEncoder(nn.Module):
         return_streams: bool = False,
         source: Source | None = None,
         skipped: int = 0,
+        rotary: Rotary | None = None,
     ) -> BaseModelOutputWithPast | BaseModelOutputWithPastAndCrossAttentions:
         """Run all layers; returns what `finish` makes of the streams, or these themselves.
 
@@ -207,7 +209,7 @@ class ReformerHFEncoder(nn.Module):
                     coupling = ReversibleCoupling(budget // len(self.layers))
             hashing = Hashing(hash_seed, num_hashes, decision)
             past = None if remembered is None else remembered[index]
-            inputs = LayerInputs(documents, hashing, output_attentions, past, source)
+            inputs = LayerInputs(documents, hashing, output_attentions, past, source, rotary)
             x1, x2, attention_map, *cross_map = layer(x1, x2, coupling, inputs)
             maps.append(attention_map)
             cross_maps += cross_map

@@ -47,6 +47,8 @@ from reformer_hf.models.layers import (
     checkpoint_stored,
     mean_of_streams,
 )
+from reformer_hf.models.rotary import rotary_of
+from reformer_hf.nn.convolution import ShortConvolution
 from reformer_hf.nn.reversible import Decision
 from reformer_hf.ops.attention_map import MapForm
 from reformer_hf.ops.dropout import draw_seed
@@ -146,6 +148,8 @@ class ReformerHFPreTrainedModel(PreTrainedModel):
             # no parameters of their own.
             for weight in module:
                 init.normal_(weight, std=self.config.axial_norm_std)
+        elif isinstance(module, ShortConvolution):
+            init.copy_(module.weight, module.initial_weight())
         elif isinstance(module, ReformerHFLMHead):
             init.zeros_(module.bias)
 
@@ -260,6 +264,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         embedded = [self.embeddings(inputs_embeds, layout.position_ids)]
         del inputs_embeds  # as large as a stream
         options["return_streams"] = bool(return_streams)
+        options["rotary"] = rotary_of(self.config, layout.position_ids)
         outputs = self.encoder(embedded, layout.documents, self._draw_hash_seed(), **options)
         return self._narrow(outputs, return_streams is not None)
 
@@ -283,6 +288,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         remembered = [Remembered(layer, new, offload) for layer in layers]
         embedded = [self.embeddings(inputs_embeds, position_ids)]
         seed = self.config.hash_seed or 0
+        options["rotary"] = rotary_of(self.config, position_ids)
         outputs = self.encoder(embedded, None, seed, remembered=remembered, **options)
         layers[0].in_pass = False
         outputs.past_key_values = cache

@@ -11,11 +11,13 @@ from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.encoder_decoder.cross_attention import Source
 from reformer_hf.models.implementations import to_implementation
 from reformer_hf.nn.attention import LocalSelfAttention, LSHSelfAttention
+from reformer_hf.nn.convolution import ShortConvolution
 from reformer_hf.nn.feed_forward import OutputProjection
 from reformer_hf.nn.full_attention import FullSelfAttention
 from reformer_hf.nn.layer_norm import StreamLayerNorm, cast_for_products
 from reformer_hf.nn.self_attention import DEFAULT_HASHING, Hashing, SelfAttention
 from reformer_hf.ops.attention_map import AttentionMap, MapForm
+from reformer_hf.ops.rotary import Rotary
 
 
 def build_self_attention(config: ReformerHFConfig, layer_index: int) -> SelfAttention:
@@ -38,6 +40,7 @@ def build_self_attention(config: ReformerHFConfig, layer_index: int) -> SelfAtte
         "head_dim": config.attention_head_size,
         "causal": causal,
         "dropout": getattr(config, f"{dropout_field}_attention_probs_dropout_prob") or 0.0,
+        "conv_kernel": config.conv_kernel,
     }
     if kind in ("full", "full_shared_qk"):
         return FullSelfAttention(shared_query_key=shared_qk, **common)
@@ -50,6 +53,7 @@ def build_self_attention(config: ReformerHFConfig, layer_index: int) -> SelfAtte
     return LSHSelfAttention(
         num_hashes=config.num_hashes,
         deduplicate_rounds=config.deduplicate_rounds,
+        local_round=config.lsh_local_round,
         layer_index=layer_index,
         chunk_lengths=config.chunk_lengths(),
         **common,
@@ -65,6 +69,7 @@ class LayerInputs(NamedTuple):
         output_map: also return the attention map in this form.
         remembered: the tokens before, in a pass with a cache.
         source: what a decoder's layers attend to beside their own tokens.
+        rotary: angles that queries and keys are turned by.
     """
 
     documents: Tensor | None = None
@@ -72,6 +77,7 @@ class LayerInputs(NamedTuple):
     output_map: MapForm | None = None
     remembered: Remembered | None = None
     source: Source | None = None
+    rotary: Rotary | None = None
 
 
 class ReformerHFAttention(nn.Module):
@@ -101,6 +107,7 @@ class ReformerHFAttention(nn.Module):
         options: Any = {
             "hashing": inputs.hashing,
             "output_map": inputs.output_map,
+            "rotary": inputs.rotary,
             # Read at each pass: `set_attn_implementation` changes it.
             "implementation": to_implementation(self.config._attn_implementation),
         }
@@ -122,6 +129,7 @@ class ReformerHFAttention(nn.Module):
         """
         step, count = self.config.chunk_size_attention_heads, self.self_attention.num_heads
         modules = [*self.self_attention.children(), self.output.dense]
+        modules = [module for module in modules if not isinstance(module, ShortConvolution)]
         if not 0 < step < count or not all(map(_is_bare_linear, modules)):
             return [slice(0, count)]
         return [slice(head, min(head + step, count)) for head in range(0, count, step)]

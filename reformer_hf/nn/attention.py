@@ -1,5 +1,6 @@
 """LSH and local self-attention: projections around the functions of :mod:`reformer_hf.ops`."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ from reformer_hf.ops.hashing import (
     sample_rotations,
     total_buckets,
 )
+from reformer_hf.ops.rotary import Rotary, rotate
 from reformer_hf.ops.window import Scope, Window
 
 
@@ -51,7 +53,10 @@ class LSHSelfAttention(SelfAttention):
         causal: whether later places are hidden.
         scope: ``band`` or ``chunk``.
         deduplicate_rounds: count a key that several rounds show once.
+        local_round: attend in one more round, in which all tokens of a document share a bucket, so
+            that a query also sees its nearest tokens.
         dropout: of the attention probabilities, in training.
+        conv_kernel: tokens that a short convolution on the input sees; 0 for no convolution.
         layer_index: makes the rotations of layers differ.
         share_rotations: one draw for all layers, as transformers does with an integer seed.
         chunk_lengths: of all chunked layers of the model (``chunk`` scope).
@@ -73,18 +78,20 @@ class LSHSelfAttention(SelfAttention):
         causal: bool = True,
         scope: Scope = "band",
         deduplicate_rounds: bool = False,
+        local_round: bool = False,
         dropout: float = 0.0,
+        conv_kernel: int = 0,
         layer_index: int = 0,
         share_rotations: bool = False,
         chunk_lengths: tuple[int, ...] = (),
     ):
-        super().__init__(hidden_size, num_heads, head_dim, dropout)
+        super().__init__(hidden_size, num_heads, head_dim, dropout, conv_kernel, causal)
         self.window = Window(chunk_length, num_chunks_before, num_chunks_after, scope, causal)
         check_hashing(self.window, num_buckets, num_hashes, layer_index, deduplicate_rounds)
         self.num_buckets, self.num_hashes = num_buckets, num_hashes
         self.layer_index, self.share_rotations = layer_index, share_rotations
         self.chunk_lengths = (chunk_length, *chunk_lengths)
-        self.deduplicate_rounds = deduplicate_rounds
+        self.deduplicate_rounds, self.local_round = deduplicate_rounds, local_round
         self.query_key = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
         self.value = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
 
@@ -97,19 +104,18 @@ class LSHSelfAttention(SelfAttention):
         output_map: MapForm | None = None,
         implementation: Implementation = "blockwise",
         heads: slice | None = None,
+        rotary: Rotary | None = None,
     ) -> Attention:
         """Attend within rows; see the base class."""
         check_pass(hidden_states, documents, self.value)
-        query, value = self._project(hidden_states, heads)
+        query, value = self._project(self.mix(hidden_states, documents), heads)
         if self.window.scope == "chunk" and self._fits_one_chunk(hidden_states.shape[1]):
             buckets = None
         else:
             decision = Decision() if hashing.decision is None else hashing.decision
-            buckets = decision.recall(
-                lambda: narrow_buckets(
-                    self.hash(query, hashing.seed, hashing.num_hashes, heads), self.num_buckets
-                )
-            )
+            buckets = decision.recall(partial(self._hash_rows, query, hashing, heads))
+        if rotary is not None:
+            query = rotate(query, rotary)
         options = {
             "num_buckets": total_buckets(self.num_buckets),
             "window": self.window,
@@ -151,12 +157,15 @@ class LSHSelfAttention(SelfAttention):
         hashing: Hashing = DEFAULT_HASHING,
         output_map: MapForm | None = None,
         implementation: Implementation = "blockwise",
+        rotary: Rotary | None = None,
     ) -> Attention:
         """Attend from new tokens; see the base class."""
         assert isinstance(past, LSHPast)
-        query, value = self._project(hidden_states, None)
+        query, value = self._project(self.mix_cached(hidden_states, past, new), None)
         decision = Decision() if hashing.decision is None else hashing.decision
-        buckets = decision.recall(lambda: hash_vectors(query, past.rotations, self.num_buckets))
+        buckets = decision.recall(partial(self._hash_all, query, past.rotations))
+        if rotary is not None:
+            query = rotate(query, rotary)
         attended = past.attend(
             query,
             value,
@@ -173,7 +182,6 @@ class LSHSelfAttention(SelfAttention):
         query: Float[Tensor, "batch heads seq dim"],
         hash_seed: int,
         num_hashes: int | None = None,
-        heads: slice | None = None,
     ) -> Int[Tensor, "batch heads rounds seq"]:
         """Bucket ids of queries under the rotations of a seed.
 
@@ -181,13 +189,12 @@ class LSHSelfAttention(SelfAttention):
             query: queries.
             hash_seed: seed of the model's rotations.
             num_hashes: rounds, if other than the module's.
-            heads: which heads the queries are of; None for all.
 
         Returns:
-            Bucket ids.
+            Bucket ids of the hashed rounds.
         """
         rotations = self.rotations(hash_seed, num_hashes or self.num_hashes, query.device)
-        return hash_vectors(query, rotations[heads or slice(None)], self.num_buckets)
+        return hash_vectors(query, rotations, self.num_buckets)
 
     def rotations(
         self, hash_seed: int, num_hashes: int, device: torch.device | str = "cpu"
@@ -205,6 +212,21 @@ class LSHSelfAttention(SelfAttention):
         shape = (self.num_heads, self.head_dim, num_hashes, self.num_buckets, device)
         layer_index = None if self.share_rotations else self.layer_index
         return sample_rotations(hash_seed, *shape, layer_index=layer_index)
+
+    def _hash_all(self, query: Tensor, rotations: Tensor) -> Tensor:
+        """Bucket ids of all rounds, the local one included.
+
+        Queries are hashed before their position turns them: a bucket holds what is alike, however
+        far apart it stands.
+        """
+        buckets = hash_vectors(query, rotations, self.num_buckets)
+        return nn.functional.pad(buckets, (0, 0, 0, 1)) if self.local_round else buckets
+
+    def _hash_rows(self, query: Tensor, hashing: Hashing, heads: slice | None) -> Tensor:
+        """The same of whole rows, in as few bytes as they need."""
+        rotations = self.rotations(hashing.seed, hashing.num_hashes or self.num_hashes)
+        rotations = rotations.to(query.device)[heads or slice(None)]
+        return narrow_buckets(self._hash_all(query, rotations), self.num_buckets)
 
     def _project(self, hidden_states: Tensor, heads: slice | None) -> tuple[Tensor, Tensor]:
         linears = (self.query_key, self.value)
@@ -228,6 +250,7 @@ class LocalSelfAttention(DistanceSelfAttention):
         causal: whether later places are hidden.
         scope: ``band`` or ``chunk``.
         dropout: of the attention probabilities, in training.
+        conv_kernel: tokens that a short convolution on the input sees; 0 for no convolution.
     """
 
     def __init__(
@@ -242,8 +265,9 @@ class LocalSelfAttention(DistanceSelfAttention):
         causal: bool = True,
         scope: Scope = "band",
         dropout: float = 0.0,
+        conv_kernel: int = 0,
     ):
-        super().__init__(hidden_size, num_heads, head_dim, dropout)
+        super().__init__(hidden_size, num_heads, head_dim, dropout, conv_kernel, causal)
         self.window = Window(chunk_length, num_chunks_before, num_chunks_after, scope, causal)
         self.query = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
         self.key = nn.Linear(hidden_size, num_heads * head_dim, bias=False)

@@ -18,6 +18,7 @@ from reformer_hf.nn.self_attention import (
 )
 from reformer_hf.ops.attend import Implementation
 from reformer_hf.ops.attention_map import HeadsAndMap, MapForm
+from reformer_hf.ops.rotary import Rotary, rotate
 
 
 class DistanceSelfAttention(SelfAttention):
@@ -34,10 +35,13 @@ class DistanceSelfAttention(SelfAttention):
         output_map: MapForm | None = None,
         implementation: Implementation = "blockwise",
         heads: slice | None = None,
+        rotary: Rotary | None = None,
     ) -> Attention:
         """Attend within rows; see the base class."""
         check_pass(hidden_states, documents, self.value)
-        query, key, value = self.project(hidden_states, heads)
+        query, key, value = self.project(self.mix(hidden_states, documents), heads)
+        if rotary is not None:
+            query, key = rotate(query, rotary), rotate(key, rotary)
         attended = self.attend(
             query,
             key,
@@ -58,10 +62,13 @@ class DistanceSelfAttention(SelfAttention):
         hashing: Hashing = DEFAULT_HASHING,
         output_map: MapForm | None = None,
         implementation: Implementation = "blockwise",
+        rotary: Rotary | None = None,
     ) -> Attention:
         """Attend from new tokens; see the base class."""
         assert isinstance(past, DistancePast)
-        query, key, value = self.project(hidden_states)
+        query, key, value = self.project(self.mix_cached(hidden_states, past, new))
+        if rotary is not None:
+            query, key = rotate(query, rotary), rotate(key, rotary)
         options: dict[str, Any] = {"dropout": self.active_dropout}
         options["output_map"] = output_map is not None
         if past.length:

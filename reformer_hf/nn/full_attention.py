@@ -27,6 +27,7 @@ class FullSelfAttention(DistanceSelfAttention):
         shared_query_key: keys are the queries at unit length, with the self mask.
         causal: whether later places are hidden.
         dropout: of the attention probabilities, in training.
+        conv_kernel: tokens that a short convolution on the input sees; 0 for no convolution.
     """
 
     def __init__(
@@ -38,8 +39,9 @@ class FullSelfAttention(DistanceSelfAttention):
         shared_query_key: bool = False,
         causal: bool = True,
         dropout: float = 0.0,
+        conv_kernel: int = 0,
     ):
-        super().__init__(hidden_size, num_heads, head_dim, dropout)
+        super().__init__(hidden_size, num_heads, head_dim, dropout, conv_kernel, causal)
         self.causal, self.shared_query_key = causal, shared_query_key
         if shared_query_key:
             self.query_key = nn.Linear(hidden_size, num_heads * head_dim, bias=False)

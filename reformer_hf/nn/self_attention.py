@@ -8,11 +8,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from reformer_hf.nn.checks import check_sizes
+from reformer_hf.nn.convolution import ShortConvolution
 from reformer_hf.nn.heads import merge_heads
 from reformer_hf.nn.past.base import NewTokens, Past
 from reformer_hf.nn.reversible import Decision
 from reformer_hf.ops.attend import Implementation
 from reformer_hf.ops.attention_map import AttentionMap, HeadsAndMap, MapForm
+from reformer_hf.ops.rotary import Rotary
 
 DenseMap = Float[Tensor, "batch heads seq keys"]
 Attention = tuple[Float[Tensor, "batch seq all_heads"], AttentionMap | DenseMap | None]
@@ -45,16 +47,29 @@ class SelfAttention(nn.Module, ABC):
         num_heads: heads.
         head_dim: dimension of a head.
         dropout: of the attention probabilities, in training.
+        conv_kernel: tokens that a short convolution on the input sees; 0 for no convolution.
+        causal: whether later places are hidden from it.
 
     Raises:
         TypeError: naming an argument of another type.
         ValueError: naming the argument, its value and the fix.
     """
 
-    def __init__(self, hidden_size: int, num_heads: int, head_dim: int, dropout: float):
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        head_dim: int,
+        dropout: float,
+        conv_kernel: int = 0,
+        causal: bool = True,
+    ):
         super().__init__()
         check_sizes(dropout, hidden_size=hidden_size, num_heads=num_heads, head_dim=head_dim)
         self.num_heads, self.head_dim, self.dropout = num_heads, head_dim, dropout
+        self.convolution = None
+        if conv_kernel:
+            self.convolution = ShortConvolution(hidden_size, conv_kernel, causal)
 
     @abstractmethod
     def forward(
@@ -66,6 +81,7 @@ class SelfAttention(nn.Module, ABC):
         output_map: MapForm | None = None,
         implementation: Implementation = "blockwise",
         heads: slice | None = None,
+        rotary: Rotary | None = None,
     ) -> Attention:
         """Attend from all tokens of a row to each other.
 
@@ -77,6 +93,7 @@ class SelfAttention(nn.Module, ABC):
                 from a dense one, (batch, heads, seq, seq), which gradients go through.
             implementation: how to compute attention.
             heads: attend with these only.
+            rotary: turn queries and keys by these angles.
 
         Returns:
             Heads side by side, and the map or None.
@@ -106,6 +123,7 @@ class SelfAttention(nn.Module, ABC):
         hashing: Hashing = DEFAULT_HASHING,
         output_map: MapForm | None = None,
         implementation: Implementation = "blockwise",
+        rotary: Rotary | None = None,
     ) -> Attention:
         """Attend from new tokens to the past and to each other; the past remembers them.
 
@@ -117,10 +135,23 @@ class SelfAttention(nn.Module, ABC):
             output_map: also return the attention map in this form; a dense one is of shape (batch,
                 heads, seq, keys), its keys all tokens so far, padding included.
             implementation: how to compute attention, if the past is empty.
+            rotary: turn queries and keys by these angles.
 
         Returns:
             Heads side by side, and the map or None.
         """
+
+    def mix(self, hidden_states: Tensor, documents: Tensor | None) -> Tensor:
+        """The input after the short convolution, if there is one."""
+        if self.convolution is None:
+            return hidden_states
+        return self.convolution(hidden_states, documents)
+
+    def mix_cached(self, hidden_states: Tensor, past: Past, new: NewTokens) -> Tensor:
+        """The same of new tokens, whose neighbours are in the past."""
+        if self.convolution is None:
+            return hidden_states
+        return self.convolution.continue_from(past, hidden_states, new)
 
     @property
     def active_dropout(self) -> float:

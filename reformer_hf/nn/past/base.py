@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from reformer_hf.nn.past.recent_inputs import RecentInputs
 from reformer_hf.nn.past.token_store import TokenStore
 from reformer_hf.ops.attend import Implementation
 from reformer_hf.ops.attention_map import HeadsAndMap
@@ -35,21 +36,22 @@ class NewTokens(NamedTuple):
         return (~self.real).long() if self.padded else None
 
 
-class Past(ABC):
+class Past:
     """What a layer remembers of the tokens before.
 
     Attributes:
         length: tokens of each row so far, padding included.
         tokens: their keys and values side by side.
+        recent: their last inputs, where a short convolution sees them.
         recording: from now on, keep what :meth:`drop_last` needs.
     """
 
     def __init__(self) -> None:
         self.length = 0
         self.tokens = TokenStore()
+        self.recent = RecentInputs()
         self.recording = False
 
-    @abstractmethod
     def can_drop(self, count: int) -> bool:
         """Whether enough is known to forget the last tokens.
 
@@ -59,8 +61,8 @@ class Past(ABC):
         Returns:
             True if so.
         """
+        return self.recent.can_drop(count)
 
-    @abstractmethod
     def drop_last(self, count: int) -> None:
         """Forget the last tokens of every row, as if they had never been.
 
@@ -68,14 +70,18 @@ class Past(ABC):
             count: tokens that :meth:`can_drop`, none of them padding; 0 only forgets what was
                 recorded.
         """
+        self.length -= count
+        self.tokens.drop_last(count)
+        self.recent.drop_last(count)
 
-    @abstractmethod
     def change_rows(self, change: Callable[[Tensor], Tensor]) -> None:
         """Replace each tensor by a function of it, such as a choice or repetition of rows.
 
         Args:
             change: keeps all axes but the first.
         """
+        self.tokens.change_rows(change)
+        self.recent.change_rows(change)
 
     @property
     def keys(self) -> Float[Tensor, "batch heads stored dim"]:
@@ -93,9 +99,9 @@ class Past(ABC):
         return 0 if self.tokens.buffer is None else self.tokens.buffer.shape[0]
 
     @property
-    @abstractmethod
     def fixed_bytes(self) -> int:
         """Bytes that do not grow with the length."""
+        return self.recent.allocated_bytes
 
     @property
     def token_bytes(self) -> int:
@@ -108,7 +114,7 @@ class Past(ABC):
         return self.tokens.allocated_bytes + self.fixed_bytes
 
 
-class LSHPast(Past):
+class LSHPast(Past, ABC):
     """The past of an LSH layer.
 
     Args:

@@ -113,30 +113,27 @@ class DistancePast(Past):
     def can_drop(self, count: int) -> bool:
         """Whether what the tokens before could see is still there; see :meth:`Past.can_drop`."""
         left, length = self.tokens.length - count, self.length - count
-        return left >= (length if self.reach is None else min(self.reach, length))
+        return super().can_drop(count) and left >= (
+            length if self.reach is None else min(self.reach, length)
+        )
 
     def drop_last(self, count: int) -> None:
         """Forget the last tokens of every row; see :meth:`Past.drop_last`."""
-        self.length -= count
+        super().drop_last(count)
+        self.marks.drop_last(count)
         for store in (self.tokens, self.marks):
-            store.drop_last(count)
             if self.reach is not None:
                 store.keep_last(self.reach)
 
     def change_rows(self, change: Callable[[Tensor], Tensor]) -> None:
         """Replace each tensor by a function of it; see :meth:`Past.change_rows`."""
-        self.tokens.change_rows(change)
+        super().change_rows(change)
         self.marks.change_rows(change)
 
     @property
     def token_bytes(self) -> int:
         """Bytes of what is stored by token."""
         return super().token_bytes + self.marks.bytes_per_token * self.marks.length
-
-    @property
-    def fixed_bytes(self) -> int:
-        """None: all is stored by token."""
-        return 0
 
     def _append(self, key: Tensor, value: Tensor, new: NewTokens) -> _Moved | None:
         """Store tokens; padding goes to the left of the row, and then it is said what moved."""

@@ -103,12 +103,11 @@ class LSHBandPast(LSHPast):
 
     def can_drop(self, count: int) -> bool:
         """Whether all pushes of these tokens were recorded; see :meth:`Past.can_drop`."""
-        return count <= sum(_tokens(entry) for entry in self.log)
+        return super().can_drop(count) and count <= sum(_tokens(entry) for entry in self.log)
 
     def drop_last(self, count: int) -> None:
         """Forget the last tokens of every row; see :meth:`Past.drop_last`."""
-        self.length -= count
-        self.tokens.drop_last(count)
+        super().drop_last(count)
         while count > 0:
             entry = self.log.pop()
             if isinstance(entry, Overwritten):
@@ -125,7 +124,7 @@ class LSHBandPast(LSHPast):
 
     def change_rows(self, change: Callable[[Tensor], Tensor]) -> None:
         """Replace each tensor by a function of it; see :meth:`Past.change_rows`."""
-        self.tokens.change_rows(change)
+        super().change_rows(change)
         if self.rings is not None:
             self.rings = change(self.rings)
         self.log = [_change(entry, change) for entry in self.log]
@@ -133,7 +132,7 @@ class LSHBandPast(LSHPast):
     @property
     def fixed_bytes(self) -> int:
         """Bytes of the rings: heads × rounds × (buckets and one) × W × 4 for each row."""
-        return 0 if self.rings is None else self.rings.nbytes
+        return super().fixed_bytes + (0 if self.rings is None else self.rings.nbytes)
 
     def _store(self, query: Tensor, value: Tensor, buckets: Tensor, new: NewTokens) -> Tensor:
         """Store keys and values; returns the bucket ids with padding in the last bucket."""

@@ -93,24 +93,19 @@ class LSHChunkPast(LSHPast):
             output_map=output_map,
         )
 
-    def can_drop(self, count: int) -> bool:
-        """Always; see :meth:`Past.can_drop`."""
-        return True
-
     def drop_last(self, count: int) -> None:
         """Forget the last tokens of every row; see :meth:`Past.drop_last`."""
+        super().drop_last(count)
         if not count:
             return
         assert self.row_lengths is not None
         self.row_lengths = self.row_lengths - count
-        self.length -= count
-        self.tokens.drop_last(count)
         self.buckets.drop_last(count)
         self._sort()
 
     def change_rows(self, change: Callable[[Tensor], Tensor]) -> None:
         """Replace each tensor by a function of it; see :meth:`Past.change_rows`."""
-        self.tokens.change_rows(change)
+        super().change_rows(change)
         self.buckets.change_rows(change)
         if self.order is not None and self.row_lengths is not None:
             self.order, self.row_lengths = change(self.order), change(self.row_lengths)
@@ -130,7 +125,8 @@ class LSHChunkPast(LSHPast):
     @property
     def fixed_bytes(self) -> int:
         """Bytes of the rows' lengths."""
-        return 0 if self.row_lengths is None else self.row_lengths.nbytes
+        lengths = 0 if self.row_lengths is None else self.row_lengths.nbytes
+        return super().fixed_bytes + lengths
 
     def _store(self, query: Tensor, value: Tensor, buckets: Tensor, new: NewTokens) -> None:
         """Store keys, values and bucket ids, with padding in a last bucket of its own."""

@@ -1,0 +1,70 @@
+"""The last inputs of a row, which a short convolution still sees."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+class RecentInputs:
+    """Vectors of the last real tokens of each row; zeros before its first.
+
+    Args:
+        count: how many of them a later token sees.
+    """
+
+    def __init__(self, count: int = 0):
+        self.count = count
+        self.stored: Float[Tensor, "batch stored dim"] | None = None
+
+    def join(
+        self,
+        inputs: Float[Tensor, "batch seq dim"],
+        real: Bool[Tensor, "batch seq"] | None = None,
+        recording: bool = False,
+    ) -> tuple[Float[Tensor, "batch joined dim"], Int[Tensor, "batch seq"] | None]:
+        """Put new inputs behind the last ones, and remember them.
+
+        Args:
+            inputs: of new tokens.
+            real: true at real tokens; None where there is no padding.
+            recording: forget nothing, so that tokens can be taken back.
+
+        Returns:
+            The inputs in order of the row, each row's real tokens at its end, padding before them;
+            and at which place each new token now stands, None if they are simply the last ones.
+        """
+        if self.stored is None:
+            self.stored = inputs.new_zeros(inputs.shape[0], self.count, inputs.shape[2])
+        before = self.stored.shape[1]
+        joined, target = torch.cat([self.stored, inputs], dim=1), None
+        if real is not None:
+            known = torch.ones(before, dtype=torch.bool, device=inputs.device)
+            whole = torch.cat([known.expand(len(inputs), -1), real], dim=1)
+            order = whole.long().argsort(dim=1, stable=True)
+            joined = joined.gather(1, order.unsqueeze(-1).expand_as(joined))
+            target = order.argsort(dim=1)[:, before:]
+        kept = joined.shape[1] if recording else self.count
+        self.stored = joined[:, joined.shape[1] - kept :].detach().clone()
+        return joined, target
+
+    def can_drop(self, count: int) -> bool:
+        """Whether the inputs before the last ``count`` tokens are still there."""
+        return self.stored is None or self.stored.shape[1] - count >= self.count
+
+    def drop_last(self, count: int) -> None:
+        """Forget the last inputs, and what was kept for taking them back."""
+        if self.stored is not None:
+            end = self.stored.shape[1] - count
+            self.stored = self.stored[:, end - self.count : end].clone()
+
+    def change_rows(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Replace the inputs by a function of them, such as a choice of rows."""
+        if self.stored is not None:
+            self.stored = change(self.stored)
+
+    @property
+    def allocated_bytes(self) -> int:
+        """Bytes held."""
+        return 0 if self.stored is None else self.stored.nbytes
