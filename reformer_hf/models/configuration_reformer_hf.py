@@ -17,11 +17,13 @@ from reformer_hf.models.configuration_rules import (
     DEPENDENTS,
     LAYER_COUNTS,
     LEFTOVERS,
+    ROPE_NAMES,
     STOCK_DEFAULTS,
     STOCK_TYPE,
     check_encoder_decoder,
     check_model,
     derive_fields,
+    derive_rotary,
     own_names,
     unknown_names,
 )
@@ -230,6 +232,7 @@ class ReformerHFConfig(PreTrainedConfig):
         for name in given.keys() & names:
             setattr(self, name, given[name])
         derive_fields(self, given, source, by_hand=changed if source else given)
+        derive_rotary(self, kwargs)
         # Here and not in a validator of `strict`, which would hide the ValueError in its own error.
         self.check_fields()
         self.auto_map: dict[str, str] = {}  # which TRL reads in every configuration
@@ -406,5 +409,5 @@ class ReformerHFConfig(PreTrainedConfig):
             check_model(config)
 
 
-OWN_NAMES = {*ReformerHFConfig.__annotations__, *ALIASES, *LAYER_COUNTS}
+OWN_NAMES = {*ReformerHFConfig.__annotations__, *ALIASES, *LAYER_COUNTS, *ROPE_NAMES}
 """What a keyword argument may name to change a field of this class."""
