@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 from reformer_hf.nn.past.base import NewTokens, Past
+from reformer_hf.nn.past.recent_inputs import RecentInputs
 
 
 class ReformerHFCacheLayer(CacheLayerMixin):
@@ -21,6 +22,7 @@ class ReformerHFCacheLayer(CacheLayerMixin):
     def __init__(self) -> None:
         self.is_initialized = False
         self.past: Past | None = None
+        self.tokens = RecentInputs()  # of the first layer: the last ids, where n-grams see them
         self.record_past = False
         self.padding: Tensor | None = None  # padding tokens of each row, (batch,); None: never any
         self.since_padding = 0  # last tokens, none of which is padding in any row
@@ -113,7 +115,7 @@ class ReformerHFCacheLayer(CacheLayerMixin):
                 f"crop({tokens_to_remove}): only {self.since_padding} tokens came after the last "
                 "padding, and padded tokens cannot be taken back; start from an empty cache"
             )
-        if not self.past.can_drop(count):
+        if not (self.past.can_drop(count) and self.tokens.can_drop(count)):
             raise RuntimeError(
                 f"crop({tokens_to_remove}): what these tokens overwrote is gone; call "
                 "activate_past_recording() on the cache before the pass that may be taken back"
@@ -133,11 +135,13 @@ class ReformerHFCacheLayer(CacheLayerMixin):
             self.reset()
         elif self.past is not None:
             self.past.drop_last(-tokens_to_remove)
+            self.tokens.drop_last(-tokens_to_remove)
             self.since_padding += tokens_to_remove
 
     def reset(self) -> None:
         """Forget everything."""
         self.past, self.padding, self.since_padding = None, None, 0
+        self.tokens = RecentInputs()
         self.is_initialized = self.in_pass = False
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
@@ -167,6 +171,7 @@ class ReformerHFCacheLayer(CacheLayerMixin):
     def _change_rows(self, change: Callable[[Tensor], Tensor]) -> None:
         if self.past is not None:
             self.past.change_rows(change)
+        self.tokens.change_rows(change)
         if self.padding is not None:
             self.padding = change(self.padding)
 

@@ -110,6 +110,9 @@ class ReformerHFConfig(PreTrainedConfig):
         position_embedding_type (`"axial"`, `"learned"`, `"rotary"` or `"none"`): axial by default.
             `"rotary"` turns queries and keys by their place in the document, which needs no limit
             of the length; LSH layers hash before they turn.
+        ngram_sizes (`list[int]`): add embeddings of the last so many tokens, such as `[2, 3]`,
+            looked up by hash; none by default. Good for bytes: little time, much memory.
+        ngram_table_size (`int`): rows of their table for each size.
         rope_parameters (`dict`, *optional*): of rotary positions, as other models of transformers
             have them: `rope_theta` (10,000 by default), and `rope_type` (`"default"`, `"linear"`,
             `"llama3"` or `"yarn"`) with its `factor` and so on. `rope_theta` and `rope_scaling`
@@ -192,6 +195,8 @@ class ReformerHFConfig(PreTrainedConfig):
     axial_norm_std: float = 0.02
     max_position_embeddings: int | None = None
     rope_parameters: dict[str, Any] | None = None
+    ngram_sizes: list[int] | tuple[int, ...] = ()
+    ngram_table_size: int = 16_384
 
     vocab_size: int = 258
     hidden_dropout_prob: float | int = 0.0

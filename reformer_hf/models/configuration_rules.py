@@ -153,6 +153,7 @@ def derive_fields(
     _derive_positions(config, given, is_stock)
     _refuse_small_grid(config, by_hand)
     _derive_buckets(config)
+    config.ngram_sizes = sorted(config.ngram_sizes)
     if "axial_norm_std" not in given:
         config.axial_norm_std = config.initializer_range
 
@@ -311,6 +312,11 @@ def check_model(config: Any) -> None:
     _check_layers(config)
     _check_choices(config, output_streams=("both", "mean"))
     _check_sizes(config)
+    sizes = config.ngram_sizes
+    if any(size < 2 for size in sizes) or len({*sizes}) != len(sizes):
+        raise ValueError(
+            f"ngram_sizes={sizes!r}: give different numbers of tokens, each at least 2"
+        )
     if config.conv_kernel == 1:
         raise ValueError(
             "conv_kernel=1: a convolution that sees the own token alone mixes nothing; give 0 for "
@@ -332,6 +338,11 @@ def check_model(config: Any) -> None:
 def check_encoder_decoder(config: Any) -> None:
     """Check the fields that an encoder-decoder has besides those of its sides."""
     _check_choices(config, decoder_form=("cross_attention", "packed"))
+    if config.ngram_sizes:
+        raise ValueError(
+            f"ngram_sizes={config.ngram_sizes!r} with is_encoder_decoder=True: its decoder reads "
+            "vectors, not token ids; leave it out"
+        )
     if config.output_streams == "mean":
         raise ValueError(
             "output_streams='mean' with is_encoder_decoder=True: the decoder reads both streams of "
@@ -457,6 +468,7 @@ def _check_sizes(config: Any) -> None:
 _SIZES = """
 hidden_size num_attention_heads attention_head_size feed_forward_size num_hashes vocab_size
 max_position_embeddings hash_length local_attn_chunk_length lsh_attn_chunk_length
+ngram_table_size
 """
 _LOOKS = """
 local_num_chunks_before local_num_chunks_after lsh_num_chunks_before lsh_num_chunks_after

@@ -84,6 +84,11 @@ def check_inputs(
     """
     if (input_ids is None) == (inputs_embeds is None):
         raise ValueError("give exactly one of input_ids and inputs_embeds")
+    if inputs_embeds is not None and config.ngram_sizes:
+        raise ValueError(
+            f"inputs_embeds with ngram_sizes={config.ngram_sizes}: n-grams are looked up by token "
+            "id; give input_ids"
+        )
     if input_ids is not None:
         check_ids("input_ids", input_ids, config.vocab_size)
     else:

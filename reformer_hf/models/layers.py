@@ -22,7 +22,11 @@ from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.encoder_decoder.cross_attention import Source
 from reformer_hf.models.self_attention import LayerInputs, ReformerHFAttention
 from reformer_hf.nn.dropout import SeededDropout
-from reformer_hf.nn.embeddings import AxialPositionEmbeddings, LearnedPositionEmbeddings
+from reformer_hf.nn.embeddings import (
+    AxialPositionEmbeddings,
+    LearnedPositionEmbeddings,
+    NgramEmbeddings,
+)
 from reformer_hf.nn.feed_forward import ChunkedFeedForward
 from reformer_hf.nn.layer_norm import StreamLayerNorm
 from reformer_hf.nn.reversible import Decision, PlainCoupling, ReversibleCoupling
@@ -39,6 +43,13 @@ class ReformerHFEmbeddings(nn.Module):
         super().__init__()
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.dropout = SeededDropout(config.hidden_dropout_prob)
+        self.ngram_embeddings = None
+        if config.ngram_sizes:
+            self.ngram_embeddings = NgramEmbeddings(
+                sizes=config.ngram_sizes,
+                table_size=config.ngram_table_size,
+                hidden_size=config.hidden_size,
+            )
         self.position_embeddings = None
         if config.position_embedding_type == "axial":
             self.position_embeddings = AxialPositionEmbeddings(
@@ -54,8 +65,12 @@ class ReformerHFEmbeddings(nn.Module):
                 dropout=config.hidden_dropout_prob,
             )
 
-    def forward(self, inputs_embeds: Tensor, position_ids: Tensor) -> Tensor:
-        """Add positions to embedded tokens; the result is float32 or wider."""
+    def forward(
+        self, inputs_embeds: Tensor, position_ids: Tensor, ngrams: Tensor | None = None
+    ) -> Tensor:
+        """Add n-grams and positions to embedded tokens; the result is float32 or wider."""
+        if ngrams is not None:
+            inputs_embeds = inputs_embeds + ngrams
         stream_dtype = torch.promote_types(inputs_embeds.dtype, torch.float32)
         hidden_states = self.dropout(inputs_embeds).to(stream_dtype)
         if self.position_embeddings is not None:

@@ -255,13 +255,16 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         if options["output_attentions"] == "dense":
             self._check_dense_maps(inputs_embeds, cache, source)
         if cache is not None:
-            rows = (inputs_embeds, attention_mask, position_ids)
+            rows = (input_ids, inputs_embeds, attention_mask, position_ids)
             outputs = self._forward_with_cache(cache, *rows, options)
             return self._narrow(outputs, return_streams is not None)
         layout: RowLayout = lay_out_rows(
             self.config, inputs_embeds, attention_mask, position_ids, seq_idx
         )
-        embedded = [self.embeddings(inputs_embeds, layout.position_ids)]
+        ngrams = self.embeddings.ngram_embeddings
+        if ngrams is not None:
+            ngrams = ngrams(input_ids, layout.documents)
+        embedded = [self.embeddings(inputs_embeds, layout.position_ids, ngrams)]
         del inputs_embeds  # as large as a stream
         options["return_streams"] = bool(return_streams)
         options["rotary"] = rotary_of(self.config, layout.position_ids)
@@ -272,6 +275,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
     def _forward_with_cache(
         self,
         cache: Cache,
+        input_ids: Tensor | None,
         inputs_embeds: Tensor,
         attention_mask: Tensor | None,
         position_ids: Tensor | None,
@@ -285,8 +289,13 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         layers: list[Any] = cache.layers
         offload = getattr(cache, "offload_between_layers", cache.offloading)
         layers[0].in_pass = True
+        ngrams = self.embeddings.ngram_embeddings
+        if ngrams is not None:
+            layers[0].prefetch()
+            recent, recording = layers[0].tokens, layers[0].record_past
+            ngrams = ngrams.continue_from(recent, input_ids, new, recording)
         remembered = [Remembered(layer, new, offload) for layer in layers]
-        embedded = [self.embeddings(inputs_embeds, position_ids)]
+        embedded = [self.embeddings(inputs_embeds, position_ids, ngrams)]
         seed = self.config.hash_seed or 0
         options["rotary"] = rotary_of(self.config, position_ids)
         outputs = self.encoder(embedded, None, seed, remembered=remembered, **options)

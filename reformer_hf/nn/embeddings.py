@@ -1,4 +1,4 @@
-"""Position embeddings, looked up by position id."""
+"""Embeddings of positions and of n-grams."""
 
 import math
 from collections.abc import Sequence
@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from reformer_hf.nn.dropout import SeededDropout
+from reformer_hf.nn.past.base import NewTokens
+from reformer_hf.nn.past.recent_inputs import RecentInputs
+from reformer_hf.ops.ngrams import hash_ngrams, last_tokens
 
 
 class _AxialTables(nn.ParameterList):
@@ -91,3 +94,65 @@ class LearnedPositionEmbeddings(nn.Module):
             Their embeddings.
         """
         return self.dropout(self.embedding(position_ids))
+
+
+class NgramEmbeddings(nn.Module):
+    """Embeddings of a token's last tokens, looked up by their hash and added.
+
+    Args:
+        sizes: tokens in an n-gram, at least 2.
+        table_size: rows of the table for each size.
+        hidden_size: dimension of an embedding.
+
+    Source: hash n-gram embeddings of Pagnoni et al. 2024, "Byte Latent Transformer"
+    (arXiv 2412.09871), section 3.2.1.
+    """
+
+    def __init__(self, *, sizes: Sequence[int], table_size: int, hidden_size: int):
+        super().__init__()
+        self.sizes, self.table_size = sorted(sizes), table_size
+        self.embedding = nn.Embedding(len(sizes) * table_size, hidden_size)
+
+    def forward(
+        self, input_ids: Int[Tensor, "batch seq"], documents: Int[Tensor, "batch seq"] | None = None
+    ) -> Float[Tensor, "batch seq dim"]:
+        """Embed the tokens of rows.
+
+        Args:
+            input_ids: token ids.
+            documents: document of each place, before which no token is seen; None for one.
+
+        Returns:
+            Their embeddings.
+        """
+        return self._look_up(last_tokens(input_ids + 1, self.sizes[-1], documents))
+
+    def continue_from(
+        self,
+        recent: RecentInputs,
+        input_ids: Int[Tensor, "batch seq"],
+        new: NewTokens,
+        recording: bool = False,
+    ) -> Float[Tensor, "batch seq dim"]:
+        """Embed new tokens, and remember the last ones.
+
+        Args:
+            recent: the last tokens before.
+            input_ids: new token ids.
+            new: where they stand; padding is skipped.
+            recording: forget nothing, so that tokens can be taken back.
+
+        Returns:
+            Their embeddings.
+        """
+        recent.count = self.sizes[-1] - 1
+        real = new.real if new.padded else None
+        joined, target = recent.join(input_ids.unsqueeze(-1) + 1, real, recording)
+        last = last_tokens(joined.squeeze(-1), self.sizes[-1])
+        if target is None:
+            return self._look_up(last[:, -input_ids.shape[1] :])
+        rows = torch.arange(len(last), device=last.device).unsqueeze(1)
+        return self._look_up(last[rows, target])
+
+    def _look_up(self, last: Int[Tensor, "batch seq count"]) -> Float[Tensor, "batch seq dim"]:
+        return self.embedding(hash_ngrams(last, self.sizes, self.table_size)).sum(dim=-2)

@@ -1,14 +1,14 @@
-"""The last inputs of a row, which a short convolution still sees."""
+"""The last inputs of a row, which a short convolution or n-grams still see."""
 
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 
 class RecentInputs:
-    """Vectors of the last real tokens of each row; zeros before its first.
+    """Vectors or ids of the last real tokens of each row; zeros before its first.
 
     Args:
         count: how many of them a later token sees.
@@ -16,14 +16,14 @@ class RecentInputs:
 
     def __init__(self, count: int = 0):
         self.count = count
-        self.stored: Float[Tensor, "batch stored dim"] | None = None
+        self.stored: Shaped[Tensor, "batch stored dim"] | None = None
 
     def join(
         self,
-        inputs: Float[Tensor, "batch seq dim"],
+        inputs: Shaped[Tensor, "batch seq dim"],
         real: Bool[Tensor, "batch seq"] | None = None,
         recording: bool = False,
-    ) -> tuple[Float[Tensor, "batch joined dim"], Int[Tensor, "batch seq"] | None]:
+    ) -> tuple[Shaped[Tensor, "batch joined dim"], Int[Tensor, "batch seq"] | None]:
         """Put new inputs behind the last ones, and remember them.
 
         Args:
