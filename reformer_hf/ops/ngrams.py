@@ -10,6 +10,8 @@ from torch.nn.functional import pad
 from reformer_hf.ops.convolution import nearby_places
 
 _FACTOR, _BITS = 1_000_003, 2**31 - 1
+_GOLDEN = 2_654_435_761
+"""Knuth's multiplier: the upper bits of a product depend on all bits of a number."""
 
 
 def last_tokens(
@@ -55,5 +57,6 @@ def hash_ngrams(
     for index in range(sizes[-1]):
         number = (number * _FACTOR + last[..., index]) & _BITS
         if index + 1 in sizes:
-            rows.append(number % table_size + len(rows) * table_size)
+            mixed = (number * _GOLDEN) >> 17
+            rows.append(mixed % table_size + len(rows) * table_size)
     return torch.stack(rows, dim=-1)

@@ -1,4 +1,4 @@
-"""Position embeddings: looked up by position id, for any number of axes."""
+"""Embeddings of positions, for any number of axes, and of n-grams."""
 
 import itertools
 
@@ -11,7 +11,12 @@ from torch.testing import assert_close
 from transformers import ReformerConfig
 from transformers.models.reformer.modeling_reformer import AxialPositionEmbeddings as Stock
 
-from reformer_hf.nn.embeddings import AxialPositionEmbeddings, LearnedPositionEmbeddings
+from reformer_hf.nn.embeddings import (
+    AxialPositionEmbeddings,
+    LearnedPositionEmbeddings,
+    NgramEmbeddings,
+)
+from reformer_hf.ops.ngrams import hash_ngrams
 
 SHAPES = st.lists(st.integers(1, 4), min_size=2, max_size=4)
 
@@ -89,3 +94,12 @@ def test_dropout_acts_in_training_only():
         positions = torch.arange(400)[None]
         assert 0.4 < (module(positions) == 0).double().mean() < 0.6
         assert (module.eval()(positions) != 0).all()
+
+
+def test_ngrams_are_looked_up_and_added():
+    module = NgramEmbeddings(sizes=[2, 3], table_size=16, hidden_size=4)
+    ids = torch.tensor([[3, 1, 4, 1, 5]])
+    found = module(ids)
+    rows = hash_ngrams(torch.tensor([[5, 2, 4], [2, 5, 2]]), [2, 3], 16)  # ids and one
+    expected = module.embedding.weight[rows].sum(dim=1)
+    torch.testing.assert_close(found[0, [2, 3]], torch.stack([expected[0], expected[1]]))
