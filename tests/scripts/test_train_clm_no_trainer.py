@@ -19,7 +19,7 @@ from reformer_hf.training.arguments import (
 )
 from reformer_hf.training.checkpoints import PROGRESS, find_checkpoint
 from scripts import train_clm_no_trainer
-from scripts.train_clm_no_trainer import make_optimizer
+from scripts.train_clm_no_trainer import choose_optimizer
 from tests.models.tiny import tiny_lm
 from tests.training.runs import (
     largest_difference,
@@ -120,6 +120,7 @@ def test_a_run_leaves_a_model_its_results_and_a_curve(train, tmp_path, capsys):
         ({"gradient_accumulation_steps": 2, "checkpointing_steps": "4"}, {"packing": "none"}),
         ({"optim": "adafactor", "checkpointing_steps": "4"}, {"streaming": True}),
         ({"checkpointing_steps": "epoch", "per_device_train_batch_size": 4}, {}),
+        ({"muon_learning_rate": 2e-2, "weight_decay": 0.1, "checkpointing_steps": "4"}, {}),
     ],
 )
 def test_an_interrupted_run_ends_bit_for_bit_like_another(
@@ -186,6 +187,25 @@ def test_it_learns_what_the_trainer_learns(train, tmp_path):
         ),
     )
     assert largest_difference(weights(tmp_path / "loop"), weights(tmp_path / "trainer")) < 1e-5
+
+
+def test_the_loop_and_the_trainer_make_the_same_optimizer(train, tmp_path):
+    """With Muon, and its rate in the log of both."""
+    from reformer_hf.training.arguments import ReformerTrainingArguments
+    from reformer_hf.training.trainer import SealedCheckpoints
+
+    muon = {"muon_learning_rate": 2e-2, "muon_momentum": 0.9, "weight_decay": 0.1}
+    model, fields = tiny_lm(), {"learning_rate": 1e-3, "adam_beta2": 0.95}
+    arguments = ReformerTrainingArguments(
+        str(tmp_path / "trainer"), use_cpu=True, optim="adamw_torch", **fields, **muon
+    )
+    theirs = SealedCheckpoints(model, arguments).create_optimizer()
+    ours = choose_optimizer(model, LoopArguments(**fields, **muon))
+    groups = [optimizer.state_dict()["param_groups"] for optimizer in (ours, theirs)]
+    assert groups[0] == groups[1]
+    train("run", lr_scheduler_type="constant", **muon)
+    record = json.loads((tmp_path / "run" / "run_record.json").read_text())["hyperparameters"]
+    assert record | muon == record
 
 
 def test_checkpoints_are_limited_and_guarded(train, tmp_path):
@@ -285,13 +305,13 @@ def test_a_run_goes_on_with_its_own_data_and_model_only(train, tmp_path, capsys)
 @pytest.mark.parametrize(("given", "used"), [(0.9, None), (0.5, 0.5)])
 def test_adafactor_has_momentum_if_it_is_asked_for(given, used):
     arguments = LoopArguments(optim="adafactor", adam_beta1=given)
-    optimizer = make_optimizer(tiny_lm(), arguments)
+    optimizer = choose_optimizer(tiny_lm(), arguments)
     assert isinstance(optimizer, Adafactor)
     assert [group["beta1"] for group in optimizer.param_groups] == [used] * 2
 
 
 def test_biases_and_norms_do_not_decay():
-    optimizer = make_optimizer(tiny_lm(), LoopArguments(weight_decay=0.1))
+    optimizer = choose_optimizer(tiny_lm(), LoopArguments(weight_decay=0.1))
     for group in optimizer.param_groups:
         assert {parameter.ndim > 1 for parameter in group["params"]} == {group["weight_decay"] > 0}
 
