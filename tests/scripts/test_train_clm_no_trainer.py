@@ -120,7 +120,6 @@ def test_a_run_leaves_a_model_its_results_and_a_curve(train, tmp_path, capsys):
         ({"gradient_accumulation_steps": 2, "checkpointing_steps": "4"}, {"packing": "none"}),
         ({"optim": "adafactor", "checkpointing_steps": "4"}, {"streaming": True}),
         ({"checkpointing_steps": "epoch", "per_device_train_batch_size": 4}, {}),
-        ({"muon_learning_rate": 2e-2, "weight_decay": 0.1, "checkpointing_steps": "4"}, {}),
     ],
 )
 def test_an_interrupted_run_ends_bit_for_bit_like_another(
@@ -189,23 +188,39 @@ def test_it_learns_what_the_trainer_learns(train, tmp_path):
     assert largest_difference(weights(tmp_path / "loop"), weights(tmp_path / "trainer")) < 1e-5
 
 
-def test_the_loop_and_the_trainer_make_the_same_optimizer(train, tmp_path):
-    """With Muon, and its rate in the log of both."""
+MUON = {"muon_learning_rate": 2e-2, "muon_momentum": 0.9, "weight_decay": 0.1}
+
+
+def test_the_loop_and_the_trainer_make_the_same_optimizer_with_muon(tmp_path):
     from reformer_hf.training.arguments import ReformerTrainingArguments
     from reformer_hf.training.trainer import SealedCheckpoints
 
-    muon = {"muon_learning_rate": 2e-2, "muon_momentum": 0.9, "weight_decay": 0.1}
     model, fields = tiny_lm(), {"learning_rate": 1e-3, "adam_beta2": 0.95}
     arguments = ReformerTrainingArguments(
-        str(tmp_path / "trainer"), use_cpu=True, optim="adamw_torch", **fields, **muon
+        str(tmp_path), use_cpu=True, optim="adamw_torch", **fields, **MUON
     )
     theirs = SealedCheckpoints(model, arguments).create_optimizer()
-    ours = choose_optimizer(model, LoopArguments(**fields, **muon))
+    ours = choose_optimizer(model, LoopArguments(**fields, **MUON))
     groups = [optimizer.state_dict()["param_groups"] for optimizer in (ours, theirs)]
     assert groups[0] == groups[1]
-    train("run", lr_scheduler_type="constant", **muon)
-    record = json.loads((tmp_path / "run" / "run_record.json").read_text())["hyperparameters"]
-    assert record | muon == record
+
+
+def test_muon_goes_on_bit_for_bit_and_is_in_log_and_record(train, tmp_path):
+    model = {"config_overrides": tiny_overrides(dropout=0.1)}
+    fields = {"checkpointing_steps": "2", "gradient_accumulation_steps": 2, **MUON}
+    train("straight", model, max_grad_norm=1.0, **fields)
+    checkpoint = str(tmp_path / "straight" / "checkpoint-2")
+    train("broken", model, resume_from_checkpoint=checkpoint, max_grad_norm=1.0, **fields)
+    assert largest_difference(weights(tmp_path / "straight"), weights(tmp_path / "broken")) == 0
+    record = json.loads((tmp_path / "broken" / "run_record.json").read_text())["hyperparameters"]
+    assert record | MUON == record
+    progress = json.loads((tmp_path / "broken" / "checkpoint-4" / PROGRESS).read_text())
+    rates = [
+        (entry["learning_rate"], entry["muon_learning_rate"])
+        for entry in progress["log_history"]
+        if "loss" in entry
+    ]
+    assert rates == [pytest.approx((1e-2 * part, 2e-2 * part)) for part in (0.75, 0.5, 0.25, 0)]
 
 
 def test_checkpoints_are_limited_and_guarded(train, tmp_path):
