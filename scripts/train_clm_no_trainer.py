@@ -64,6 +64,13 @@ from reformer_hf.training.data.text import (
 )
 from reformer_hf.training.data.token_bytes import tokens_are_bytes
 from reformer_hf.training.evaluation import Score, score_batches
+from reformer_hf.training.optimizers import (
+    check_machine,
+    decay_groups,
+    make_optimizer,
+    muon_rate,
+    muon_settings,
+)
 from reformer_hf.training.parsing import parse_arguments, readable_errors
 from reformer_hf.training.plots import write_curves
 from reformer_hf.training.processes import (
@@ -179,6 +186,7 @@ def prepare_run(
 ) -> Run:
     """Load model and data, and share them out among the processes."""
     hide_bars_unless(accelerator.is_local_main_process)
+    check_machine(arguments.muon_learning_rate, accelerator)
     output, is_main = Path(arguments.output_dir), accelerator.is_main_process
     with accelerator.main_process_first():
         checkpoint = find_checkpoint(
@@ -208,7 +216,7 @@ def prepare_run(
         step_rows = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
         print(describe_size(model, data.train, step_rows * accelerator.num_processes))
     train_loader, order, eval_loader = make_loaders(data, arguments, accelerator, tokenizer)
-    optimizer = make_optimizer(model, arguments)
+    optimizer = choose_optimizer(model, arguments)
     model, optimizer, train_loader, eval_loader = accelerator.prepare(
         model, optimizer, train_loader, eval_loader
     )
@@ -249,23 +257,22 @@ def make_loaders(
     return train_loader, order, loader(rows, arguments.per_device_eval_batch_size)
 
 
-def make_optimizer(model: nn.Module, arguments: LoopArguments) -> torch.optim.Optimizer:
+def choose_optimizer(model: nn.Module, arguments: LoopArguments) -> torch.optim.Optimizer:
     """Make the optimizer; biases and layer norms, which have one axis, do not decay."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {
-            "params": [parameter for parameter in trained if (parameter.ndim > 1) == decays],
-            "weight_decay": arguments.weight_decay if decays else 0.0,
-        }
-        for decays in (True, False)
-    ]
-    groups = [group for group in groups if group["params"]]
     if arguments.optim == "adafactor":
+        trained = (each for each in model.parameters() if each.requires_grad)
+        groups = decay_groups(trained, arguments.weight_decay)
         beta1 = None if arguments.adam_beta1 == 0.9 else arguments.adam_beta1
         fixed = {"relative_step": False, "scale_parameter": False}
         return Adafactor(groups, lr=arguments.learning_rate, beta1=beta1, **fixed)
-    betas = (arguments.adam_beta1, arguments.adam_beta2)
-    return torch.optim.AdamW(groups, lr=arguments.learning_rate, betas=betas)
+    return make_optimizer(
+        model,
+        arguments.learning_rate,
+        arguments.muon_learning_rate,
+        muon_momentum=arguments.muon_momentum,
+        weight_decay=arguments.weight_decay,
+        betas=(arguments.adam_beta1, arguments.adam_beta2),
+    )
 
 
 def choose_max_steps(arguments: LoopArguments, loader: Any, is_stream: bool) -> int:
@@ -435,6 +442,7 @@ def log(run: Run, progress: Progress) -> None:
         "epoch": progress.epoch,
         "loss": progress.loss / (progress.step % every or every),
         "learning_rate": run.scheduler.get_last_lr()[0],
+        **muon_rate(run.optimizer),
     }
     progress.loss = 0.0
     keep(run, progress, entry)
@@ -478,6 +486,7 @@ def make_run_record(
         "last_loss": losses[-1] if losses else None,
     }
     hyperparameters = {name: getattr(run.arguments, name) for name in HYPERPARAMETERS}
+    hyperparameters |= muon_settings(run.arguments)
     return make_record(
         run.accelerator.unwrap_model(run.model),
         describe_data(data_arguments),

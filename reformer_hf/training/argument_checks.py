@@ -140,6 +140,31 @@ def check_ranges(arguments: Any) -> None:
         )
 
 
+def check_muon(arguments: Any, *optimizers: str) -> None:
+    """Check the arguments of Muon.
+
+    Args:
+        arguments: with `optim`, `muon_learning_rate` and `muon_momentum`.
+        *optimizers: that may train the rest.
+
+    Raises:
+        ValueError: naming field and value.
+    """
+    refuse_negative(arguments, "muon_learning_rate")
+    if arguments.muon_learning_rate is None:
+        refuse_unused(arguments, "without muon_learning_rate", "muon_momentum")
+    if not 0 <= arguments.muon_momentum < 1:
+        raise ValueError(
+            f"muon_momentum={arguments.muon_momentum}: choose a share from 0 to below 1"
+        )
+    optim = str(getattr(arguments.optim, "value", arguments.optim))
+    if arguments.muon_learning_rate and optim not in optimizers:
+        raise ValueError(
+            f"muon_learning_rate={arguments.muon_learning_rate} with optim={optim!r}: AdamW trains "
+            f"the rest. Choose optim from {', '.join(optimizers)}, or leave muon_learning_rate out"
+        )
+
+
 def check_use(arguments: Any) -> None:
     """Warn of what the Trainer leaves out in silence.
 

@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from reformer_hf.training.argument_checks import (
     check_choices,
+    check_muon,
     check_ranges,
     check_seed,
     check_source,
@@ -26,6 +27,10 @@ _SCHEDULERS = [
     *("linear", "cosine", "cosine_with_restarts", "polynomial"),
     *("constant", "constant_with_warmup", "inverse_sqrt"),
 ]
+_MUON_RATE = (
+    "Highest learning rate of Muon, which then trains the matrices of the layers; AdamW trains the "
+    "rest. Default, or 0: AdamW alone."
+)
 Packing = Literal["documents", "blocks", "none"]
 
 
@@ -214,10 +219,14 @@ class ReformerTrainingArguments(TrainingArguments):
         "Default: no limit.",
     )
 
+    muon_learning_rate: float | None = argument(None, _MUON_RATE)
+    muon_momentum: float = argument(0.95, "Momentum of Muon.")
+
     def __post_init__(self):
         expand_home(self, "resume_from_checkpoint")
         read_mappings(self)
         check_ranges(self)
+        check_muon(self, "adamw_torch", "adamw_torch_fused")
         check_use(self)
         super().__post_init__()
         move_token(self)
@@ -237,6 +246,8 @@ class LoopArguments:
     max_train_steps: int | None = argument(None, "Steps; instead of num_train_epochs if given.")
     optim: str = argument("adamw", "The optimizer.", choices=["adamw", "adafactor"])
     learning_rate: float = argument(5e-5, "Highest learning rate.")
+    muon_learning_rate: float | None = argument(None, _MUON_RATE)
+    muon_momentum: float = argument(0.95, "Momentum of Muon.")
     weight_decay: float = argument(0.0, "Weight decay, not of biases and layer norms.")
     adam_beta1: float = argument(0.9, "Of AdamW; also Adafactor's if it is not 0.9.")
     adam_beta2: float = argument(0.999, "Of AdamW.")
@@ -273,6 +284,7 @@ class LoopArguments:
         refuse_negative(self, "max_grad_norm", "weight_decay", "num_warmup_steps")
         if not self.with_tracking and self.report_to != "none":
             refuse_unused(self, "without with_tracking", "report_to")
+        check_muon(self, "adamw")
         if self.optim == "adafactor":
             refuse_unused(self, "with optim='adafactor'", "adam_beta2")
         if self.lr_scheduler_type == "constant":

@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedModel, TrainerCallback, TrainerState, TrainingArguments
 
 from reformer_hf.training.callbacks import recorded_seconds
+from reformer_hf.training.optimizers import muon_settings
 from reformer_hf.training.storage import write_json
 
 RUN_RECORD = "run_record.json"
@@ -166,7 +167,7 @@ class RunRecord(TrainerCallback):
             model,
             self.data,
             self._describe_training(state),
-            {name: getattr(args, name) for name in _HYPERPARAMETERS},
+            {name: getattr(args, name) for name in _HYPERPARAMETERS} | muon_settings(args),
             self._evaluation if is_evaluated else {},
         )
         write_json(Path(str(args.output_dir), RUN_RECORD), record)

@@ -20,7 +20,7 @@ _NEEDED = {
     "rng_state.pth": ("rng_state*",),
     "model.safetensors": ("*model*.safetensors*", "*model*.bin*", "*model_fsdp*", "global_step*"),
 }
-_HYPERPARAMETERS = ("initial_lr", "weight_decay", "betas", "eps")
+_HYPERPARAMETERS = ("initial_lr", "weight_decay", "betas", "eps", "momentum")
 
 
 def check_complete(checkpoint: Path) -> None:
@@ -88,17 +88,28 @@ def check_step(checkpoint: Path, rows: int) -> None:
 
 @contextmanager
 def given_hyperparameters(optimizer: Any, scheduler: Any) -> Iterator[None]:
-    """Keep learning rate, decay and betas as they were given, while a checkpoint is loaded.
+    """Keep learning rates, decay, betas and momentum as given, while a checkpoint is loaded.
 
     Args:
         optimizer: made from the arguments; the block loads its state.
         scheduler: the same.
+
+    Raises:
+        ValueError: if the state is that of another kind of optimizer.
     """
     given = [
         {name: group[name] for name in _HYPERPARAMETERS if name in group}
         for group in optimizer.param_groups
     ]
-    yield
+    try:
+        yield
+    except ValueError as error:
+        if "parameter group" not in str(error):
+            raise
+        raise ValueError(
+            f"resume_from_checkpoint: its optimizer is another one ({error}). Give optim and "
+            "muon_learning_rate as the run had them"
+        ) from error
     for group, values in zip(optimizer.param_groups, given, strict=True):
         group.update(values)
     if isinstance(scheduler, LambdaLR):

@@ -31,6 +31,7 @@ from reformer_hf.training.callbacks import (
 from reformer_hf.training.checkpoints import check_settings, find_checkpoint, rotate, seal
 from reformer_hf.training.data.rows import FilledRows, ShuffledRows, fill
 from reformer_hf.training.evaluation import score_batches
+from reformer_hf.training.optimizers import MuonTrainer
 from reformer_hf.training.processes import Interrupted, StopSignals
 from reformer_hf.training.record import RUN_RECORD, RunRecord
 from reformer_hf.training.resuming import (
@@ -45,7 +46,7 @@ from reformer_hf.training.storage import readable_disk_errors
 _KEPT = "The checkpoints are whole, and training need not be repeated."
 
 
-class SealedCheckpoints(Trainer):
+class SealedCheckpoints(MuonTrainer):
     """A `Trainer` that seals each checkpoint when it is whole, and only then deletes older ones.
 
     A full disk and a loss that is no number end the run with a readable error. Mix it in before

@@ -19,7 +19,7 @@ from reformer_hf.training.arguments import (
 )
 from reformer_hf.training.checkpoints import PROGRESS, find_checkpoint
 from scripts import train_clm_no_trainer
-from scripts.train_clm_no_trainer import make_optimizer
+from scripts.train_clm_no_trainer import choose_optimizer
 from tests.models.tiny import tiny_lm
 from tests.training.runs import (
     largest_difference,
@@ -188,6 +188,41 @@ def test_it_learns_what_the_trainer_learns(train, tmp_path):
     assert largest_difference(weights(tmp_path / "loop"), weights(tmp_path / "trainer")) < 1e-5
 
 
+MUON = {"muon_learning_rate": 2e-2, "muon_momentum": 0.9, "weight_decay": 0.1}
+
+
+def test_the_loop_and_the_trainer_make_the_same_optimizer_with_muon(tmp_path):
+    from reformer_hf.training.arguments import ReformerTrainingArguments
+    from reformer_hf.training.trainer import SealedCheckpoints
+
+    model, fields = tiny_lm(), {"learning_rate": 1e-3, "adam_beta2": 0.95}
+    arguments = ReformerTrainingArguments(
+        str(tmp_path), use_cpu=True, optim="adamw_torch", **fields, **MUON
+    )
+    theirs = SealedCheckpoints(model, arguments).create_optimizer()
+    ours = choose_optimizer(model, LoopArguments(**fields, **MUON))
+    groups = [optimizer.state_dict()["param_groups"] for optimizer in (ours, theirs)]
+    assert groups[0] == groups[1]
+
+
+def test_muon_goes_on_bit_for_bit_and_is_in_log_and_record(train, tmp_path):
+    model = {"config_overrides": tiny_overrides(dropout=0.1)}
+    fields = {"checkpointing_steps": "2", "gradient_accumulation_steps": 2, **MUON}
+    train("straight", model, max_grad_norm=1.0, **fields)
+    checkpoint = str(tmp_path / "straight" / "checkpoint-2")
+    train("broken", model, resume_from_checkpoint=checkpoint, max_grad_norm=1.0, **fields)
+    assert largest_difference(weights(tmp_path / "straight"), weights(tmp_path / "broken")) == 0
+    record = json.loads((tmp_path / "broken" / "run_record.json").read_text())["hyperparameters"]
+    assert record | MUON == record
+    progress = json.loads((tmp_path / "broken" / "checkpoint-4" / PROGRESS).read_text())
+    rates = [
+        (entry["learning_rate"], entry["muon_learning_rate"])
+        for entry in progress["log_history"]
+        if "loss" in entry
+    ]
+    assert rates == [pytest.approx((1e-2 * part, 2e-2 * part)) for part in (0.75, 0.5, 0.25, 0)]
+
+
 def test_checkpoints_are_limited_and_guarded(train, tmp_path):
     train("run", checkpointing_steps="1", save_total_limit=2)
     assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == [
@@ -285,13 +320,13 @@ def test_a_run_goes_on_with_its_own_data_and_model_only(train, tmp_path, capsys)
 @pytest.mark.parametrize(("given", "used"), [(0.9, None), (0.5, 0.5)])
 def test_adafactor_has_momentum_if_it_is_asked_for(given, used):
     arguments = LoopArguments(optim="adafactor", adam_beta1=given)
-    optimizer = make_optimizer(tiny_lm(), arguments)
+    optimizer = choose_optimizer(tiny_lm(), arguments)
     assert isinstance(optimizer, Adafactor)
     assert [group["beta1"] for group in optimizer.param_groups] == [used] * 2
 
 
 def test_biases_and_norms_do_not_decay():
-    optimizer = make_optimizer(tiny_lm(), LoopArguments(weight_decay=0.1))
+    optimizer = choose_optimizer(tiny_lm(), LoopArguments(weight_decay=0.1))
     for group in optimizer.param_groups:
         assert {parameter.ndim > 1 for parameter in group["params"]} == {group["weight_decay"] > 0}
 

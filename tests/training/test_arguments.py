@@ -124,6 +124,8 @@ OFF = [
         *("preprocessing_num_workers", 2, "with streaming"),
     ),
     (LoopArguments, {}, "report_to", "tensorboard", "without with_tracking"),
+    (LoopArguments, {}, "muon_momentum", 0.9, "without muon_learning_rate"),
+    (ReformerTrainingArguments, {"use_cpu": True}, "muon_momentum", 0.9, "without muon_learn"),
     (LoopArguments, {"optim": "adafactor"}, "adam_beta2", 0.9, "with optim='adafactor'"),
     (
         *(LoopArguments, {"lr_scheduler_type": "constant"}, "num_warmup_steps", 5),
@@ -185,6 +187,20 @@ def test_what_is_out_of_range_is_refused_by_name(name, value):
     if name in LoopArguments.__dataclass_fields__:
         with pytest.raises(ValueError, match=f"^{name}={value}: "):
             LoopArguments(**{name: value})
+
+
+@pytest.mark.parametrize("kind", [LoopArguments, ReformerTrainingArguments])
+def test_muon_goes_with_adamw_and_a_momentum_below_1(kind):
+    cpu = {"use_cpu": True} if kind is ReformerTrainingArguments else {}
+    for momentum in (1.0, -0.1):
+        with pytest.raises(ValueError, match=f"^muon_momentum={momentum}: choose a share"):
+            kind(muon_learning_rate=0.02, muon_momentum=momentum, **cpu)
+    with pytest.raises(ValueError, match="^muon_learning_rate=0.02 with optim='adafactor'"):
+        kind(muon_learning_rate=0.02, optim="adafactor", **cpu)
+    with pytest.raises(ValueError, match="^muon_learning_rate=-1.0: must be above 0, or 0"):
+        kind(muon_learning_rate=-1.0, **cpu)
+    off = {"muon_learning_rate": 0.0, "muon_momentum": 0.9}  # on the command line, against a file
+    assert kind(optim="adafactor", **off, **cpu).muon_momentum == 0.9
 
 
 def test_the_home_folder_is_known_where_no_shell_was(monkeypatch):

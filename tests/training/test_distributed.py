@@ -207,6 +207,40 @@ def test_fsdp_learns_the_same_and_its_checkpoints_load_anywhere(data, alone, tmp
         check_results(output, alone)
 
 
+MUON = {"muon_learning_rate": 2e-2, "max_train_steps": 4}
+# Muon multiplies in bfloat16. The order in which shards are added up changes an update by about a
+# fiftieth; this is a tenth of what all updates together are, the sum of the rates.
+OF_SHARDS = 5e-3
+
+
+@pytest.fixture(scope="module")
+def alone_with_muon(data):
+    run(1, WORKER, *loop_arguments(data, data / "muon", 8, **MUON))
+    return weights(data / "muon")
+
+
+@pytest.mark.parametrize(
+    "config, tolerance",
+    [("accelerate_ddp.yaml", TOLERANCE), ("accelerate_fsdp2.yaml", OF_SHARDS)],
+)
+def test_muon_learns_the_same(data, alone_with_muon, tmp_path, config, tolerance):
+    run(2, WORKER, *loop_arguments(data, tmp_path / "run", 2, 2, **MUON), config=config)
+    assert largest_difference(weights(tmp_path / "run"), alone_with_muon) < tolerance
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["accelerate_ddp.yaml", "accelerate_fsdp2.yaml"])
+def test_muon_goes_on_bit_for_bit(data, tmp_path, config):
+    output = tmp_path / "run"
+    arguments = loop_arguments(data, output, 2, 2, checkpointing_steps=2, **MUON)
+    run(2, WORKER, *arguments, config=config)
+    straight = weights(output)
+    shutil.rmtree(output / "checkpoint-4")
+    (output / "model.safetensors").unlink()
+    run(2, WORKER, *arguments, "--resume_from_checkpoint", "last", config=config)
+    assert largest_difference(weights(output), straight) == 0
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("accelerate_*.yaml")), ids=lambda p: p.stem)
 def test_accelerate_reads_the_sample_configurations(path):
     from accelerate.commands.config.config_args import load_config_from_file

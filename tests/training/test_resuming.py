@@ -134,9 +134,9 @@ def test_a_step_keeps_its_rows(data, run):
     assert rows == {"rows_per_step": 2}
 
 
-def rates(folder):
+def rates(folder, name="learning_rate"):
     state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
-    return [entry["learning_rate"] for entry in state.log_history if "learning_rate" in entry]
+    return [entry[name] for entry in state.log_history if name in entry]
 
 
 def test_a_new_learning_rate_is_that_of_the_steps_to_come(data, run):
@@ -155,6 +155,38 @@ def test_with_the_old_one_it_goes_on_bit_for_bit(data, tmp_path):
     train(data, parts, resume_from_checkpoint="last", **fields)
     assert largest_difference(weights(straight), weights(parts)) == 0
     assert rates(straight) == rates(parts)
+
+
+MUON = {"muon_learning_rate": 3e-2, "muon_momentum": 0.9, "weight_decay": 0.1}
+
+
+def test_with_muon_it_goes_on_bit_for_bit(data, tmp_path):
+    fields = {"lr_scheduler_type": "cosine", "warmup_steps": 3, "gradient_accumulation_steps": 2}
+    straight, parts, without = tmp_path / "straight", tmp_path / "parts", tmp_path / "without"
+    train(data, straight, **fields, **MUON)
+    shutil.copytree(straight / "checkpoint-2", parts / "checkpoint-2")
+    train(data, parts, resume_from_checkpoint="last", **fields, **MUON)
+    assert largest_difference(weights(straight), weights(parts)) == 0
+    muon = rates(parts, "muon_learning_rate")
+    assert muon == rates(straight, "muon_learning_rate") and len(muon) == 4
+    assert muon == pytest.approx([3 * rate for rate in rates(parts)])
+    record = json.loads((parts / "run_record.json").read_text())["hyperparameters"]
+    assert record | MUON == record
+    shutil.copytree(straight / "checkpoint-2", without / "checkpoint-2")
+    with pytest.raises(
+        ValueError, match="^resume_from_checkpoint: its optimizer .* optim and muon"
+    ):
+        train(data, without, resume_from_checkpoint="last", **fields)
+
+
+def test_new_settings_of_muon_are_those_of_the_steps_to_come(data, tmp_path):
+    folder, constant = tmp_path / "run", {"lr_scheduler_type": "constant"}
+    train(data, folder, max_steps=2, **constant, **MUON)
+    new = {"muon_learning_rate": 1e-3, "muon_momentum": 0.5}
+    train(data, folder, resume_from_checkpoint="last", **constant, **MUON | new)
+    assert rates(folder, "muon_learning_rate") == [3e-2] * 2 + [1e-3] * 2
+    saved = torch.load(folder / "checkpoint-4" / "optimizer.pt", weights_only=True)
+    assert [group.get("momentum") for group in saved["param_groups"]] == [None, None, 0.5]
 
 
 def test_an_unknown_name_of_a_schedule_is_one_line(data, tmp_path):
