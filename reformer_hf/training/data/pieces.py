@@ -97,9 +97,10 @@ class PieceBatches(Sampler[list[Piece]]):
     """The batches of a run whose rows grow, from its first step to its last: a `batch_sampler`.
 
     Seed and pass decide the order of the rows, as in `ShuffledRows`. Each length of the schedule
-    cuts the rows that come next, as many as it needs, and shuffles their pieces. When all rows have
-    been taken they are shuffled anew, so no token is seen twice in a pass. What is left of a row
-    when its length ends is not seen in that pass.
+    cuts the rows that come next and shuffles their pieces. It takes as many rows as it needs; of
+    more data than the run needs as many times more, so that pieces come from all over. When all
+    rows have been taken they are shuffled anew, so no token is seen twice in a pass. What is left
+    of a row when its length ends is not seen in that pass.
 
     Nothing else decides the order: with another number of batches a step has the same pieces, and
     a run goes on by leaving out the batches that it has seen. accelerate's `prepare` shares batches
@@ -155,14 +156,19 @@ class PieceBatches(Sampler[list[Piece]]):
     def _pieces(self) -> Iterator[Piece]:
         """All pieces of the run, as many for each length as its steps take."""
         generator, rows, number = torch.Generator(), [], 0
-        for steps, rows_per_step, length in self.schedule.phases:
-            missing, in_a_row = steps * rows_per_step, self.rows.block_size // length
+        phases = [
+            (steps * rows_per_step, self.rows.block_size // length, length)
+            for steps, rows_per_step, length in self.schedule.phases
+        ]
+        needed = sum(-(-pieces // in_a_row) for pieces, in_a_row, _ in phases)
+        spread = max(1, len(self.rows) // needed)
+        for missing, in_a_row, length in phases:
             while missing:
                 if not rows:
                     generator.manual_seed(self.seed + number)
                     rows = torch.randperm(len(self.rows), generator=generator).tolist()
                     number += 1
-                count = min(len(rows), -(-missing // in_a_row))
+                count = min(len(rows), spread * -(-missing // in_a_row))
                 taken, rows = rows[:count], rows[count:]
                 for piece in islice(self._cut(taken, length, generator), missing):
                     missing -= 1

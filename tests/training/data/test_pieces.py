@@ -122,6 +122,18 @@ def test_a_step_has_pieces_of_different_rows_in_an_order_that_seed_and_steps_dec
     assert again == first[30:]
 
 
+def test_of_many_rows_pieces_come_from_all_over():
+    taken = [
+        piece
+        for pieces in PieceBatches(rows(100), RowSchedule([2, 8], [8], 20), 0).steps()
+        for piece in pieces
+    ]
+    assert [piece.stop for piece in taken[40:]] == [8] * 10
+    assert len({piece.row for piece in taken[:40]}) > 25  # 40 pieces, which 10 rows have
+    assert not {piece.row for piece in taken[:40]} & {piece.row for piece in taken[40:]}
+    assert len(set(taken)) == 50
+
+
 def test_rows_of_one_length_come_in_the_order_of_before():
     data, schedule = rows(9), RowSchedule([8], [24], 6)
     batches = [[piece.row for piece in batch] for batch in PieceBatches(data, schedule, 3)]
