@@ -56,9 +56,11 @@ from reformer_hf.training.checkpoints import (
     save_checkpoint,
 )
 from reformer_hf.training.data.collator import IGNORE_INDEX, ReformerDataCollator
+from reformer_hf.training.data.pieces import PieceBatches, RowPieces
 from reformer_hf.training.data.rows import FilledRows, ShuffledRows, fill
 from reformer_hf.training.data.text import (
     LanguageModelData,
+    choose_block_size,
     data_settings,
     load_language_model_data,
 )
@@ -79,8 +81,9 @@ from reformer_hf.training.processes import (
     end_processes,
     hide_bars_unless,
 )
-from reformer_hf.training.record import RUN_RECORD, describe_data, make_record
-from reformer_hf.training.resuming import given_hyperparameters
+from reformer_hf.training.record import RUN_RECORD, describe_data, make_record, with_schedule
+from reformer_hf.training.resuming import compare_steps, given_hyperparameters
+from reformer_hf.training.row_schedule import RowSchedule, choose_row_schedule
 from reformer_hf.training.storage import write_json
 
 HYPERPARAMETERS = (
@@ -102,7 +105,7 @@ class Run:
     optimizer: Any
     scheduler: Any
     train_loader: Any
-    order: ShuffledRows | None
+    order: ShuffledRows | PieceBatches | None
     eval_loader: Any
     max_steps: int
     checkpoint: Path | None
@@ -200,6 +203,13 @@ def prepare_run(
     model = build_model(
         ReformerHFForCausalLM, model_arguments, tokenizer, data_arguments.block_size
     )
+    schedule = choose_row_schedule(
+        data_arguments,
+        arguments,
+        choose_block_size(data_arguments.block_size, model.config),
+        arguments.max_train_steps,
+        accelerator.num_processes,
+    )
     # The other processes wait for the first, and then find what it made in the cache.
     with accelerator.main_process_first():
         data = load_language_model_data(
@@ -213,9 +223,11 @@ def prepare_run(
         )
     limit_length(tokenizer, model)
     if is_main:
-        step_rows = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
-        print(describe_size(model, data.train, step_rows * accelerator.num_processes))
-    train_loader, order, eval_loader = make_loaders(data, arguments, accelerator, tokenizer)
+        rows = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+        print(describe_size(model, data.train, schedule or rows * accelerator.num_processes))
+    train_loader, order, eval_loader = make_loaders(
+        data, arguments, accelerator, tokenizer, schedule
+    )
     optimizer = choose_optimizer(model, arguments)
     model, optimizer, train_loader, eval_loader = accelerator.prepare(
         model, optimizer, train_loader, eval_loader
@@ -237,20 +249,27 @@ def make_loaders(
     arguments: LoopArguments,
     accelerator: Accelerator,
     tokenizer: PreTrainedTokenizerBase,
-) -> tuple[DataLoader, ShuffledRows | None, DataLoader | None]:
+    schedule: RowSchedule | None = None,
+) -> tuple[DataLoader, ShuffledRows | PieceBatches | None, DataLoader | None]:
     """Batches to train on, their order if it is chosen here, and batches to evaluate on."""
 
-    def loader(rows: Any, batch_size: int, order: Any = None) -> DataLoader:
+    def loader(rows: Any, batch_size: int = 1, order: Any = None, batches: Any = None):
         # With a generator of its own, or an epoch would draw a number from the default one.
         own = torch.Generator()
-        return DataLoader(rows, batch_size, sampler=order, collate_fn=collate, generator=own)
+        return DataLoader(rows, batch_size, None, order, batches, collate_fn=collate, generator=own)
 
     if data.train is None:
         raise ValueError("there is nothing to train on: give dataset_name or train_file")
     parts, collate = accelerator.num_processes, ReformerDataCollator(tokenizer)
-    rows = fill(data.train, parts * arguments.per_device_train_batch_size)
-    order = ShuffledRows(rows, arguments.seed) if isinstance(rows, FilledRows) else None
-    train_loader = loader(rows, arguments.per_device_train_batch_size, order)
+    if schedule is not None:
+        pieces = RowPieces(data.train, data.block_size)
+        together = parts * arguments.gradient_accumulation_steps
+        order = PieceBatches(pieces, schedule, arguments.seed, together)
+        train_loader = loader(pieces, batches=order)
+    else:
+        rows = fill(data.train, parts * arguments.per_device_train_batch_size)
+        order = ShuffledRows(rows, arguments.seed) if isinstance(rows, FilledRows) else None
+        train_loader = loader(rows, arguments.per_device_train_batch_size, order)
     if data.validation is None:
         return train_loader, order, None
     rows = fill(data.validation, parts * arguments.per_device_eval_batch_size)
@@ -317,8 +336,7 @@ def train(run: Run) -> Progress:
         while progress.step < run.max_steps:
             for group in groups_of_batches(run, progress):
                 progress.loss += take_step(run, group)
-                progress.step += 1
-                progress.rows += len(group) * rows_at_a_time(run)
+                advance(run, progress, group)
                 progress.seconds = time.perf_counter() - start
                 bar.update()
                 log(run, progress)
@@ -344,11 +362,14 @@ def train(run: Run) -> Progress:
 
 
 def check_progress(run: Run, progress: Progress) -> None:
-    """Check that epochs have as many steps as before, where they decide how many there are.
+    """Check that rows are cut as before, and epochs have as many steps, where they decide.
 
     Raises:
-        ValueError: if they have not.
+        ValueError: if they are not or have not.
     """
+    assert run.checkpoint is not None
+    record = run.order.schedule.record() if isinstance(run.order, PieceBatches) else None
+    compare_steps(run.checkpoint, progress.row_schedule, record)
     if run.arguments.max_train_steps is None:
         rows = run.arguments.gradient_accumulation_steps * rows_at_a_time(run)
         steps_of_an_epoch = run.max_steps // run.arguments.num_train_epochs
@@ -361,10 +382,27 @@ def check_progress(run: Run, progress: Progress) -> None:
             )
 
 
+def advance(run: Run, progress: Progress, batches: Sequence[dict[str, Tensor]]) -> None:
+    """Count a step and its rows; where rows grow, also the passes over the data."""
+    if isinstance(run.order, PieceBatches):
+        schedule = run.order.schedule
+        progress.row_schedule = schedule.record()
+        progress.epoch = int(run.order.passes(progress.step + 1))
+        progress.rows += schedule.rows_per_step[schedule.phase(progress.step)]
+    else:
+        progress.rows += len(batches) * rows_at_a_time(run)
+    progress.step += 1
+
+
 def groups_of_batches(run: Run, progress: Progress) -> Iterator[list[dict[str, Tensor]]]:
-    """The batches of an epoch that are not seen yet, those of a step together."""
+    """The batches of an epoch that are not seen yet, those of a step together.
+
+    Where rows grow, those of the whole run.
+    """
     loader: Any = run.train_loader
     seen, rest = divmod(progress.rows, rows_at_a_time(run))
+    if isinstance(run.order, PieceBatches):
+        seen, rest = progress.step * run.arguments.gradient_accumulation_steps, 0
     if rest:
         raise ValueError(
             f"resume_from_checkpoint: the run had seen {progress.rows} rows of an epoch, which is "
@@ -374,7 +412,7 @@ def groups_of_batches(run: Run, progress: Progress) -> Iterator[list[dict[str, T
     if seen:
         loader = skip_first_batches(loader, seen)
     loader.set_epoch(progress.epoch)
-    if run.order is not None:  # which a loader that skips batches may not reach
+    if isinstance(run.order, ShuffledRows):  # which a loader that skips batches may not reach
         run.order.set_epoch(progress.epoch)
     batches = iter(loader)
     while group := list(islice(batches, run.arguments.gradient_accumulation_steps)):
@@ -444,6 +482,8 @@ def log(run: Run, progress: Progress) -> None:
         "learning_rate": run.scheduler.get_last_lr()[0],
         **muon_rate(run.optimizer),
     }
+    if isinstance(run.order, PieceBatches):
+        entry["row_length"] = run.order.schedule.row_length(progress.step - 1)
     progress.loss = 0.0
     keep(run, progress, entry)
 
@@ -487,11 +527,12 @@ def make_run_record(
     }
     hyperparameters = {name: getattr(run.arguments, name) for name in HYPERPARAMETERS}
     hyperparameters |= muon_settings(run.arguments)
+    schedule = run.order.schedule if isinstance(run.order, PieceBatches) else None
     return make_record(
         run.accelerator.unwrap_model(run.model),
         describe_data(data_arguments),
         training,
-        hyperparameters | {"num_processes": run.accelerator.num_processes},
+        with_schedule(hyperparameters, schedule) | {"num_processes": run.accelerator.num_processes},
         {} if score is None else asdict(score),
     )
 

@@ -22,6 +22,7 @@ from reformer_hf.training.argument_checks import (
     refuse_unused,
     require_positive,
 )
+from reformer_hf.training.row_schedule import check_row_lengths
 
 _SCHEDULERS = [
     *("linear", "cosine", "cosine_with_restarts", "polynomial"),
@@ -91,6 +92,18 @@ class DataTrainingArguments:
         "What a row holds. 'documents': documents side by side which do not see each other; "
         "'blocks': one stream of text cut into blocks; 'none': one document, cut where too long.",
     )
+    row_lengths: list[int] | None = argument(
+        None,
+        "Rows that grow with the steps: tokens in a row, from the first steps to the last, such as "
+        "512 1024 2048 8192. Each gets the same share of the tokens, and divides the last one, "
+        "which is block_size. Default: all rows have block_size tokens.",
+    )
+    tokens_per_step: list[int] | None = argument(
+        None,
+        "Most tokens of a step of the optimizer in all processes, with row_lengths: one number, or "
+        "one for each length. It takes the place of per_device_train_batch_size. Default: what "
+        "that, accumulation and processes give with rows of block_size.",
+    )
     preprocessing_num_workers: int | None = argument(None, "Processes that tokenise.")
     overwrite_cache: bool = argument(False, "Tokenise again what is in the cache.")
     keep_linebreaks: bool = argument(True, "Keep the line breaks of text files.")
@@ -101,6 +114,13 @@ class DataTrainingArguments:
         check_source(self)
         limits = ("max_train_samples", "max_eval_samples", "block_size", "shuffle_buffer_size")
         require_positive(self, *limits)
+        check_row_lengths(self.row_lengths, self.tokens_per_step)
+        if self.row_lengths is not None and (self.streaming or self.packing == "none"):
+            unfit = "streaming" if self.streaming else "packing='none'"
+            raise ValueError(
+                f"row_lengths={self.row_lengths} with {unfit}: rows of one length on the disk are "
+                "cut into pieces; leave streaming out, and choose packing='documents' or 'blocks'"
+            )
         if self.data_format == "bytes" and (self.dataset_name or self.streaming):
             raise ValueError(
                 "data_format='bytes' reads files: give train_file and leave dataset_name and "

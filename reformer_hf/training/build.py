@@ -11,6 +11,7 @@ from reformer_hf.models.configuration_reformer_hf import OWN_NAMES, ReformerHFCo
 from reformer_hf.models.configuration_rules import own_names, unknown_names
 from reformer_hf.models.tokenization_reformer_hf import ReformerHFByteTokenizer
 from reformer_hf.training.arguments import PretrainedModelArguments
+from reformer_hf.training.row_schedule import RowSchedule
 from reformer_hf.training.settings_files import read_yaml
 
 logger = logging.get_logger(__name__)
@@ -108,20 +109,22 @@ def limit_length(tokenizer: Any, model: Any) -> None:
         tokenizer.model_max_length = limit
 
 
-def describe_size(model: Any, rows: Any, step_rows: int) -> str:
+def describe_size(model: Any, rows: Any, steps: int | RowSchedule) -> str:
     """Say how large a model is, and its steps; a progress bar says how long they take.
 
     Args:
         model: with adapters or without.
         rows: to train on; a stream may not be read for this.
-        step_rows: rows of a step.
+        steps: rows of a step, or a schedule of rows that grow.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     total, trained = (base.num_parameters(only_trainable=only) for only in (False, True))
     size = f"Model: {total:,} parameters" + (f", {trained:,} trained" * (trained != total))
+    if isinstance(steps, RowSchedule):
+        return f"{size}. {steps}"
     first: Any = rows[0] if isinstance(rows, Sized) and len(rows) else {}  # type: ignore[index]
     tokens = f" of {len(first['input_ids']):,} tokens or so" if "input_ids" in first else ""
-    return f"{size}. A step: {step_rows:,} rows{tokens}"
+    return f"{size}. A step: {steps:,} rows{tokens}"
 
 
 def parse_overrides(text: str) -> dict[str, Any]:

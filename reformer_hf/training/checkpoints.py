@@ -267,10 +267,11 @@ class Progress:
     Attributes:
         step: steps of the optimizer.
         epoch: the epoch that the next batch is of.
-        rows: rows of that epoch that the processes together have seen.
+        rows: rows of that epoch that the processes together have seen; if rows grow, of the run.
         loss: sum of the losses since the last entry of the log.
         seconds: that its steps took, with what it did between them.
         log_history: as of a Trainer.
+        row_schedule: what `RowSchedule.record` says; None if rows do not grow.
     """
 
     step: int = 0
@@ -279,6 +280,7 @@ class Progress:
     loss: float = 0.0
     seconds: float = 0.0
     log_history: list[dict] = field(default_factory=list)
+    row_schedule: dict[str, Any] | None = None
 
 
 def save_checkpoint(

@@ -118,12 +118,20 @@ def _fit(parser: _Parser, name: str, value: Any, hints: Mapping[str, Any]) -> An
     if isinstance(value, dict) and any(dict in (kind, get_origin(kind)) for kind in kinds):
         return value
     if isinstance(value, list) and holds_list:
-        return [str(each) for each in value]
+        numbers = any(int in get_args(kind) for kind in (hints[name], *kinds))
+        return [_whole_number(name, each) if numbers else str(each) for each in value]
     if not isinstance(value, str):
         raise ValueError(f"{name}: {value!r} does not fit; give one value")
     if bool in kinds:
         value = _SWITCHES.get(value.lower(), value)
     return vars(parser.parse_known_args([f"--{name}={value}"])[0])[name]
+
+
+def _whole_number(name: str, value: Any) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {value!r} is no whole number; give one") from error
 
 
 @dataclass

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerState, Trainin
 
 from reformer_hf.training.callbacks import recorded_seconds
 from reformer_hf.training.optimizers import muon_settings
+from reformer_hf.training.row_schedule import RowSchedule
 from reformer_hf.training.storage import write_json
 
 RUN_RECORD = "run_record.json"
@@ -105,6 +106,17 @@ def make_record(
     }
 
 
+def with_schedule(
+    hyperparameters: Mapping[str, Any], schedule: RowSchedule | None
+) -> dict[str, Any]:
+    """Put a schedule of rows in the place of the batch size, if there is one."""
+    if schedule is None:
+        return dict(hyperparameters)
+    batch = "per_device_train_batch_size"
+    rows = {name: v for name, v in schedule.record().items() if name != "max_steps"}
+    return rows | {name: v for name, v in hyperparameters.items() if name != batch}
+
+
 def _finite_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The metrics that a card can show."""
     return {
@@ -124,6 +136,7 @@ class RunRecord(TrainerCallback):
         dataset: its name on the Hub, if it is there.
         evaluated_on: what the evaluation was on, in words.
         kind: `texts` or `images`.
+        row_schedule: of rows that grow; it takes the place of the batch size.
     """
 
     def __init__(
@@ -132,7 +145,9 @@ class RunRecord(TrainerCallback):
         dataset: str | None = None,
         evaluated_on: str = "the evaluation split",
         kind: str = "texts",
+        row_schedule: RowSchedule | None = None,
     ):
+        self.row_schedule = row_schedule
         self.data = {"data": data, "dataset": dataset, "evaluated_on": evaluated_on, "kind": kind}
         self._evaluation: dict[str, float] = {}
         self._evaluated_step: int | None = None
@@ -167,7 +182,10 @@ class RunRecord(TrainerCallback):
             model,
             self.data,
             self._describe_training(state),
-            {name: getattr(args, name) for name in _HYPERPARAMETERS} | muon_settings(args),
+            with_schedule(
+                {name: getattr(args, name) for name in _HYPERPARAMETERS}, self.row_schedule
+            )
+            | muon_settings(args),
             self._evaluation if is_evaluated else {},
         )
         write_json(Path(str(args.output_dir), RUN_RECORD), record)

@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,27 +63,60 @@ def _is_readable(file: Path) -> bool:
         return False
 
 
-def write_step(checkpoint: Path, rows: int) -> None:
-    """Write down how many rows a step has, in all processes."""
-    write_json(checkpoint / ROWS, {"rows_per_step": rows})
+def write_step(checkpoint: Path, step: Mapping[str, Any]) -> None:
+    """Write down what decides the rows of the steps.
+
+    Args:
+        checkpoint: a folder.
+        step: `rows_per_step` in all processes, or what `RowSchedule.record` returns.
+    """
+    write_json(checkpoint / ROWS, step)
 
 
-def check_step(checkpoint: Path, rows: int) -> None:
-    """Check that a step has as many rows as before: the Trainer counts steps, not rows.
+def check_step(checkpoint: Path, step: Mapping[str, Any]) -> None:
+    """Check that the steps have the rows that they had: the Trainer counts steps, not rows.
+
+    Args:
+        checkpoint: a folder; another Trainer's may not say what the steps had.
+        step: as for :func:`write_step`.
 
     Raises:
-        ValueError: if it has not.
+        ValueError: if they have not.
     """
     file = checkpoint / ROWS
-    before = (
-        json.loads(file.read_text(encoding="utf-8"))["rows_per_step"] if file.exists() else rows
-    )
-    if before != rows:
+    if file.exists():
+        compare_steps(checkpoint, json.loads(file.read_text(encoding="utf-8")), step)
+    elif "row_lengths" in step:
+        compare_steps(checkpoint, None, step)
+
+
+def compare_steps(
+    checkpoint: Path, before: Mapping[str, Any] | None, now: Mapping[str, Any] | None
+) -> None:
+    """Check that the rows of the steps are decided as they were.
+
+    Args:
+        checkpoint: for the error.
+        before: as for :func:`write_step`; None where a checkpoint says nothing of it.
+        now: the same.
+
+    Raises:
+        ValueError: if they are not.
+    """
+    if before == now:
+        return
+    if any("row_lengths" in (each or {}) for each in (before, now)):
         raise ValueError(
-            f"resume_from_checkpoint={checkpoint}: a step had {before} rows there and has {rows} "
-            "now, so rows would be left out or seen twice. Give per_device_train_batch_size times "
-            "gradient_accumulation_steps times processes as before"
+            f"resume_from_checkpoint={checkpoint}: the rows of its steps were decided by {before} "
+            f"and are by {now} now, so rows would be left out or seen twice. Give row_lengths, "
+            "tokens_per_step and the number of steps as before"
         )
+    assert before is not None and now is not None
+    raise ValueError(
+        f"resume_from_checkpoint={checkpoint}: a step had {before['rows_per_step']} rows there and "
+        f"has {now['rows_per_step']} now, so rows would be left out or seen twice. Give "
+        "per_device_train_batch_size times gradient_accumulation_steps times processes as before"
+    )
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from reformer_hf.training.callbacks import (
 from reformer_hf.training.checkpoints import check_settings, find_checkpoint, rotate, seal
 from reformer_hf.training.data.rows import FilledRows, ShuffledRows, fill
 from reformer_hf.training.evaluation import score_batches
+from reformer_hf.training.growing_rows import GrowingRowsTrainer
 from reformer_hf.training.optimizers import MuonTrainer
 from reformer_hf.training.processes import Interrupted, StopSignals
 from reformer_hf.training.record import RUN_RECORD, RunRecord
@@ -40,6 +41,7 @@ from reformer_hf.training.resuming import (
     given_hyperparameters,
     write_step,
 )
+from reformer_hf.training.row_schedule import RowSchedule
 from reformer_hf.training.smoothing import NextTokenTrainer
 from reformer_hf.training.storage import readable_disk_errors
 
@@ -93,8 +95,7 @@ class SealedCheckpoints(MuonTrainer):
         self, max_steps: Any, steps: Any, epochs: Any, resume_from_checkpoint: Any, trial: Any
     ) -> tuple[int, int]:
         if resume_from_checkpoint is not None:
-            rows = step_rows(self)
-            check_step(Path(resume_from_checkpoint), rows)
+            check_step(Path(resume_from_checkpoint), step_record(self))
         return super()._init_training_state(max_steps, steps, epochs, resume_from_checkpoint, trial)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -110,7 +111,7 @@ class SealedCheckpoints(MuonTrainer):
                 super()._save_checkpoint(model, trial)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
-                    write_step(written, step_rows(self))
+                    write_step(written, step_record(self))
                     seal(written)
         finally:
             self.args.save_total_limit = limit
@@ -119,23 +120,31 @@ class SealedCheckpoints(MuonTrainer):
             rotate(directory, limit, set(kept))
 
 
-class CausalLMTrainer(NextTokenTrainer, SealedCheckpoints):
+class CausalLMTrainer(NextTokenTrainer, GrowingRowsTrainer, SealedCheckpoints):
     """A `Trainer` for causal language models.
 
     What differs, beside the sealed checkpoints: rows are shuffled by seed and epoch alone, and
     blank rows fill the last batches, so that any number of processes trains on the same rows; an
     evaluation weights each token the same and knows bits per byte.
 
-    The arguments are those of `Trainer`; `processing_class` is the tokenizer. An evaluation keeps
-    no predictions, so there are no metrics computed of them.
+    The arguments are those of `Trainer` and of `GrowingRowsTrainer`; `processing_class` is the
+    tokenizer. An evaluation keeps no predictions, so there are no metrics computed of them.
     """
 
-    def __init__(self, *, args: Any, train_dataset: Any = None, eval_dataset: Any = None, **kwargs):
+    def __init__(
+        self,
+        *,
+        args: Any,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        row_schedule: RowSchedule | None = None,
+        **kwargs: Any,
+    ):
         if args.accelerator_config.dispatch_batches is None:
             # Or one process would read a stream for all, and batches would need equal lengths.
             args.accelerator_config.dispatch_batches = False
         parts = args.world_size * max(1, args.n_gpu)
-        if train_dataset is not None:
+        if train_dataset is not None and row_schedule is None:
             together = parts * args.per_device_train_batch_size
             if args.train_sampling_strategy == "batch_rebalance":  # repeats rows to fill a step
                 together *= args.gradient_accumulation_steps
@@ -151,7 +160,11 @@ class CausalLMTrainer(NextTokenTrainer, SealedCheckpoints):
         unused = ("bf16_full_eval", "fp16_full_eval", "batch_eval_metrics", "include_for_metrics")
         refuse_unused(args, f"with {type(self).__name__}", *unused)
         super().__init__(
-            args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            row_schedule=row_schedule,
+            **kwargs,
         )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
@@ -326,7 +339,8 @@ def run_trainer(
     """
     doing, results = trainer.args, {}
     if doing.do_train and doing.should_save:
-        print(describe_size(trainer.model, trainer.train_dataset, step_rows(trainer)))
+        steps = getattr(trainer, "row_schedule", None) or step_rows(trainer)
+        print(describe_size(trainer.model, trainer.train_dataset, steps))
     metrics = train_or_load(trainer, checkpoint) if doing.do_train else {}
     with readable_disk_errors(Path(str(doing.output_dir)), _KEPT):
         if doing.do_train:
@@ -358,12 +372,26 @@ def step_rows(trainer: Trainer) -> int:
     return trainer.get_total_train_batch_size(trainer.args)
 
 
+def step_record(trainer: Trainer) -> dict[str, Any]:
+    """What decides the rows of the steps: their number in all processes, or a schedule."""
+    schedule: RowSchedule | None = getattr(trainer, "row_schedule", None)
+    return {"rows_per_step": step_rows(trainer)} if schedule is None else schedule.record()
+
+
 def training_totals(trainer: Trainer, row_length: int) -> dict[str, Any]:
-    """Tokens that were trained on and the time it took, resumed runs included."""
+    """Tokens that were trained on and the time it took, resumed runs included.
+
+    Args:
+        trainer: after training.
+        row_length: tokens in a row, if rows do not grow.
+    """
     state = trainer.state
+    tokens = state.global_step * step_rows(trainer) * row_length
+    if isinstance(trainer, GrowingRowsTrainer) and (batches := trainer.piece_batches()):
+        tokens = batches.tokens(state.global_step)
     return {
         "stopped_by_the_clock": state.global_step < state.max_steps,
-        "tokens": state.global_step * step_rows(trainer) * row_length,
+        "tokens": tokens,
         **recorded_seconds(state),
     }
 

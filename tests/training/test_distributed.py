@@ -141,6 +141,23 @@ def test_the_trainer_learns_the_same(data, alone, tmp_path, processes):
     }
 
 
+@pytest.mark.parametrize(
+    "script", ["train_clm.py", pytest.param("train_clm_no_trainer.py", marks=pytest.mark.slow)]
+)
+def test_rows_that_grow_are_the_same_on_two_processes(data, tmp_path, script):
+    """Steps of 4, 2 and 1 rows; of the last ones one process has a blank row."""
+    fields = {"packing": "documents", "tokens_per_step": 200, "gradient_accumulation_steps": 1}
+    trains = script == "train_clm.py"
+    fields |= {"max_steps": 6, "optim": "adamw_torch"} if trains else {"max_train_steps": 6}
+    arguments = ["--row_lengths", "50", "100", "200"]
+    if trains:
+        arguments += ["--do_train", "--use_cpu", "--report_to", "none"]
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        run(processes, ROOT / "scripts" / script, *shared(data, folder, **fields), *arguments)
+    assert largest_difference(weights(tmp_path / "2"), weights(tmp_path / "1")) < TOLERANCE
+
+
 def wait_for(checkpoint, process):
     deadline = time.monotonic() + 120
     while not (checkpoint / "seal.json").exists():

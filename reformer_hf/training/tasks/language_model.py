@@ -26,11 +26,16 @@ from reformer_hf.training.build import build_model, load_tokenizer
 from reformer_hf.training.checkpoints import run_settings
 from reformer_hf.training.data.collator import ReformerDataCollator
 from reformer_hf.training.data.sources import check_splits, wanted_splits
-from reformer_hf.training.data.text import data_settings, load_language_model_data
+from reformer_hf.training.data.text import (
+    choose_block_size,
+    data_settings,
+    load_language_model_data,
+)
 from reformer_hf.training.data.token_bytes import tokens_are_bytes
 from reformer_hf.training.plots import write_curves
 from reformer_hf.training.processes import hide_bars_unless
 from reformer_hf.training.record import describe_data
+from reformer_hf.training.row_schedule import choose_row_schedule
 from reformer_hf.training.trainer import (
     CausalLMTrainer,
     MaskedLMTrainer,
@@ -138,6 +143,15 @@ def _make_trainer(
         data_arguments.block_size,
         task_fields=task.fields,
     )
+    schedule = None
+    if "train" in wanted:
+        schedule = choose_row_schedule(
+            data_arguments,
+            training_arguments,
+            choose_block_size(data_arguments.block_size, model.config),
+            training_arguments.max_steps,
+            training_arguments.world_size * max(1, training_arguments.n_gpu),
+        )
     # The other processes wait for the first, and then find what it made in the cache.
     with training_arguments.main_process_first(desc="preparing the data"):
         data = load_language_model_data(
@@ -158,7 +172,13 @@ def _make_trainer(
         eval_dataset=rows["validation"] if "validation" in wanted else None,
         processing_class=tokenizer,
         data_collator=task.make_collator(tokenizer),
-        callbacks=[*callbacks, *run_callbacks(training_arguments, **describe_data(data_arguments))],
+        callbacks=[
+            *callbacks,
+            *run_callbacks(
+                training_arguments, **describe_data(data_arguments), row_schedule=schedule
+            ),
+        ],
+        row_schedule=schedule,
     )
 
 

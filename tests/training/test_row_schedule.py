@@ -1,0 +1,119 @@
+"""Which rows a step has, and which arguments make no schedule."""
+
+import pytest
+
+from reformer_hf.training.arguments import (
+    DataTrainingArguments,
+    LoopArguments,
+    PretrainedModelArguments,
+)
+from reformer_hf.training.parsing import parse_arguments
+from reformer_hf.training.row_schedule import RowSchedule, choose_row_schedule
+
+
+def tokens_of(schedule):
+    return [steps * rows * length for steps, rows, length in schedule.phases]
+
+
+def test_each_length_gets_the_same_share_of_the_tokens():
+    schedule = RowSchedule([512, 1024, 2048, 8192], [2048], 1300)
+    assert schedule.phases == [(400, 4, 512), (400, 2, 1024), (400, 1, 2048), (100, 1, 8192)]
+    assert tokens_of(schedule) == [819_200] * 4
+    assert schedule.rows == 1600 + 800 + 400 + 100
+    twice = RowSchedule([8, 8, 16], [16], 30)
+    assert twice.phases == [(10, 2, 8), (10, 2, 8), (10, 1, 16)]
+    budgets = RowSchedule([4, 16], [4, 64], 17)
+    assert budgets.phases == [(16, 1, 4), (1, 4, 16)]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 100, 101])
+def test_shares_are_equal_up_to_a_step_and_no_step_is_lost(steps):
+    schedule = RowSchedule([4, 8, 32], [20, 20, 40], steps)
+    assert sum(steps for steps, *_ in schedule.phases) == steps == schedule.ends[-1]
+    share = sum(tokens_of(schedule)) / 3
+    for tokens, (_, rows, length) in zip(tokens_of(schedule), schedule.phases, strict=True):
+        assert abs(tokens - share) <= 2 * max(rows * length, 32)
+
+
+def test_every_step_knows_its_rows():
+    schedule = RowSchedule([4, 8, 32], [16], 9)
+    assert schedule.phases == [(4, 4, 4), (3, 2, 8), (2, 1, 32)]
+    assert [schedule.row_length(step) for step in range(9)] == [4] * 4 + [8] * 3 + [32] * 2
+    assert [schedule.tokens(steps) for steps in (0, 1, 4, 5, 9)] == [0, 16, 64, 80, 176]
+    assert str(schedule).startswith("4 steps of 4 rows of 4 tokens, 3 steps of 2 rows of 8 tokens")
+    # Too few steps for a length leave it out.
+    short = RowSchedule([4, 8, 32], [8], 2)
+    assert [short.row_length(step) for step in range(2)] == [4, 8]
+
+
+@pytest.mark.parametrize(
+    "lengths, tokens, message",
+    [
+        ([], None, r"row_lengths=\[\]: give lengths above 1"),
+        ([1, 8], None, r"row_lengths=\[1, 8\]: give lengths above 1"),
+        ([8, 4], None, r"row_lengths=\[8, 4\]: give lengths .* as long as the one before"),
+        ([3, 8], None, r"row_lengths=\[3, 8\]: 3 does not divide 8, .* divisors of the last one"),
+        ([4, 8], [0], r"tokens_per_step=\[0\]: give one number above 0"),
+        ([4, 8], [], r"tokens_per_step=\[\]: give one number above 0"),
+        ([4, 8], [8, 8, 8], r"tokens_per_step=\[8, 8, 8\]: .* one for each of the 2 row_lengths"),
+        (None, [8], r"tokens_per_step=\[8\] has no effect without row_lengths"),
+    ],
+)
+def test_lengths_and_tokens_that_do_not_fit_are_refused(lengths, tokens, message):
+    with pytest.raises(ValueError, match=message):
+        DataTrainingArguments(train_file="x", row_lengths=lengths, tokens_per_step=tokens)
+
+
+def test_a_schedule_has_steps():
+    with pytest.raises(ValueError, match="max_steps=0: must be above 0"):
+        RowSchedule([4], [4], 0)
+
+
+@pytest.mark.parametrize("fields", [{"streaming": True}, {"packing": "none"}])
+def test_rows_that_cannot_be_cut_are_refused(fields):
+    with pytest.raises(ValueError, match=r"row_lengths=\[4, 8\] with .*: rows of one length on"):
+        DataTrainingArguments(train_file="x", row_lengths=[4, 8], **fields)
+
+
+def choose(data=(), loop=(), block_size=8, max_steps=10, processes=1):
+    data = {"train_file": "x", "row_lengths": [4, 8]} | dict(data)
+    training = LoopArguments(**dict(loop))
+    arguments = DataTrainingArguments(**data), training, block_size, max_steps, processes
+    return choose_row_schedule(*arguments)
+
+
+def test_the_batch_says_how_many_tokens_a_step_has():
+    loop = {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 2}
+    assert choose(loop=loop, processes=2).rows_per_step == [24, 12]
+    assert choose({"tokens_per_step": [16]}, {"gradient_accumulation_steps": 2}, processes=2) == (
+        RowSchedule([4, 8], [16], 10)
+    )
+    assert choose({"row_lengths": None}) is None
+
+
+def test_arguments_that_do_not_fit_a_schedule_are_refused():
+    with pytest.raises(ValueError, match=r"row_lengths=\[4, 8\]: the number of steps decides"):
+        choose(max_steps=None)
+    with pytest.raises(ValueError, match=r"row_lengths=\[4, 8\]: the number of steps decides"):
+        choose(max_steps=-1)
+    with pytest.raises(ValueError, match=r"row_lengths=\[4, 8\]: the last one must be block_size="):
+        choose(block_size=16)
+    batch = {"per_device_train_batch_size": 2}
+    with pytest.raises(ValueError, match="size=2 has no effect with tokens_per_step: leave it out"):
+        choose({"tokens_per_step": [16]}, batch)
+    with pytest.raises(ValueError, match="checkpointing_steps='epoch' with row_lengths"):
+        choose(loop={"checkpointing_steps": "epoch"})
+
+
+def test_lists_are_read_from_the_command_line_and_from_files(tmp_path):
+    kinds = (PretrainedModelArguments, DataTrainingArguments, LoopArguments)
+    path = tmp_path / "settings.yaml"
+    path.write_text("train_file: x\nrow_lengths: [4, 8]\ntokens_per_step: 16\n")
+    _, data, _ = parse_arguments(kinds, [str(path)])
+    assert (data.row_lengths, data.tokens_per_step) == ([4, 8], [16])
+    path.write_text("train_file: x\nrow_lengths: [4, eight]\n")
+    with pytest.raises(ValueError, match="row_lengths: 'eight' is no whole number"):
+        parse_arguments(kinds, [str(path)])
+    path.write_text("train_file: x\nrow_lengths: [4, 8]\ntokens_per_step: 16\n")
+    _, data, _ = parse_arguments(kinds, [str(path), "--row_lengths", "2", "4"])
+    assert (data.row_lengths, data.tokens_per_step) == ([2, 4], [16])
