@@ -24,7 +24,7 @@ MOST_SYMBOLS = 32 << 20
 """Symbols of the training text that are counted; of a longer one an even sample."""
 
 MOST_NGRAMS = 4 << 20
-"""Different n-grams at which the sample ends, which bounds the memory: about half a GiB."""
+"""Different n-grams at which the sample ends, which bounds the memory to about a GiB."""
 
 BYTE_ORDERS = ("single bytes", "byte pairs", "3-gram", "4-gram", "5-gram")
 TOKEN_ORDERS = ("single tokens", "token pairs")

@@ -85,7 +85,7 @@ def test_bytes_are_compared_with_counts_and_compressors():
     assert alone.references.keys() == {"uniform", "gzip -9", "bz2 -9"} and alone.counted == {}
 
 
-@pytest.mark.parametrize("limit, value", [("MOST_SYMBOLS", 200), ("MOST_NGRAMS", 40)])
+@pytest.mark.parametrize("limit, value", [("MOST_SYMBOLS", 200), ("MOST_NGRAMS", 20)])
 def test_of_much_text_a_sample_is_counted(limit, value, monkeypatch):
     monkeypatch.setattr(comparison, limit, value)
     monkeypatch.setattr("reformer_hf.training.data.symbols._PIECE", 100)
