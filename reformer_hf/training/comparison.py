@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+from datasets import IterableDataset
 from transformers import PreTrainedTokenizerBase
-from transformers.trainer_utils import has_length
 
 from reformer_hf.training.baselines import Baselines
 from reformer_hf.training.counts import NGrams
@@ -207,7 +207,11 @@ def count(
         units, seen = units + len(symbols.codes), seen + len(rows)
         if units >= MOST_SYMBOLS or len(ngrams) >= MOST_NGRAMS:
             break
-    return {"units": units, "rows": seen, "of_rows": len(train) if has_length(train) else None}
+    return {
+        "units": units,
+        "rows": seen,
+        "of_rows": None if isinstance(train, IterableDataset) else len(train),
+    }
 
 
 def _descending(item: tuple[str, float]) -> float:

@@ -112,7 +112,8 @@ class NGrams:
         if self._orders:
             return
         keys, counts = self._counts[self.order]
-        tables = [(keys, counts, counts)]  # nothing falls back on the highest order
+        # By order, the highest first, which nothing falls back on: keys, counts, continuations.
+        tables: list[tuple[np.ndarray, ...]] = [(keys, counts, counts)]
         shorter = []  # places of n-grams without their first symbol, in the order below
         for order in reversed(range(self.order)):
             keys, counts, _ = tables[-1]

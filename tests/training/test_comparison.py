@@ -2,6 +2,7 @@
 
 import gzip
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,11 +28,13 @@ def rows_of(text, length=52):
 def counted_bits(held_out):
     """Bits of the bytes of rows but the first of each, by models of the training text."""
     model = NGrams(256, 4)
-    for text, model_of in ((TRAIN, model.update), (held_out, model.bits)):
+    texts = []
+    for text in (TRAIN, held_out):
         codes = np.frombuffer(text, np.uint8).astype(np.int64)
         before = np.arange(len(codes)) % 52
-        last = model_of(Symbols(codes, before, before > 0))
-    return last
+        texts.append(Symbols(codes, before, before > 0))
+    model.update(texts[0])
+    return model.bits(texts[1])
 
 
 @pytest.mark.parametrize(
@@ -91,7 +94,7 @@ def test_of_much_text_a_sample_is_counted(limit, value, monkeypatch):
     monkeypatch.setattr("reformer_hf.training.data.symbols._PIECE", 100)
     metrics, tokenizer = {"eval_bits_per_byte": 4.0}, ReformerHFByteTokenizer()
     found = compare(metrics, rows_of(TRAIN), rows_of(HELD_OUT), tokenizer, 258)
-    rows = found.counted["rows"]
+    rows: Any = found.counted["rows"]
     assert 2 <= rows < 40 and found.counted == {"units": 52 * rows, "rows": rows, "of_rows": 40}
     assert f"training text, {rows} of 40 rows, evenly spread:" in str(found)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from transformers.trainer_utils import has_length
+from datasets import IterableDataset
 
 from reformer_hf.training.data.token_bytes import TokenBytes
 
@@ -63,7 +63,7 @@ def token_symbols(rows: Sequence[Mapping[str, Any]], left_out: Iterable[int] = (
 
 def spread(rows: Any) -> Iterator[Mapping[str, Any]]:
     """All rows, in an order of which every beginning is spread evenly; a stream as it comes."""
-    if not has_length(rows):
+    if isinstance(rows, IterableDataset):
         yield from rows
         return
     count = len(rows)
