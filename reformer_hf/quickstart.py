@@ -34,12 +34,10 @@ from reformer_hf.training.arguments import (
     ReformerTrainingArguments,
     argument,
 )
-from reformer_hf.training.baselines import compressor_scores
 from reformer_hf.training.checkpoints import compare_settings, run_settings
 from reformer_hf.training.data.text import data_settings
 from reformer_hf.training.data.token_bytes import TokenBytes
 from reformer_hf.training.parsing import parse_arguments, readable_errors
-from reformer_hf.training.plots import write_curves
 from reformer_hf.training.record import (
     RUN_RECORD,
     RunRecord,
@@ -177,22 +175,17 @@ def run(
     rows: Any = trainer.eval_dataset.rows  # type: ignore[union-attr]
     held_out = [torch.as_tensor(row["input_ids"]) for row in rows]
     known: Any = TokenBytes.of(trainer.processing_class)  # type: ignore[arg-type]
-    content = b"".join(known.text(ids[1:].tolist()) for ids in held_out)
-    references = compressor_scores(content)
     check_reload(folder, trainer.model, trainer.processing_class, held_out[0])  # type: ignore[arg-type]
     scored = {
-        "bits_per_byte": results["eval_bits_per_byte"],
-        **{f"{name.replace(' -', '_')}_bits_per_byte": v for name, v in references.items()},
+        **{
+            name.removeprefix("eval_"): value
+            for name, value in results.items()
+            if name.endswith("_bits_per_byte")
+        },
         "bytes_scored": results["eval_bytes"],
         "windows": len(held_out),
         "context": data.block_size,
     }
-    print(
-        f"\nHeld-out bits per byte ({scored['bytes_scored']:,} bytes in {scored['windows']} "
-        f"windows of {scored['context']:,} that do not overlap):"
-    )
-    for name, value in {"this model": scored["bits_per_byte"], **references}.items():
-        print(f"  {name:11} {value:.3f}")
     print(
         f"Saved, reloaded through the Auto classes, same logits: {folder} "
         "(model, tokenizer, card, loss curve, metrics)"
@@ -204,7 +197,7 @@ def run(
     (sample,) = write(prompt, max_new_tokens=max_new_tokens, do_sample=True, temperature=0.8)
     print(f"\n--- prompt (held-out text) ---\n{prompt}")
     print(f"--- the model goes on ---\n{sample['generated_text']}\n---")
-    write_reports(folder, trainer, scored, references)
+    write_reports(folder, trainer, scored)
 
 
 def check_reload(
@@ -228,10 +221,8 @@ def check_reload(
         raise RuntimeError("the reloaded tokenizer gives other ids")
 
 
-def write_reports(
-    folder: Path, trainer: Trainer, scored: dict[str, Any], references: dict[str, float]
-) -> None:
-    """Write the card and the curve with the references, and `metrics.json`, which ends the run."""
+def write_reports(folder: Path, trainer: Trainer, scored: dict[str, Any]) -> None:
+    """Write the card under the quickstart's name, and `metrics.json`, which ends the run."""
     totals = training_totals(trainer, scored["context"])
     record = json.loads((folder / RUN_RECORD).read_text(encoding="utf-8"))
     metrics = {
@@ -247,8 +238,6 @@ def write_reports(
         "machine": machine_record(),
     }
     with readable_disk_errors(folder, "The model is whole, and training need not be repeated."):
-        write_json(folder / RUN_RECORD, record | {"references": references})
-        write_curves(trainer.state.log_history, folder, NAME, references)
         write_run_card(folder, NAME)
         write_json(folder / METRICS, metrics)
 

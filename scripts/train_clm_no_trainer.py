@@ -55,6 +55,7 @@ from reformer_hf.training.checkpoints import (
     run_settings,
     save_checkpoint,
 )
+from reformer_hf.training.comparison import Comparison, compare
 from reformer_hf.training.data.collator import IGNORE_INDEX, ReformerDataCollator
 from reformer_hf.training.data.pieces import PieceBatches, RowPieces
 from reformer_hf.training.data.rows import FilledRows, ShuffledRows, fill
@@ -104,6 +105,7 @@ class Run:
     model: Any
     optimizer: Any
     scheduler: Any
+    data: LanguageModelData
     train_loader: Any
     order: ShuffledRows | PieceBatches | None
     eval_loader: Any
@@ -155,11 +157,18 @@ def train_clm_no_trainer(
     results = {"train_steps": progress.step, "epoch": progress.epoch}
     results |= {"perplexity": score.perplexity} | score.metrics() if score else {}
     if accelerator.is_main_process:
-        write_json(Path(arguments.output_dir, "all_results.json"), results)
-        in_bytes = tokens_are_bytes(run.tokenizer)
-        write_curves(progress.log_history, Path(arguments.output_dir), tokens_are_bytes=in_bytes)
+        output, in_bytes = Path(arguments.output_dir), tokens_are_bytes(run.tokenizer)
+        comparison = compare_score(run, score) if data_arguments.baselines and score else None
+        references = comparison.lines if comparison else None
+        log = progress.log_history
+        write_curves(log, output, references=references, tokens_are_bytes=in_bytes)
         record = make_run_record(run, progress, score, data_arguments)
-        write_json(Path(arguments.output_dir, RUN_RECORD), record)
+        if comparison:
+            print(f"\n{comparison}")
+            results |= comparison.metrics()
+            record |= comparison.record()
+        write_json(output / "all_results.json", results)
+        write_json(output / RUN_RECORD, record)
     accelerator.wait_for_everyone()
     del run
     accelerator.free_memory()
@@ -240,7 +249,7 @@ def prepare_run(
     accelerator.register_for_checkpointing(scheduler)
     return Run(
         *(arguments, accelerator, tokenizer, model, optimizer, scheduler),
-        *(train_loader, order, eval_loader, max_steps, checkpoint),
+        *(data, train_loader, order, eval_loader, max_steps, checkpoint),
     )
 
 
@@ -502,6 +511,13 @@ def keep(run: Run, progress: Progress, entry: dict[str, Any]) -> None:
     entry["seconds"] = round(progress.seconds, 3)
     progress.log_history.append(entry)
     run.accelerator.log({k: v for k, v in entry.items() if k != "step"}, step=progress.step)
+
+
+def compare_score(run: Run, score: Score) -> Comparison:
+    """Set the score beside those of counts of the training text and of compressors."""
+    vocabulary = run.accelerator.unwrap_model(run.model).config.vocab_size
+    data = run.data
+    return compare(score.metrics(), data.train, data.validation, run.tokenizer, vocabulary)
 
 
 def save_model(run: Run, directory: Path) -> None:

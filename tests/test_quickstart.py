@@ -87,6 +87,8 @@ def test_a_run_ends_with_a_model_a_card_a_curve_and_a_sample(finished):
         ("gzip -9", "gzip_9_bits_per_byte"),
         ("bz2 -9", "bz2_9_bits_per_byte"),
         ("uniform", "uniform_bits_per_byte"),
+        ("byte pairs", "byte_pairs_bits_per_byte"),
+        ("5-gram", "5gram_bits_per_byte"),
     ):
         assert re.search(rf"{name} +{held_out[key]:.3f}\n", printed)
     assert held_out["windows"] == 4 and held_out["context"] == 512

@@ -92,7 +92,8 @@ def build_run_card(
     Args:
         name: of the model.
         record: what `RunRecord` of `reformer_hf.training` wrote. It may also have `references`:
-            names, such as that of a compressor, to bits per byte of the same text.
+            names, such as that of a compressor, to bits per byte of the same text; and
+            `comparison`: the model's `score` among them, `unit`, `verdict` and `counted`.
         license: of the weights, as the Hub abbreviates it; None if nobody has decided.
         has_code: whether the repository carries this package's code (`auto_map`).
         curve: address of the picture of the loss curve, seen from the card.

@@ -107,6 +107,7 @@ class DataTrainingArguments:
     preprocessing_num_workers: int | None = argument(None, "Processes that tokenise.")
     overwrite_cache: bool = argument(False, "Tokenise again what is in the cache.")
     keep_linebreaks: bool = argument(True, "Keep the line breaks of text files.")
+    baselines: bool = argument(True, "Compare the score with n-grams, gzip and bz2.")
 
     def __post_init__(self):
         expand_home(self, "dataset_name", "train_file", "validation_file")

@@ -3,6 +3,7 @@
 import csv
 import math
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 
 _LOSSES = {"train": "loss", "eval": "eval_loss"}
@@ -85,7 +86,7 @@ def plot_loss_curve(
             if row[f"{name}_bits_per_{unit}"] is not None
         ]
         axes.plot(*zip(*points, strict=True) if points else ([], []), style, label=label)
-    for (label, value), style in zip(references.items(), (":", "--", "-.") * 2, strict=False):
+    for (label, value), style in zip(references.items(), cycle((":", "--", "-.")), strict=False):
         axes.axhline(value, color="grey", linestyle=style, label=f"{label}: {value:.2f}")
     axes.set(xlabel="step", ylabel=f"bits per {unit}", title=title, ylim=(0, None))
     axes.grid(alpha=0.3)

@@ -129,9 +129,16 @@ def test_what_is_not_known_is_told():
 def test_references_are_told():
     made = record() | {"references": {"uniform": 8.0, "gzip -9": 1.75}}
     text = plain(build_run_card("m", made))
-    assert "| accuracy | 0.5000 | The same bytes without a model, in bits per byte:" in text
+    assert "| accuracy | 0.5000 | The same bytes without a network, in bits per byte:" in text
     assert "per byte: uniform 8.000, gzip -9 1.750. ##" in text
-    assert "without a model" not in plain(build_run_card("m", record()))
+    assert "without a network" not in plain(build_run_card("m", record()))
+    compared = {"score": 2.5, "unit": "masked token", "verdict": "worse than x", "counted": {}}
+    text = plain(build_run_card("m", made | {"comparison": compared}))
+    assert "The same masked tokens without a network, in bits per masked token: uniform" in text
+    assert "gzip -9 1.750. This model needs 2.500: worse than x. ##" in text
+    compared["counted"] = {"units": 12345}
+    text = plain(build_run_card("m", made | {"comparison": compared}))
+    assert "were counted on 12,345 tokens of the training text. ##" in text
 
 
 def test_a_missing_fact_is_an_error():

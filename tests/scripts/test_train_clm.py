@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -77,6 +78,9 @@ def test_the_small_configuration_trains(text_file, tmp_path, capsys):
     assert train_clm.main(arguments) == 0, capsys.readouterr().err
     results = json.loads((tmp_path / "run" / "all_results.json").read_text())
     assert 0 < results["eval_bits_per_byte"] < 9
+    card = " ".join((tmp_path / "run" / "README.md").read_text().split())
+    verdict = re.search(r"This model is (.*)\.\n", capsys.readouterr().out)[1]
+    assert f"This model needs {results['eval_bits_per_byte']:.3f}: {verdict}. Pairs and n" in card
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["attn_layers"] == ["local", "lsh", "local", "lsh"]
 

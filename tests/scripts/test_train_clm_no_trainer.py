@@ -111,7 +111,13 @@ def test_a_run_leaves_a_model_its_results_and_a_curve(train, tmp_path, capsys):
     assert results["perplexity"] == pytest.approx(math.exp(results["eval_loss"]))
     assert results["eval_bits_per_byte"] > 0
     AutoModelForCausalLM.from_pretrained(folder)
-    assert "training: 100%" in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert "training: 100%" in captured.err
+    record = json.loads((folder / "run_record.json").read_text())
+    assert record["comparison"]["score"] == results["eval_bits_per_byte"]
+    assert record["comparison"]["scored"] == results["eval_bytes"]
+    assert record["references"]["byte pairs"] == results["eval_byte_pairs_bits_per_byte"] < 8
+    assert f"This model is {record['comparison']['verdict']}.\n" in captured.out
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Runs of train_mlm.py on a few tiny texts."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -37,6 +38,11 @@ def test_it_learns_and_fills_in_bytes(run):
     results, folder = run("--mlm_probability", "0.3", steps=150)
     assert results["eval_loss"] < start["eval_loss"] / 2
     assert "eval_bits_per_byte" not in results and results["eval_tokens"] > 0
+    record = json.loads((folder / "run_record.json").read_text())
+    assert record["comparison"]["scored"] == results["eval_tokens"]  # and with the same masks
+    assert record["comparison"]["verdict"] == "better than all of these"
+    # Of single letters in "one two three four five\n" little more is known than how many there are.
+    assert 3 < results["eval_single_tokens_bits_per_masked_token"] < math.log2(12)
     assert AutoModelForMaskedLM.from_pretrained(folder).config.vocab_size == 259
     assert AutoTokenizer.from_pretrained(folder).mask_token_id == 258
     fill = pipeline("fill-mask", model=str(folder))

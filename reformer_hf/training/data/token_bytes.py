@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -73,6 +74,11 @@ class TokenBytes:
     def sizes(self) -> Tensor:
         """Number of bytes by token id."""
         return torch.tensor([len(content) for content in self.contents])
+
+    @cached_property
+    def joined(self) -> np.ndarray:
+        """The bytes of all tokens of the vocabulary side by side, (bytes,)."""
+        return np.frombuffer(b"".join(self.contents), np.uint8)
 
     def text(self, ids: Iterable[int]) -> bytes:
         """The bytes of tokens side by side."""

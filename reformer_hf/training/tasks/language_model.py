@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -24,7 +26,8 @@ from reformer_hf.training.arguments import (
 )
 from reformer_hf.training.build import build_model, load_tokenizer
 from reformer_hf.training.checkpoints import run_settings
-from reformer_hf.training.data.collator import ReformerDataCollator
+from reformer_hf.training.comparison import Comparison, compare, compare_masked
+from reformer_hf.training.data.collator import IGNORE_INDEX, ReformerDataCollator
 from reformer_hf.training.data.sources import check_splits, wanted_splits
 from reformer_hf.training.data.text import (
     choose_block_size,
@@ -34,7 +37,7 @@ from reformer_hf.training.data.text import (
 from reformer_hf.training.data.token_bytes import tokens_are_bytes
 from reformer_hf.training.plots import write_curves
 from reformer_hf.training.processes import hide_bars_unless
-from reformer_hf.training.record import describe_data
+from reformer_hf.training.record import add_to_record, describe_data
 from reformer_hf.training.row_schedule import choose_row_schedule
 from reformer_hf.training.trainer import (
     CausalLMTrainer,
@@ -78,6 +81,7 @@ def train_clm(
 
     The output folder gets the model, `train_results.json`, `eval_results.json`, `all_results.json`,
     `trainer_state.json`, `run_record.json`, `loss_curve.csv`, `loss_curve.png` and a model card.
+    The score of the evaluation is compared with those of simple methods, on the main process.
 
     Args:
         model_arguments: which model.
@@ -114,14 +118,59 @@ def train_clm(
     )
     prepare(trainer)
 
-    def draw() -> dict[str, Any]:
+    evaluation: dict[str, Any] = {}
+
+    def evaluate() -> dict[str, Any]:
+        evaluation.update(trainer.evaluate())
+        return dict(evaluation)
+
+    def finish() -> dict[str, Any]:
+        comparison = None
+        if evaluation and data_arguments.baselines:
+            comparison = _compare(trainer, evaluation)
         if training_arguments.do_train and trainer.is_world_process_zero():
             tokenizer: Any = trainer.processing_class
             in_bytes = not trainer.masked and tokens_are_bytes(tokenizer)
-            write_curves(trainer.state.log_history, output, tokens_are_bytes=in_bytes)
-        return {}
+            references = comparison.lines if comparison else None
+            log = trainer.state.log_history
+            write_curves(log, output, references=references, tokens_are_bytes=in_bytes)
+        if comparison is None:
+            return {}
+        print(f"\n{comparison}")
+        if training_arguments.do_train:
+            add_to_record(output, comparison.record())
+        trainer.save_metrics("eval", evaluation | comparison.metrics())
+        return comparison.metrics()
 
-    return run_trainer(trainer, checkpoint, finish=draw)
+    return run_trainer(trainer, checkpoint, evaluate=evaluate, finish=finish)
+
+
+def _compare(trainer: CausalLMTrainer, evaluation: dict[str, Any]) -> Comparison | None:
+    """Compare the evaluation with baselines; only the main process gets the comparison."""
+    train, held_out = (
+        getattr(rows, "rows", None) for rows in (trainer.train_dataset, trainer.eval_dataset)
+    )
+    tokenizer: Any = trainer.processing_class
+    model: Any = trainer.model
+    vocabulary, comparison = model.config.vocab_size, None
+    targets = _count_targets(trainer, vocabulary) if trainer.masked else None
+    if trainer.is_world_process_zero() and targets is not None:
+        special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+        comparison = compare_masked(evaluation, train, targets, sorted(special))
+    elif trainer.is_world_process_zero():
+        comparison = compare(evaluation, train, held_out, tokenizer, vocabulary)
+    trainer.accelerator.wait_for_everyone()
+    return comparison
+
+
+def _count_targets(trainer: CausalLMTrainer, vocabulary: int) -> np.ndarray:
+    """How often the evaluation asks for each token, (vocabulary,), of all processes together."""
+    counts = torch.zeros(vocabulary, dtype=torch.int64)
+    for batch in trainer.get_eval_dataloader():
+        labels = batch["labels"].cpu()
+        counts += labels[labels != IGNORE_INDEX].bincount(minlength=vocabulary)
+    total: Any = trainer.accelerator.reduce(counts.to(trainer.accelerator.device), "sum")
+    return total.cpu().numpy()
 
 
 def _make_trainer(

@@ -100,6 +100,39 @@ def test_a_run_leaves_a_model_its_results_and_a_curve(train, tmp_path):
     assert AutoTokenizer.from_pretrained(folder)("é").input_ids == [197, 171]
 
 
+def test_the_score_stands_among_baselines(train, tmp_path, capsys):
+    results, folder = train("run"), tmp_path / "run"
+    written = json.loads((folder / "all_results.json").read_text())
+    assert written == results | {"epoch": written["epoch"]}
+    assert (
+        json.loads((folder / "eval_results.json").read_text()).items()
+        >= {name: value for name, value in results.items() if name.startswith("eval_")}.items()
+    )
+    record = json.loads((folder / "run_record.json").read_text())
+    compared = record["comparison"]
+    assert (compared["score"], compared["unit"], compared["scored"]) == (
+        *(results["eval_bits_per_byte"], "byte", results["eval_bytes"]),
+    )
+    assert record["references"]["5-gram"] == results["eval_5gram_bits_per_byte"]
+    assert results["eval_5gram_bits_per_byte"] < results["eval_single_bytes_bits_per_byte"] < 8
+    printed = capsys.readouterr().out
+    assert f"  this model    {results['eval_bits_per_byte']:.3f}\n" in printed
+    assert f"This model is {compared['verdict']}.\n" in printed
+
+    # An evaluation alone has no training text to count.
+    model = {"model_name_or_path": str(folder), "config_overrides": None}
+    alone = train("alone", model, do_train=False)
+    assert alone["eval_gzip_9_bits_per_byte"] == results["eval_gzip_9_bits_per_byte"]
+    assert "eval_5gram_bits_per_byte" not in alone
+
+    # They may be left out, also of a run that goes on.
+    capsys.readouterr()
+    results = train("run", data={"baselines": False}, resume_from_checkpoint="last")
+    assert "eval_bits_per_byte" in results and "eval_5gram_bits_per_byte" not in results
+    assert "references" not in json.loads((folder / "run_record.json").read_text())
+    assert "this model" not in capsys.readouterr().out
+
+
 def test_a_finished_run_keeps_its_best_model(train, tmp_path):
     # Larger losses count as better here, so that the first checkpoint is the best one.
     options = {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True}
