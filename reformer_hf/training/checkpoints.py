@@ -33,7 +33,7 @@ MAY_CHANGE = frozenset(
         *("token", "cache_dir", "trust_remote_code", "attn_implementation"),
         *("num_beams", "length_penalty"),
         *("validation_file", "test_file", "max_eval_samples", "max_predict_samples"),
-        *("preprocessing_num_workers", "overwrite_cache"),
+        *("preprocessing_num_workers", "overwrite_cache", "baselines"),
     )
 )
 """Names of arguments that a run may change when it goes on; secrets are among them."""

@@ -1,5 +1,6 @@
 """What a run was and what it ran on, for its record and its model card."""
 
+import json
 import math
 import os
 import platform
@@ -102,6 +103,12 @@ def make_record(
         "evaluation": _finite_numbers(evaluation),
         "machine": machine_record(),
     }
+
+
+def add_to_record(folder: Path, parts: Mapping[str, Any]) -> None:
+    """Add parts to the `run_record.json` of a folder, or replace them."""
+    file = folder / RUN_RECORD
+    write_json(file, json.loads(file.read_text(encoding="utf-8")) | dict(parts))
 
 
 def _finite_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
