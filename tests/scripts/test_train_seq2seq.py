@@ -80,7 +80,9 @@ def test_a_run_ends_with_bleu_translations_and_a_model_that_loads(pairs, tmp_pat
     sizes = [found[f"{split}_samples"] for split in ("train", "eval", "predict")]
     assert sizes == [48, 6, 6]
     assert len((folder / "generated_predictions.txt").read_text().splitlines()) == 6
-    constant, copies = found["references"].values()
+    constant, copies = (
+        found["references"][n] for n in ("most frequent target", "copies of the sources")
+    )
     assert constant["train_samples"] == 48 and 0 <= constant["bleu"] < 100
     en, de = ([f"{w} {n}" for n in (9, 10) for w in words] for words in (WORDS, WORDS.values()))
     copied = sacrebleu.corpus_bleu(en[3:9], [de[3:9]]).score

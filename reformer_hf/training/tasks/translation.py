@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 from transformers import (
     AutoModelForSeq2SeqLM,
     DataCollatorForSeq2Seq,
@@ -24,6 +23,7 @@ from reformer_hf.training.arguments import (
     ReformerTrainingArguments,
     argument,
 )
+from reformer_hf.training.bleu import bleu_metrics, corpus_bleu, decode
 from reformer_hf.training.build import build_model, load_tokenizer, parse_overrides
 from reformer_hf.training.checkpoints import run_settings
 from reformer_hf.training.data.pairs import (
@@ -152,7 +152,11 @@ def _references(
     if trainer.args.predict_with_generate:  # type: ignore[attr-defined]
         sources = [text[len(data.source_prefix) :] for text in pairs["validation"]["source"]]
         targets = decode(tokenizer, held_out["labels"])
-        references += pair_references(corpus_bleu, pairs["train"], sources, targets)
+
+        def score(translations: list[str], targets: list[str]) -> dict[str, float]:
+            return {"bleu": corpus_bleu(translations, targets)["bleu"]}
+
+        references += pair_references(score, pairs["train"], sources, targets)
     return references
 
 
@@ -291,47 +295,3 @@ def open_tokenizer(
             raise ValueError(f"tokenizer_name={name!r}: has no {token}, which {use}; add one")
     tokenizer.padding_side = "right"  # so that the start token begins each target
     return tokenizer
-
-
-def bleu_metrics(tokenizer: PreTrainedTokenizerBase) -> Callable[[Any], dict[str, Any]]:
-    """A `compute_metrics` of Trainer: sacreBLEU of generated ids against labels.
-
-    Raises:
-        ImportError: without the extra `translate`.
-    """
-    corpus_bleu([""], [""])
-
-    def compute(evaluated: Any) -> dict[str, Any]:
-        return corpus_bleu(*(decode(tokenizer, ids) for ids in (evaluated[0], evaluated[1])))
-
-    return compute
-
-
-def corpus_bleu(translations: list[str], references: list[str]) -> dict[str, Any]:
-    """Score translations with sacreBLEU, and give its signature.
-
-    Raises:
-        ImportError: without the extra `translate`.
-    """
-    try:
-        from sacrebleu.metrics.bleu import BLEU
-    except ImportError as error:
-        raise ImportError(
-            "predict_with_generate needs sacreBLEU: pip install 'reformer_hf[translate]'"
-        ) from error
-    metric = BLEU()
-    score = metric.corpus_score(translations, [references])
-    return {"bleu": score.score, "bleu_signature": str(metric.get_signature())}
-
-
-def decode(tokenizer: PreTrainedTokenizerBase, ids: Any) -> list[str]:
-    """Texts of rows of token ids, in which -100 is padding; spaces are one, line ends are spaces.
-
-    Args:
-        tokenizer: of the ids.
-        ids: a matrix, or rows of different lengths.
-    """
-    pad: Any = tokenizer.pad_token_id
-    rows = [np.where(np.asarray(row) == -100, pad, row) for row in ids]
-    texts = tokenizer.batch_decode(rows, skip_special_tokens=True)
-    return [" ".join(text.split()) for text in texts]
