@@ -92,8 +92,9 @@ def build_run_card(
     Args:
         name: of the model.
         record: what `RunRecord` of `reformer_hf.training` wrote. It may also have `references`:
-            names, such as that of a compressor, to bits per byte of the same text; and
-            `comparison`: the model's `score` among them, `unit`, `verdict` and `counted`.
+            names, such as that of a compressor, to bits per byte of the same text, or to metrics by
+            name; and a `comparison` with them: its `verdict`, and for text the model's `score`
+            among them, `unit` and `counted`.
         license: of the weights, as the Hub abbreviates it; None if nobody has decided.
         has_code: whether the repository carries this package's code (`auto_map`).
         curve: address of the picture of the loss curve, seen from the card.
@@ -131,7 +132,12 @@ def build_run_card(
     facts = {"task": task, "license": license, "has_code": has_code, "curve": curve}
     environment = Environment(loader=FileSystemLoader(TEMPLATE.parent), undefined=_Missing)
     template = environment.get_template(TEMPLATE.name)
-    text = template.render(card_data=metadata.to_yaml(), name=name, **facts, **record)
+    references = record.get("references", {})
+    columns = {name: each for name, each in references.items() if isinstance(each, Mapping)}
+    facts["columns"] = columns
+    facts["references"] = {n: bits for n, bits in references.items() if n not in columns}
+    facts = {**record, **facts}
+    text = template.render(card_data=metadata.to_yaml(), name=name, **facts)
     # Conditions leave blank lines.
     return ModelCard(re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n")
 

@@ -320,6 +320,7 @@ def run_trainer(
     count: Callable[[str], dict[str, Any]] = lambda split: {},
     evaluate: Callable[[], dict[str, Any]] | None = None,
     finish: Callable[[], dict[str, Any]] = dict,
+    compare: Callable[[dict[str, Any]], dict[str, Any]] = lambda metrics: {},
 ) -> dict[str, Any]:
     """Train, evaluate and save, as far as the arguments say; then upload, or write the card.
 
@@ -329,6 +330,7 @@ def run_trainer(
         count: further metrics of `train` and of `eval`, after them.
         evaluate: in place of the Trainer's.
         finish: is called before the state is saved, for what else a task leaves; returns metrics.
+        compare: is given the metrics of `eval` once they are kept; keeps what it returns.
 
     Returns:
         The content of `all_results.json`.
@@ -347,8 +349,9 @@ def run_trainer(
             trainer.save_model()
             results |= keep_metrics(trainer, "train", metrics | count("train"))
         if doing.do_eval:
-            metrics = (evaluate or trainer.evaluate)()
-            results |= keep_metrics(trainer, "eval", metrics | count("eval"))
+            metrics = (evaluate or trainer.evaluate)() | count("eval")
+            results |= keep_metrics(trainer, "eval", metrics)
+            results |= compare(metrics)
         results |= finish()
         if doing.do_train:
             trainer.save_state()

@@ -141,6 +141,22 @@ def test_references_are_told():
     assert "were counted on 12,345 tokens of the training text. ##" in text
 
 
+def test_references_with_metrics_are_columns():
+    references = {"majority class": {"accuracy": 0.25}, "naive Bayes": {"f1": 1, "loss": 0.125}}
+    verdict = {"metric": "accuracy", "verdict": "accuracy 0.5 is better"}
+    made = record() | {"references": references, "comparison": verdict}
+    text = build_run_card("m", made).text
+    for line in (
+        "| metric | this model | majority class | naive Bayes |",
+        "|---|---|---|---|",
+        "| loss | 2.2500 |  | 0.1250 |",
+        "| accuracy | 0.5000 | 0.2500 |  |",
+        "accuracy 0.5 is better.",
+    ):
+        assert f"\n{line}\n" in text, line
+    assert "without a model" not in text
+
+
 def test_a_missing_fact_is_an_error():
     lacking = record()
     del lacking["machine"]

@@ -65,7 +65,12 @@ def test_a_run_leaves_its_card(script, tag, metric, tmp_path, monkeypatch, capsy
     assert f"on the file {'pairs' if script is train_seq2seq else 'rows'}.jsonl" in card.content
     assert " 2 steps" in f" {card.content}".replace("\n", " ")
     assert str(tmp_path) not in card.content
-    assert json.loads((folder / "run_record.json").read_text())["training"]["steps"] == 2
+    record = json.loads((folder / "run_record.json").read_text())
+    assert record["training"]["steps"] == 2
+    simple = {train_classification: "majority class", train_seq2seq: "tokens"}
+    if script in simple:
+        assert f"| this model | {simple[script]} |" in card.content
+        assert record["comparison"]["verdict"] in card.content.replace("\n", " ")
 
 
 @pytest.mark.parametrize("script", [train_clm, train_seq2seq], ids=lambda value: value.__name__)

@@ -73,12 +73,32 @@ def test_classes_of_texts(run):
     assert found == ["cat", "dog"] * 3
     classify = pipeline("text-classification", model=str(folder))
     assert classify("xx dogdogdog")[0]["label"] == "dog"
+    results_file, record = (
+        json.loads((folder / f"{name}.json").read_text()) for name in ("all_results", "run_record")
+    )
+    majority, bayes = (
+        results_file["references"][n] for n in ("majority class", "naive Bayes on byte pairs")
+    )
+    assert majority == {"accuracy": 0.5, "f1_macro": pytest.approx(1 / 3)}
+    assert (bayes["accuracy"], bayes["train_samples"]) == (1, 24)
+    verdict = "accuracy 1.0000 is not better than 1.0000, naive Bayes on byte pairs: counting does "
+    for kept in (results_file, record):
+        assert kept["references"] == results_file["references"]
+        assert kept["comparison"]["verdict"].startswith(verdict)
+    card = (folder / "README.md").read_text()
+    assert "| metric | this model | majority class | naive Bayes on byte pairs |" in card
+    assert "| accuracy | 1.0000 | 0.5000 | 1.0000 |" in card and verdict in card
+    assert "cat,1.0,1.0,1.0,3" in (folder / "class_scores.csv").read_text()
+    assert "cat,3,0" in (folder / "confusion_matrix.csv").read_text()
 
 
 def test_an_interrupted_run_goes_on(run):
     options = ["--save_steps", "3", "--lr_scheduler_type", "constant"]
-    run(*options, steps=3)
+    assert "references" in json.loads((run(*options, steps=3) / "eval_results.json").read_text())
+    options += ["--baselines", "False"]
     folder = run(*options, "--resume_from_checkpoint", "last", steps=6)
+    assert "references" not in json.loads((folder / "eval_results.json").read_text())
+    assert "references" not in json.loads((folder / "run_record.json").read_text())
     state = json.loads((folder / "trainer_state.json").read_text())
     assert state["global_step"] == 6 and (folder / "checkpoint-6" / "seal.json").exists()
 
@@ -115,12 +135,14 @@ def test_several_classes_at_a_time(run):
     metrics, found = results(run("--label_column_name", "labels"))
     assert metrics["eval_f1_micro"] > 0.7
     assert all("cat" in labels or "dog" in labels for labels in found)
+    assert metrics["references"].keys() == {"majority of each label", "naive Bayes on byte pairs"}
 
 
 def test_numbers(run):
     metrics, found = results(run("--label_column_name", "size", steps=80))
     assert metrics["eval_mse"] < 0.1
     assert found == pytest.approx([0.5, 1.5] * 3, abs=0.6)
+    assert metrics["references"] == {"mean": {"mse": 0.25, "mae": 0.5}}
 
 
 def test_words(run):
@@ -128,6 +150,11 @@ def test_words(run):
     metrics, found = results(folder)
     assert metrics["eval_entity_f1"] == metrics["eval_accuracy"] == 1
     assert found == [row["ner_tags"] for row in texts(6)]
+    by_word = metrics["references"]["most frequent label of each word"]
+    assert (
+        by_word["entity_f1"] == 1
+        and "entity_f1 1.0000 is not better" in metrics["comparison"]["verdict"]
+    )
     tag = pipeline("token-classification", model=str(folder))
     assert any(entity["entity"] == "B-dog" for entity in tag("a dog b"))
 

@@ -66,12 +66,19 @@ def test_a_run_ends_with_bits_per_dim_samples_and_completions(
     assert {path.name for path in folder.iterdir()} >= SAVED
     results = json.loads((folder / "all_results.json").read_text())
     assert "eval_bits_per_dim" in capsys.readouterr().out
-    assert 1 < results["eval_bits_per_dim"] < 5 < results["eval_uniform_bits_per_dim"]
+    bits = {name: scores["bits_per_dim"] for name, scores in results["references"].items()}
+    assert 1 < results["eval_bits_per_dim"] < 5 < bits["uniform"] == 8
+    # Counts are of other images, and neighbours tell something.
+    assert 1 < bits["bytes after the left one"] < bits["bytes"] < 5 < bits["PNG"]
+    assert results["comparison"]["verdict"].startswith(
+        f"bits_per_dim {results['eval_bits_per_dim']:.4f} is "
+    )
     assert (results["eval_images"], results["eval_dims"]) == (8, 64)
     assert results["train_tokens"] == 30 * 16 * 64 and not results["train_stopped_by_the_clock"]
     record = json.loads((folder / "run_record.json").read_text())
     assert record["data"]["description"] == "the images in digits"
     assert record["evaluation"]["bits_per_dim"] == results["eval_bits_per_dim"]
+    assert record["references"] == results["references"]
     with Image.open(folder / "samples.png") as samples:
         assert (samples.size, samples.mode) == ((24, 8), "L")
     with Image.open(folder / "completions.png") as picture:
@@ -117,10 +124,12 @@ def test_an_interrupted_run_ends_like_another(digits, tmp_path, monkeypatch):
 
 
 def test_a_run_whose_time_is_up_takes_no_further_step(digits, tmp_path, monkeypatch):
-    options = arguments(digits, tmp_path / "run", max_minutes=1e-6, resume_from_checkpoint="last")
+    changes = {"max_minutes": 1e-6, "resume_from_checkpoint": "last", "baselines": False}
+    options = arguments(digits, tmp_path / "run", **changes)
     assert train_images.main(options) == 0
     results = json.loads((tmp_path / "run" / "all_results.json").read_text())
     assert results["train_tokens"] == 16 * 64 and results["train_stopped_by_the_clock"]
+    assert "references" not in results
     trained = (tmp_path / "run" / "model.safetensors").read_bytes()
     monkeypatch.setattr(Trainer, "training_step", None)
     assert train_images.main(options) == 0

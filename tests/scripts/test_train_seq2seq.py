@@ -4,6 +4,7 @@ import json
 
 import datasets
 import pytest
+import sacrebleu
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, Seq2SeqTrainer
 
 from reformer_hf.training import checkpoints
@@ -79,6 +80,17 @@ def test_a_run_ends_with_bleu_translations_and_a_model_that_loads(pairs, tmp_pat
     sizes = [found[f"{split}_samples"] for split in ("train", "eval", "predict")]
     assert sizes == [48, 6, 6]
     assert len((folder / "generated_predictions.txt").read_text().splitlines()) == 6
+    constant, copies = (
+        found["references"][n] for n in ("most frequent target", "copies of the sources")
+    )
+    assert constant["train_samples"] == 48 and 0 <= constant["bleu"] < 100
+    en, de = ([f"{w} {n}" for n in (9, 10) for w in words] for words in (WORDS, WORDS.values()))
+    copied = sacrebleu.corpus_bleu(en[3:9], [de[3:9]]).score
+    assert copies["bleu"] == copied and found["comparison"]["verdict"].startswith(
+        f"bleu {found['eval_bleu']:.4f}"
+    )
+    record = json.loads((folder / "run_record.json").read_text())
+    assert record["references"] == found["references"]
     log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     losses = [entry["loss"] for entry in log if "loss" in entry]
     assert len(losses) == 6 and losses[-1] < losses[0]
@@ -176,12 +188,13 @@ def test_tables_of_all_kinds_train_evaluate_and_predict(tmp_path, capsys):
         "validation_file": tmp_path / "b.tsv",
         "test_file": tmp_path / "c.csv",
         "max_steps": 2,
+        "baselines": False,
     }
     folder = tmp_path / "run"
     assert train_seq2seq.main(arguments(tmp_path, folder, **changes)) == 0
     found = results(folder)
     sizes = [found[f"{split}_samples"] for split in ("train", "eval", "predict")]
-    assert sizes == [20, 3, 2]
+    assert sizes == [20, 3, 2] and "references" not in found
     assert len((folder / "generated_predictions.txt").read_text().split("\n")) == 2 + 1
 
 

@@ -1,6 +1,6 @@
 """Labelled rows as tokens and numbers, for a classifier of texts or of words."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -102,8 +102,7 @@ def _tokenize(
         ]
         encoded = encode(texts, is_split_into_words=True)
     else:
-        parts = zip(*(batch[column] for column in text), strict=True)
-        texts = [arguments.text_column_delimiter.join(row) for row in parts]
+        texts = join_texts(batch, text, arguments.text_column_delimiter)
         encoded = encode(texts)
     found = {name: encoded[name] for name in ("input_ids", "attention_mask")}
     for place, ids in zip(places, found["input_ids"], strict=True):
@@ -119,11 +118,17 @@ def _tokenize(
                 given = labels.encode(value)
                 if by_words:
                     owners = found["words"][row], found["word_count"][row]
-                    given = _spread(*owners, given, arguments.label_all_tokens, labels.names)
+                    given = spread_labels(*owners, given, arguments.label_all_tokens, labels.names)
             except ValueError as error:
                 raise ValueError(f"{place}: {error}") from None
             found["labels"].append(given)
     return found
+
+
+def join_texts(batch: Mapping[str, list], columns: Sequence[str], delimiter: str) -> list[str]:
+    """The text of each row, its columns joined."""
+    parts = zip(*(batch[column] for column in columns), strict=True)
+    return [delimiter.join(row) for row in parts]
 
 
 def _check_text(value: Any, by_words: bool, place: str) -> None:
@@ -133,7 +138,7 @@ def _check_text(value: Any, by_words: bool, place: str) -> None:
         text_of(text, place)
 
 
-def _spread(
+def spread_labels(
     owners: list[int | None],
     word_count: int,
     numbers: list[int],
@@ -143,6 +148,19 @@ def _spread(
     """Put the label of each word at its last token, which has seen all of the word, or at all.
 
     At all of them, what begins an entity goes on behind the first.
+
+    Args:
+        owners: the word of each token, None for a special token.
+        word_count: how many words there are, those without a token included.
+        numbers: the label of each word.
+        over_all: whether all tokens of a word get it.
+        names: of the labels, by number.
+
+    Returns:
+        Labels of the tokens, -100 where there is none.
+
+    Raises:
+        ValueError: if there is not one label per word.
     """
     if word_count != len(numbers):
         raise ValueError(f"{word_count} words and {len(numbers)} labels: give one per word")

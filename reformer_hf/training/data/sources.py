@@ -40,6 +40,9 @@ class RowArguments:
     max_train_samples: int | None = argument(None, "Train on the first so many rows.")
     max_eval_samples: int | None = argument(None, "Evaluate on the first so many rows.")
     max_predict_samples: int | None = argument(None, "Predict the first so many rows.")
+    baselines: bool = argument(
+        True, "Compare the evaluation at the end of a training with simple methods."
+    )
 
     def __post_init__(self):
         check_choices(self)

@@ -12,7 +12,6 @@ from transformers import (
     AutoConfig,
     DataCollatorForTokenClassification,
     DataCollatorWithPadding,
-    EvalPrediction,
     Trainer,
     TrainingArguments,
     set_seed,
@@ -23,7 +22,6 @@ from reformer_hf.models.modeling_heads import ReformerHFForTokenClassification
 from reformer_hf.training.arguments import PretrainedModelArguments
 from reformer_hf.training.build import build_model, load_tokenizer
 from reformer_hf.training.checkpoints import run_settings
-from reformer_hf.training.data.collator import IGNORE_INDEX
 from reformer_hf.training.data.labelled import (
     ClassificationDataArguments,
     choose_columns,
@@ -33,8 +31,11 @@ from reformer_hf.training.data.labelled import (
 from reformer_hf.training.data.labelled_tokens import tokenize_rows
 from reformer_hf.training.data.labels import LabelSpace, find_labels, number_names
 from reformer_hf.training.data.sources import check_splits, wanted_splits
+from reformer_hf.training.label_baselines import label_references
+from reformer_hf.training.label_metrics import LabelMetrics, report_classes
 from reformer_hf.training.processes import hide_bars_unless
 from reformer_hf.training.record import describe_data
+from reformer_hf.training.references import keep_references
 from reformer_hf.training.trainer import (
     SealedCheckpoints,
     checkpoint_to_resume,
@@ -53,6 +54,7 @@ def train_classification(
 
     The output folder gets the model, `train_results.json`, `eval_results.json`, `all_results.json`,
     `trainer_state.json`, `run_record.json`, a model card and, of predictions, `predictions.jsonl`.
+    An evaluation of classes leaves `class_scores.csv` and `confusion_matrix.csv`.
 
     Args:
         model_arguments: which model.
@@ -81,15 +83,27 @@ def train_classification(
     check_splits(wanted, rows)
     labels = _labels(model_arguments, data_arguments, whole)
     rows = {split: rows[split] for split in wanted}
-    trainer, splits = _prepare(model_arguments, data_arguments, doing, rows, labels)
+    measure = LabelMetrics(labels)
+    trainer, splits = _prepare(model_arguments, data_arguments, doing, rows, measure)
     prepare(trainer)
+
+    def compare(metrics: dict[str, Any]) -> dict[str, Any]:
+        kept: dict[str, Any] = {}
+        if trainer.is_world_process_zero():
+            if measure.confusion is not None:
+                report_classes(Path(str(doing.output_dir)), labels.names, measure.confusion)
+            if data_arguments.baselines and doing.do_train:
+                references = label_references(labels, data_arguments, rows, splits)
+                kept = keep_references(trainer, metrics, references, measure.deciding)
+        trainer.accelerator.wait_for_everyone()
+        return kept
 
     def predict() -> dict[str, Any]:
         if "test" in splits:
             write_predictions(trainer, splits["test"], labels)
         return {}
 
-    return run_trainer(trainer, checkpoint, finish=predict)
+    return run_trainer(trainer, checkpoint, finish=predict, compare=compare)
 
 
 def _labels(
@@ -141,9 +155,10 @@ def _prepare(
     data_arguments: ClassificationDataArguments,
     training_arguments: TrainingArguments,
     rows: dict[str, Any],
-    labels: LabelSpace,
+    measure: LabelMetrics,
 ) -> tuple[Trainer, dict[str, Any]]:
     """Build the model, tokenise the rows, and set the Trainer up."""
+    labels = measure.labels
     tokenizer = load_tokenizer(model_arguments)
     tokenizer.padding_side = "right"  # so that places in a row are those in the text
     token = data_arguments.task_name == "token"
@@ -174,7 +189,7 @@ def _prepare(
         train_dataset=splits.get("train"),
         eval_dataset=splits.get("validation"),
         processing_class=tokenizer,
-        compute_metrics=metrics_of(labels),
+        compute_metrics=measure,
         preprocess_logits_for_metrics=choose_predictions,
         callbacks=run_callbacks(training_arguments, **describe_data(data_arguments)),
     )
@@ -224,84 +239,3 @@ def choose_predictions(logits: Tensor | tuple, labels: Tensor) -> Tensor:
     scores = logits[0] if isinstance(logits, tuple) else logits
     chosen = not torch.is_floating_point(labels) and scores.shape[-1] > 1
     return scores.argmax(dim=-1) if chosen else scores
-
-
-def metrics_of(labels: LabelSpace) -> Callable[[EvalPrediction], dict[str, float]]:
-    """The function that measures predictions of these labels, for `compute_metrics`."""
-
-    def compute(prediction: EvalPrediction) -> dict[str, float]:
-        found: Any = prediction.predictions
-        true = np.asarray(prediction.label_ids)
-        found = np.asarray(found[0] if isinstance(found, tuple) else found)
-        if labels.kind == "regression":
-            difference = found.reshape(true.shape) - true
-            return {
-                "mse": float((difference**2).mean()),
-                "mae": float(np.abs(difference).mean()),
-            }
-        if labels.kind == "multi_label_classification":
-            return _of_several(found > 0, true > 0.5)
-        counted = true != IGNORE_INDEX
-        scores = _of_classes(found[counted], true[counted], len(labels.names))
-        if labels.kind == "token" and any(name.startswith("B-") for name in labels.names):
-            rows = [
-                ([labels.names[n] for n in f[c]], [labels.names[n] for n in t[c]])
-                for f, t, c in zip(found, true, counted, strict=True)
-            ]
-            scores |= _of_entities(rows)
-        return scores
-
-    return compute
-
-
-def _of_classes(found: np.ndarray, true: np.ndarray, count: int) -> dict[str, float]:
-    """Accuracy, and the mean F1 over the classes that occur."""
-    confusion = np.bincount(true * count + found, minlength=count * count).reshape(count, count)
-    right, seen = confusion.diagonal(), confusion.sum(axis=0) + confusion.sum(axis=1)
-    occurring = seen > 0
-    return {
-        "accuracy": float(right.sum() / max(1, confusion.sum())),
-        "f1_macro": float((2 * right[occurring] / seen[occurring]).mean()),
-    }
-
-
-def _of_several(found: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    """F1 over all decisions, and the share of rows in which all are right."""
-    both, all_ = (found & true).sum(), found.sum() + true.sum()
-    return {
-        "f1_micro": float(2 * both / max(1, all_)),
-        "accuracy": float((found == true).all(axis=-1).mean()),
-    }
-
-
-def _of_entities(rows: Sequence[tuple[list[str], list[str]]]) -> dict[str, float]:
-    """Precision, recall and F1 of whole entities, in place and kind."""
-    right = proposed = wanted = 0
-    for found, true in rows:
-        found_spans, true_spans = entity_spans(found), entity_spans(true)
-        right += len(found_spans & true_spans)
-        proposed, wanted = proposed + len(found_spans), wanted + len(true_spans)
-    return {
-        "entity_precision": right / max(1, proposed),
-        "entity_recall": right / max(1, wanted),
-        "entity_f1": 2 * right / max(1, proposed + wanted),
-    }
-
-
-def entity_spans(tags: Sequence[str]) -> set[tuple[str, int, int]]:
-    """Kind, first place and place behind the last one of each entity in IOB2 tags.
-
-    An I- tag that continues no entity of its kind begins one, as in the CoNLL evaluation.
-
-    >>> sorted(entity_spans(["B-X", "I-X", "O", "I-Y", "B-Y"]))
-    [('X', 0, 2), ('Y', 3, 4), ('Y', 4, 5)]
-    """
-    spans, kind, begin = set(), None, 0
-    for place, tag in enumerate([*tags, "O"]):
-        prefix, _, name = tag.partition("-")
-        continues = prefix == "I" and name == kind
-        if kind is not None and not continues:
-            spans.add((kind, begin, place))
-        if not continues:
-            kind, begin = (name, place) if prefix in ("B", "I") else (None, place)
-    return spans

@@ -17,7 +17,6 @@ from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.modeling_reformer_hf import ReformerHFForCausalLM
 from reformer_hf.training.argument_checks import require_positive
 from reformer_hf.training.arguments import ReformerTrainingArguments, argument
-from reformer_hf.training.baselines import compressor_scores
 from reformer_hf.training.build import parse_overrides
 from reformer_hf.training.data.images import (
     START,
@@ -25,11 +24,12 @@ from reformer_hf.training.data.images import (
     ImageBytes,
     after_start,
     load_images,
-    png_size,
     save_png,
 )
 from reformer_hf.training.data.rows import spread_rows
+from reformer_hf.training.image_baselines import image_references
 from reformer_hf.training.plots import write_curves
+from reformer_hf.training.references import keep_references
 from reformer_hf.training.smoothing import NextTokenTrainer
 from reformer_hf.training.trainer import (
     SealedCheckpoints,
@@ -57,6 +57,9 @@ class ImageModelArguments:
     max_eval_samples: int = argument(64, "Held-out images in the evaluation at the end.")
     num_samples: int = argument(4, "Images that are sampled, and completed, at the end.")
     temperature: float = argument(1.0, "Of the samples; 1 samples what the model has learnt.")
+    baselines: bool = argument(
+        True, "Compare bits per dim with counts of the training images and with compressors."
+    )
 
     def __post_init__(self):
         require_positive(self, "max_eval_samples", "num_samples", "temperature")
@@ -101,21 +104,8 @@ class ImageScore:
     """Bits per dim (byte) on held-out images, each scored whole, and what they were measured on."""
 
     bits_per_dim: float
-    png_bits_per_dim: float  # a file for each image, headers included
-    gzip_9_bits_per_dim: float  # all bytes as one stream
-    bz2_9_bits_per_dim: float
-    uniform_bits_per_dim: float
     images: int
     dims: int  # bytes of an image
-
-    def references(self) -> dict[str, float]:
-        """What the model is compared with, by name."""
-        return {
-            "uniform": self.uniform_bits_per_dim,
-            "PNG": self.png_bits_per_dim,
-            "gzip -9": self.gzip_9_bits_per_dim,
-            "bz2 -9": self.bz2_9_bits_per_dim,
-        }
 
 
 class ImageTrainer(NextTokenTrainer, SealedCheckpoints):
@@ -173,14 +163,21 @@ def train_images(
     )
 
     prepare(trainer)
+    scored = spread_rows(held_out, model_arguments.max_eval_samples)
 
     def evaluate() -> dict[str, Any]:
-        score = score_images(model, spread_rows(held_out, model_arguments.max_eval_samples))
+        score = score_images(model, scored)
         metrics = {f"eval_{name}": value for name, value in asdict(score).items()}
         trainer.callback_handler.on_evaluate(doing, trainer.state, trainer.control, metrics)
-        log = trainer.state.log_history
-        write_curves(log, folder, "Bytes of images", score.references())
         return metrics
+
+    def compare(metrics: dict[str, Any]) -> dict[str, Any]:
+        references = []
+        if model_arguments.baselines:
+            references = image_references(train_rows.pixels, held_out.pixels[scored.indices])
+        lines = {each.name: each.scores["bits_per_dim"] for each in references}
+        write_curves(trainer.state.log_history, folder, "Bytes of images", lines)
+        return keep_references(trainer, metrics, references, "bits_per_dim")
 
     def sample() -> dict[str, Any]:
         set_seed(doing.seed)
@@ -191,7 +188,7 @@ def train_images(
         totals = training_totals(trainer, math.prod(record.shape)) if split == "train" else {}
         return {f"train_{name}": value for name, value in totals.items()}
 
-    return run_trainer(trainer, checkpoint, count, evaluate, sample)
+    return run_trainer(trainer, checkpoint, count, evaluate, sample, compare)
 
 
 def build_config(overrides: str | None, shape: Sequence[int]) -> ReformerHFConfig:
@@ -223,25 +220,16 @@ def score_images(model: PreTrainedModel, images: Dataset, batch_size: int = 1) -
         images: items of `ImageBytes`.
         batch_size: images in a forward pass.
     """
-    was_training, shape = model.training, model.config.axial_pos_shape
+    was_training = model.training
     model.eval()
-    nats, png, content = 0.0, 0, bytearray()
+    nats = size = 0.0
     for batch in tqdm(DataLoader(images, batch_size), desc="held-out images"):
-        targets = batch["shift_labels"]
         loss = model(**{name: ids.to(model.device) for name, ids in batch.items()}).loss
-        nats += float(loss) * targets.numel()
-        for pixels in as_pixels(targets, shape):
-            png += png_size(pixels)
-            content += pixels.tobytes()
+        nats += float(loss) * batch["shift_labels"].numel()
+        size += batch["shift_labels"].numel()
     model.train(was_training)
-    dims = math.prod(shape)
-    return ImageScore(
-        nats / math.log(2) / len(content),
-        8 * png / len(content),
-        *compressor_scores(bytes(content)).values(),
-        images=len(content) // dims,
-        dims=dims,
-    )
+    dims = math.prod(model.config.axial_pos_shape)
+    return ImageScore(nats / math.log(2) / size, int(size) // dims, dims)
 
 
 def sample_images(

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 from transformers import (
     AutoModelForSeq2SeqLM,
     DataCollatorForSeq2Seq,
@@ -24,6 +23,7 @@ from reformer_hf.training.arguments import (
     ReformerTrainingArguments,
     argument,
 )
+from reformer_hf.training.bleu import bleu_metrics, corpus_bleu, decode
 from reformer_hf.training.build import build_model, load_tokenizer, parse_overrides
 from reformer_hf.training.checkpoints import run_settings
 from reformer_hf.training.data.pairs import (
@@ -33,7 +33,9 @@ from reformer_hf.training.data.pairs import (
 )
 from reformer_hf.training.data.sources import check_splits, wanted_splits
 from reformer_hf.training.data.vocabulary import open_sentencepiece, train_sentencepiece
+from reformer_hf.training.pair_baselines import pair_references, token_reference
 from reformer_hf.training.record import describe_data
+from reformer_hf.training.references import Reference, keep_references
 from reformer_hf.training.trainer import (
     SealedCheckpoints,
     checkpoint_to_resume,
@@ -125,7 +127,37 @@ def train_translation(
             (folder / "generated_predictions.txt").write_text("".join(lines), encoding="utf-8")
         return keep_metrics(trainer, "predict", output.metrics | count("predict"))
 
-    return run_trainer(trainer, checkpoint, count, finish=predict)
+    def compare(metrics: dict[str, Any]) -> dict[str, Any]:
+        if not (data_arguments.baselines and doing.do_train):
+            return {}
+        references = _references(trainer, data_arguments, pairs, tokens)
+        deciding = "bleu" if doing.predict_with_generate else "loss"
+        return keep_references(trainer, metrics, references, deciding)
+
+    return run_trainer(trainer, checkpoint, count, finish=predict, compare=compare)
+
+
+def _references(
+    trainer: Trainer,
+    data: TranslationArguments,
+    pairs: dict[str, datasets.Dataset],
+    tokens: dict[str, datasets.Dataset],
+) -> list[Reference]:
+    """Methods without a model, for the metrics that the evaluation has."""
+    references: list[Reference] = []
+    tokenizer: Any = trainer.processing_class
+    train, held_out = (tokens[split] for split in ("train", "validation"))
+    if not trainer.args.label_smoothing_factor:  # which is in the loss of an evaluation, too
+        references.append(token_reference(train, held_out, len(tokenizer)))
+    if trainer.args.predict_with_generate:  # type: ignore[attr-defined]
+        sources = [text[len(data.source_prefix) :] for text in pairs["validation"]["source"]]
+        targets = decode(tokenizer, held_out["labels"])
+
+        def score(translations: list[str], targets: list[str]) -> dict[str, float]:
+            return {"bleu": corpus_bleu(translations, targets)["bleu"]}
+
+        references += pair_references(score, pairs["train"], sources, targets)
+    return references
 
 
 def _check(training: Seq2SeqTrainingArguments, model: TranslationModelArguments) -> None:
@@ -263,32 +295,3 @@ def open_tokenizer(
             raise ValueError(f"tokenizer_name={name!r}: has no {token}, which {use}; add one")
     tokenizer.padding_side = "right"  # so that the start token begins each target
     return tokenizer
-
-
-def bleu_metrics(tokenizer: PreTrainedTokenizerBase) -> Callable[[Any], dict[str, Any]]:
-    """A `compute_metrics` of Trainer: sacreBLEU of generated ids against labels.
-
-    Raises:
-        ImportError: without the extra `translate`.
-    """
-    try:
-        from sacrebleu.metrics.bleu import BLEU
-    except ImportError as error:
-        raise ImportError(
-            "predict_with_generate needs sacreBLEU: pip install 'reformer_hf[translate]'"
-        ) from error
-
-    def compute(evaluated: Any) -> dict[str, Any]:
-        predictions, labels = (decode(tokenizer, ids) for ids in (evaluated[0], evaluated[1]))
-        metric = BLEU()
-        score = metric.corpus_score(predictions, [labels])
-        return {"bleu": score.score, "bleu_signature": str(metric.get_signature())}
-
-    return compute
-
-
-def decode(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray) -> list[str]:
-    """Texts of rows of token ids, in which -100 is padding."""
-    ids = np.where(ids == -100, tokenizer.pad_token_id, ids)  # type: ignore[arg-type]
-    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    return [" ".join(text.split()) for text in texts]

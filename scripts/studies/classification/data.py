@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from reformer_hf.training.naive_bayes import BytePairBayes
 from scripts.make_translation_pairs import collect_pairs, download_wheel, part_of
 
 PACKAGES = ("Django==5.2.19", "wagtail==8.0.1")  # both under the BSD licence
@@ -87,11 +88,11 @@ def draw_rows(
 
 
 def byte_pair_bayes(train: list[list[bytes]], held_out: Rows) -> float:
-    """Accuracy of naive Bayes on counts of pairs of neighbouring bytes, smoothed by one."""
-    counts = np.stack([1 + _count_pairs(b"".join(messages)) for messages in train])
-    logs = np.log(counts / counts.sum(axis=1, keepdims=True))
-    seen = np.stack([_count_pairs(row.tobytes()) for row in held_out.bytes])
-    return float(((seen @ logs.T).argmax(axis=1) == held_out.labels).mean())
+    """Accuracy of naive Bayes on counts of pairs of neighbouring bytes."""
+    texts = [b"".join(messages) for messages in train]
+    bayes = BytePairBayes(texts, np.eye(len(texts), dtype=bool))
+    scores = bayes.scores([row.tobytes() for row in held_out.bytes])
+    return float((scores.argmax(axis=1) == held_out.labels).mean())
 
 
 def _draw_row(messages: list[bytes], length: int, random: np.random.Generator) -> np.ndarray:
@@ -100,8 +101,3 @@ def _draw_row(messages: list[bytes], length: int, random: np.random.Generator) -
         raise ValueError(f"length={length}: a language has fewer bytes to train on")
     needed = sum(size < length for size in accumulate(map(len, chosen))) + 1
     return np.frombuffer(b"".join(chosen[:needed]), np.uint8, length)
-
-
-def _count_pairs(text: bytes) -> np.ndarray:
-    row = np.frombuffer(text, np.uint8).astype(np.int64)
-    return np.bincount(row[:-1] * 256 + row[1:], minlength=2**16)

@@ -70,9 +70,7 @@ def test_the_score_counts_every_byte_of_every_image_once(model, images):
     score = score_images(model, images, batch_size=2)
     assert model.training
     assert score.bits_per_dim == pytest.approx(expected / math.log(2) / (5 * 36), rel=1e-5)
-    assert (score.images, score.dims, score.uniform_bits_per_dim) == (5, 36, 8.0)
-    assert score.references().keys() == {"uniform", "PNG", "gzip -9", "bz2 -9"}
-    assert score.png_bits_per_dim > 8  # noise, and a header for each image
+    assert (score.images, score.dims) == (5, 36)
 
 
 def test_trainer_counts_the_last_byte_too(model, images, tmp_path):

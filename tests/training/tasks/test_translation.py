@@ -1,11 +1,8 @@
 """A model that translates: its vocabulary, its configuration, its score."""
 
-import sys
-
 import datasets
 import numpy as np
 import pytest
-import sacrebleu
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
@@ -16,9 +13,7 @@ from reformer_hf.training.data.pairs import TranslationArguments
 from reformer_hf.training.tasks.translation import (
     TranslationModelArguments,
     TranslationTrainingArguments,
-    bleu_metrics,
     build_translator,
-    decode,
     make_trainer,
     open_tokenizer,
     train_translation,
@@ -55,30 +50,6 @@ def test_positions_cover_the_longest_row(form, positions):
     assert config.position_limit == positions
     assert (config.encoder_attn_layers, config.decoder_attn_layers) == (["full"], ["local", "lsh"])
     assert config.decoder_start_token_id == config.pad_token_id == 0
-
-
-def test_bleu_is_that_of_sacrebleu_with_its_signature():
-    tokenizer = ReformerHFByteTokenizer()
-    references = ["the cat sat on the mat today", "dogs run in the park"]
-    written = ["the cat sat on the mat", "dogs run in the park"]
-
-    def pad(rows, value):
-        ids = [tokenizer(row).input_ids + [1] for row in rows]
-        width = max(map(len, ids)) + 2
-        return np.array([row + [value] * (width - len(row)) for row in ids])
-
-    scores = bleu_metrics(tokenizer)((pad(written, 0), pad(references, -100)))
-    assert scores["bleu"] == sacrebleu.corpus_bleu(written, [references]).score
-    assert 60 < scores["bleu"] < 100
-    assert scores["bleu_signature"].startswith("nrefs:1|case:mixed|")
-    assert decode(tokenizer, pad(["a  b"], -100)) == ["a b"]
-
-
-def test_an_empty_corpus_of_translations_scores_nothing():
-    tokenizer = ReformerHFByteTokenizer()
-    scores = bleu_metrics(tokenizer)((np.array([[0, 1], [0, 0]]), np.array([[75, 1], [-100, 1]])))
-    assert scores["bleu"] == 0
-    assert decode(tokenizer, np.array([[0, 1, 0], [12, 15, 12]])) == ["", ""]  # line ends
 
 
 @pytest.mark.parametrize("token", ["eos_token", "pad_token"])
@@ -180,9 +151,3 @@ def test_impossible_models_are_named(changes, message):
     arguments = TranslationModelArguments(config_overrides=changes)
     with pytest.raises(ValueError, match=message):
         build_translator(arguments, ReformerHFByteTokenizer(), 100)
-
-
-def test_a_missing_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sacrebleu.metrics.bleu", None)
-    with pytest.raises(ImportError, match=r"reformer_hf\[translate\]"):
-        bleu_metrics(ReformerHFByteTokenizer())
