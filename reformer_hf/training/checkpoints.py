@@ -271,6 +271,9 @@ class Progress:
         loss: sum of the losses since the last entry of the log.
         seconds: that its steps took, with what it did between them.
         log_history: as of a Trainer.
+        tokens: that were trained on.
+        step_seconds: that its steps alone took.
+        peak_memory_bytes: the largest of a process of this run so far, 0 if unknown.
     """
 
     step: int = 0
@@ -279,6 +282,9 @@ class Progress:
     loss: float = 0.0
     seconds: float = 0.0
     log_history: list[dict] = field(default_factory=list)
+    tokens: int = 0
+    step_seconds: float = 0.0
+    peak_memory_bytes: int = 0
 
 
 def save_checkpoint(

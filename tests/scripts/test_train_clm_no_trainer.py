@@ -110,8 +110,14 @@ def test_a_run_leaves_a_model_its_results_and_a_curve(train, tmp_path, capsys):
     assert json.loads((folder / "all_results.json").read_text()) == results
     assert results["perplexity"] == pytest.approx(math.exp(results["eval_loss"]))
     assert results["eval_bits_per_byte"] > 0
+    assert results["train_tokens"] > 0 and results["train_peak_memory_bytes"] > 0
+    assert 0 < results["train_step_seconds"] <= results["train_seconds"]
+    record = json.loads((folder / "run_record.json").read_text())["training"]
+    assert record["tokens_per_second"] == results["train_tokens_per_second"] > 0
+    printed = capsys.readouterr()
+    assert f"Trained on {results['train_tokens']:,} tokens in" in printed.out
+    assert "training: 100%" in printed.err
     AutoModelForCausalLM.from_pretrained(folder)
-    assert "training: 100%" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
