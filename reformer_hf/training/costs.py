@@ -1,6 +1,5 @@
 """What a run costs: its time, tokens and memory, and how they are written for people."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,14 +22,14 @@ def run_costs(
 
     Returns:
         `seconds`, `step_seconds`, `tokens`, `tokens_per_second` of the steps (None if nothing was
-        timed), `peak_memory_bytes` (None where the system does not say) and, of a GPU,
+        timed or counted), `peak_memory_bytes` (None where the system does not say) and, of a GPU,
         `peak_device_memory_bytes`.
     """
     costs = {
         "seconds": seconds,
         "step_seconds": step_seconds,
         "tokens": tokens,
-        "tokens_per_second": round(tokens / step_seconds, 1) if step_seconds else None,
+        "tokens_per_second": round(tokens / step_seconds, 1) if tokens and step_seconds else None,
         "peak_memory_bytes": max(peak_memory_bytes() or 0, peak_bytes or 0) or None,
     }
     on_device = peak_device_bytes()
@@ -59,8 +58,8 @@ def count_tokens(batch: Mapping[str, Any], with_targets: bool = False) -> int:
         batch: with `input_ids`, and `attention_mask` where there is padding.
         with_targets: also those of its `labels`, which the decoder of an encoder-decoder reads.
     """
-    mask = batch.get("attention_mask")
-    read = batch["input_ids"].numel() if mask is None else int(mask.sum())
+    mask, ids = batch.get("attention_mask"), batch.get("input_ids")
+    read = int(mask.sum()) if mask is not None else 0 if ids is None else ids.numel()
     return read + (int((batch["labels"] != IGNORE_INDEX).sum()) if with_targets else 0)
 
 
@@ -90,13 +89,13 @@ def mean_step_tokens(
 
 
 def duration(seconds: float) -> str:
-    """Write a time in minutes, or in hours from two of them on.
+    """Write a time in seconds, in minutes or, from two of them on, in hours.
 
-    >>> duration(90), duration(9000)
-    ('1.5 minutes', '2.5 hours')
+    >>> duration(0.25), duration(90), duration(9000)
+    ('0.25 seconds', '1.5 minutes', '2.5 hours')
     """
-    if not math.isfinite(seconds):
-        return "no known time"
+    if seconds < 60:
+        return f"{seconds:.2g} seconds"
     return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 

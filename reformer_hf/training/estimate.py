@@ -139,7 +139,7 @@ def describe_estimate(
             f"  the run: about {duration(run.seconds)}{clock * run.stopped_by_the_clock}",
             f"    {listed}; {run.tokens:,.0f} tokens",
             f"    left out: {left_out}",
-            f"  memory: {describe_peak(memory.peak)}",
+            f"  {describe_peak(memory.peak)} of this process",
             f"    {known}",
         )
     )

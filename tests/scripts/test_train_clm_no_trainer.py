@@ -129,12 +129,13 @@ def test_a_run_leaves_a_model_its_results_and_a_curve(train, tmp_path, capsys):
     ],
 )
 def test_an_interrupted_run_ends_bit_for_bit_like_another(
-    train, tmp_path, interrupt, curves, monkeypatch, fields, data
+    train, tmp_path, interrupt, curves, monkeypatch, capsys, fields, data
 ):
     model = {"config_overrides": tiny_overrides(dropout=0.1)}
     # Losses of three steps in an entry of the log: a checkpoint cuts one in two.
     fields = {"max_train_steps": 18, "logging_steps": 3, "max_grad_norm": 1.0} | fields
-    train("straight", model, data, **fields)
+    straight = train("straight", model, data, **fields)
+    assert capsys.readouterr().out.count("Step 11 of 18: about ") == 1
     with monkeypatch.context(), pytest.raises(KeyboardInterrupt):
         interrupt(15)
         train("broken", model, data, **fields)
@@ -147,7 +148,8 @@ def test_an_interrupted_run_ends_bit_for_bit_like_another(
     last = find_checkpoint("last", tmp_path / "broken", PROGRESS)
     step = json.loads((last / "progress.json").read_text())["step"]
     assert 0 < step <= 15
-    train("broken", model, data, resume_from_checkpoint="last", **fields)
+    broken = train("broken", model, data, resume_from_checkpoint="last", **fields)
+    assert broken["train_tokens"] == straight["train_tokens"] > 0
     assert largest_difference(weights(tmp_path / "straight"), weights(tmp_path / "broken")) == 0
     assert curves[0] == curves[-1]
     train("other", model, data, seed=1, **fields)

@@ -54,7 +54,7 @@ def test_four_steps_a_batch_and_a_checkpoint_tell_of_the_whole(tmp_path, monkeyp
     steps = found["tokens"] / found["tokens_per_second"]
     assert found["seconds"] == pytest.approx(steps + 5 * 3 + 3 * 1)  # 3 batches, a second each
     assert found["step_seconds"] == 1
-    assert "evaluations (5) 0.2 minutes, checkpoints (3) 0.1 minutes" in printed
+    assert "evaluations (5) 15 seconds, checkpoints (3) 3 seconds" in printed
     assert "left out: preparing the data, samples, predictions and uploads" in printed
     assert found["memory_bytes"]["optimizer"] > found["memory_bytes"]["gradients"] > 0
 
