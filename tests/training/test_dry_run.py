@@ -101,12 +101,12 @@ def test_the_plan_is_what_the_trainer_does(tmp_path, fields):
         def on_save(self, args, state, control, **kwargs):
             done.append(("saves", state.global_step))
 
-    trainer = trainer_of(tmp_path, max_steps=9, per_device_train_batch_size=4, **fields)
+    trainer = trainer_of(tmp_path, max_steps=8, per_device_train_batch_size=4, **fields)
     trainer.add_callback(Note())
     trainer.train()
     plan = list(planned_steps(trainer, 0))
     planned = [(name, step) for step, each in enumerate(plan, 1) for name in done_names(each)]
-    assert planned == done and len(plan) == 9
+    assert planned == done and len(plan) == 8
 
 
 def done_names(step):
