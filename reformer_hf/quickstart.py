@@ -38,12 +38,7 @@ from reformer_hf.training.checkpoints import compare_settings, run_settings
 from reformer_hf.training.data.text import data_settings
 from reformer_hf.training.data.token_bytes import TokenBytes
 from reformer_hf.training.parsing import parse_arguments, readable_errors
-from reformer_hf.training.record import (
-    RUN_RECORD,
-    RunRecord,
-    machine_record,
-    peak_memory_bytes,
-)
+from reformer_hf.training.record import RUN_RECORD, RunRecord, machine_record
 from reformer_hf.training.storage import readable_disk_errors, write_json
 from reformer_hf.training.tasks.language_model import train_clm
 from reformer_hf.training.trainer import training_totals
@@ -165,6 +160,8 @@ def run(
             record.data["data"] = f"the source of Python {version}'s standard library"
 
     results = train_clm(model, data, training, prepare=prepare)
+    if training.dry_run:
+        return
     (trainer,) = trainers
     folder, state = Path(str(training.output_dir)), trainer.state
     if state.global_step < state.max_steps:
@@ -223,15 +220,12 @@ def check_reload(
 
 def write_reports(folder: Path, trainer: Trainer, scored: dict[str, Any]) -> None:
     """Write the card under the quickstart's name, and `metrics.json`, which ends the run."""
-    totals = training_totals(trainer, scored["context"])
     record = json.loads((folder / RUN_RECORD).read_text(encoding="utf-8"))
     metrics = {
         "held_out": scored,
         "training": {
             "steps": trainer.state.global_step,
-            **totals,
-            "tokens_per_second": round(totals["tokens"] / max(totals["step_seconds"], 1e-9), 1),
-            "peak_memory_bytes": peak_memory_bytes(),
+            **training_totals(trainer),
         },
         "parameters": record["model"]["parameters"],
         "corpus": record["data"],

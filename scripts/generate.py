@@ -29,7 +29,7 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.utils.logging import disable_progress_bar
 
 import reformer_hf
-from reformer_hf.training.record import peak_memory_bytes
+from reformer_hf.training.memory import peak_memory_bytes
 
 PREFILL_CHUNK_SIZE = 8192
 

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import Adafactor, PreTrainedTokenizerBase, get_scheduler
+from transformers.trainer_utils import has_length
 
 from reformer_hf.hub.card import write_run_card
 from reformer_hf.hub.upload import push_folder
@@ -56,6 +57,7 @@ from reformer_hf.training.checkpoints import (
     save_checkpoint,
 )
 from reformer_hf.training.comparison import Comparison, compare
+from reformer_hf.training.costs import count_tokens, describe_costs, mean_step_tokens, run_costs
 from reformer_hf.training.data.collator import IGNORE_INDEX, ReformerDataCollator
 from reformer_hf.training.data.pieces import PieceBatches, RowPieces
 from reformer_hf.training.data.rows import FilledRows, ShuffledRows, fill
@@ -66,7 +68,9 @@ from reformer_hf.training.data.text import (
     load_language_model_data,
 )
 from reformer_hf.training.data.token_bytes import tokens_are_bytes
+from reformer_hf.training.estimate import MEASURED_STEPS, PlannedStep, conclude
 from reformer_hf.training.evaluation import Score, score_batches
+from reformer_hf.training.memory import MemoryWatch
 from reformer_hf.training.optimizers import (
     check_machine,
     decay_groups,
@@ -74,6 +78,7 @@ from reformer_hf.training.optimizers import (
     muon_rate,
     muon_settings,
 )
+from reformer_hf.training.pace import Pace, StepTimer
 from reformer_hf.training.parsing import parse_arguments, readable_errors
 from reformer_hf.training.plots import write_curves
 from reformer_hf.training.processes import (
@@ -120,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
         model, data, loop = parse_arguments(kinds, arguments, __doc__)
         accelerator = make_accelerator(loop)
         train_clm_no_trainer(model, data, loop, accelerator)
-        if accelerator.is_main_process:
+        if accelerator.is_main_process and not loop.dry_run:
             write_run_card(loop.output_dir, (loop.hub_model_id or "").rpartition("/")[2] or None)
             if loop.push_to_hub:
                 upload(loop, model.token)
@@ -138,6 +143,8 @@ def train_clm_no_trainer(
     The output folder gets the model, its tokenizer, `all_results.json`, `run_record.json`,
     `loss_curve.csv` and `loss_curve.png`, and the checkpoints.
 
+    With `dry_run` a few steps are timed, and what it returns is `conclude` of `estimate` says.
+
     Raises:
         FloatingPointError: if training diverges.
         OSError: if something cannot be found or the disk is full.
@@ -145,6 +152,8 @@ def train_clm_no_trainer(
     """
     accelerator = accelerator or make_accelerator(arguments)
     run = prepare_run(model_arguments, data_arguments, arguments, accelerator)
+    if arguments.dry_run:
+        return dry_run(run)
     if arguments.with_tracking:
         settings = asdict(model_arguments) | asdict(data_arguments) | asdict(arguments)
         settings = {k: v for k, v in settings.items() if k != "token"}
@@ -154,9 +163,12 @@ def train_clm_no_trainer(
     save_model(run, Path(arguments.output_dir))
     score = evaluate(run)
     report(run, progress, score)
+    costs = costs_of(progress)
     results = {"train_steps": progress.step, "epoch": progress.epoch}
+    results |= {f"train_{name}": value for name, value in costs.items()}
     results |= {"perplexity": score.perplexity} | score.metrics() if score else {}
     if accelerator.is_main_process:
+        print(f"Trained on {describe_costs(costs)}")
         output, in_bytes = Path(arguments.output_dir), tokens_are_bytes(run.tokenizer)
         comparison = compare_score(run, score) if data_arguments.baselines and score else None
         references = comparison.lines if comparison else None
@@ -329,7 +341,9 @@ def train(run: Run) -> Progress:
             progress = load_checkpoint(accelerator, run.checkpoint)
         check_progress(run, progress)
     directory, every = Path(arguments.output_dir), arguments.steps_between_checkpoints
-    start = time.perf_counter() - progress.seconds
+    start, pace = time.perf_counter() - progress.seconds, Pace()
+    if not accelerator.is_local_main_process:
+        pace.tell = None
 
     def save() -> None:
         save_checkpoint(accelerator, directory, progress, arguments.save_total_limit)
@@ -341,13 +355,18 @@ def train(run: Run) -> Progress:
         disable=not accelerator.is_local_main_process,
     )
     run.model.train()
+    pace.begin()
     with StopSignals() as signals, bar:
         while progress.step < run.max_steps:
             for group in groups_of_batches(run, progress):
+                step_start, tokens = time.perf_counter(), tokens_of(run, group)
                 progress.loss += take_step(run, group)
                 advance(run, progress, group)
+                progress.tokens += tokens
+                progress.step_seconds += time.perf_counter() - step_start
                 progress.seconds = time.perf_counter() - start
                 bar.update()
+                pace.end_step(tokens, progress.step, run.max_steps)
                 log(run, progress)
                 stopped = signals.agreed(accelerator)
                 if stopped or (every and progress.step % every == 0):
@@ -433,6 +452,12 @@ def rows_at_a_time(run: Run) -> int:
     return run.arguments.per_device_train_batch_size * run.accelerator.num_processes
 
 
+def tokens_of(run: Run, batches: Sequence[dict[str, Tensor]]) -> int:
+    """Tokens of the batches of all processes, without padding."""
+    count = torch.tensor(sum(map(count_tokens, batches)), device=run.accelerator.device)
+    return int(run.accelerator.reduce(count, "sum"))  # type: ignore[arg-type]
+
+
 def take_step(run: Run, batches: Sequence[dict[str, Tensor]]) -> float:
     """One step of the optimizer on the batches of all processes, each token of the same weight.
 
@@ -464,6 +489,56 @@ def take_step(run: Run, batches: Sequence[dict[str, Tensor]]) -> float:
             f"{run.arguments.learning_rate}), or with max_grad_norm"
         )
     return value
+
+
+# --- before a run: what it will cost ---
+
+
+def dry_run(run: Run) -> dict[str, Any]:
+    """Take a few steps, score a batch, save a checkpoint, and say what all of it would take."""
+    accelerator, progress = run.accelerator, Progress()
+    timer, memory = StepTimer(), MemoryWatch()
+    run.model.train()
+    timer.begin()
+    for group in islice(groups_of_batches(run, progress), MEASURED_STEPS):
+        tokens = tokens_of(run, group)
+        take_step(run, group)
+        timer.end_step(tokens)
+    if not timer.seconds:
+        raise ValueError("dataset_name, train_file: there are no rows to train on")
+    memory.after_steps(run.model, run.optimizer)
+    start, evaluation, checkpoint = time.perf_counter(), None, None
+    batches: Any = run.eval_loader
+    if has_length(run.eval_loader):
+        model = accelerator.unwrap_model(run.model)
+        score_batches(model, islice(batches, 1), run.tokenizer, accelerator)
+        evaluation = (time.perf_counter() - start) * len(batches)
+    if run.arguments.checkpointing_steps is not None and accelerator.num_processes == 1:
+        start = time.perf_counter()
+        save_checkpoint(accelerator, Path(run.arguments.output_dir), progress, None)
+        checkpoint = time.perf_counter() - start
+    return conclude(
+        timer,
+        memory.result(),
+        planned_steps(run, timer.mean_tokens()),
+        run.max_steps,
+        evaluation,
+        checkpoint,
+        tell=print if accelerator.is_main_process else lambda text: None,
+    )
+
+
+def planned_steps(run: Run, timed_tokens: float) -> Iterator[PlannedStep]:
+    """The steps of a run with their tokens, and where it evaluates and saves."""
+    every, together = run.arguments.checkpointing_steps, run.arguments.gradient_accumulation_steps
+    sized = has_length(run.train_loader)
+    epoch = math.ceil(len(run.train_loader) / together) if sized else math.inf
+    step_rows = together * rows_at_a_time(run)
+    tokens = mean_step_tokens(run.train_loader.dataset, step_rows, epoch) or timed_tokens
+    for step in range(1, run.max_steps + 1):
+        ends = step % epoch == 0 or step == run.max_steps
+        saves = ends if every == "epoch" else every is not None and step % int(every) == 0
+        yield PlannedStep(tokens, ends and run.eval_loader is not None, saves)
 
 
 # --- what a run leaves: scores, log, model, record ---
@@ -509,6 +584,7 @@ def report(run: Run, progress: Progress, score: Score | None) -> None:
 def keep(run: Run, progress: Progress, entry: dict[str, Any]) -> None:
     """Put an entry into the log, and send it to the trackers."""
     entry["seconds"] = round(progress.seconds, 3)
+    progress.peak_memory_bytes = costs_of(progress)["peak_memory_bytes"] or 0
     progress.log_history.append(entry)
     run.accelerator.log({k: v for k, v in entry.items() if k != "step"}, step=progress.step)
 
@@ -518,6 +594,12 @@ def compare_score(run: Run, score: Score) -> Comparison:
     vocabulary = run.accelerator.unwrap_model(run.model).config.vocab_size
     data = run.data
     return compare(score.metrics(), data.train, data.validation, run.tokenizer, vocabulary)
+
+
+def costs_of(progress: Progress) -> dict[str, Any]:
+    """What a run has cost so far."""
+    seconds, of_steps = (round(each, 3) for each in (progress.seconds, progress.step_seconds))
+    return run_costs(progress.tokens, seconds, of_steps, progress.peak_memory_bytes)
 
 
 def save_model(run: Run, directory: Path) -> None:
@@ -537,7 +619,7 @@ def make_run_record(
     training = {
         "steps": progress.step,
         "epochs": progress.epoch,
-        "seconds": round(progress.seconds, 3),
+        **costs_of(progress),
         "timed_from_step": 0,
         "last_loss": losses[-1] if losses else None,
     }

@@ -23,6 +23,7 @@ from reformer_hf.training.argument_checks import (
     require_positive,
 )
 from reformer_hf.training.row_schedule import check_row_lengths
+from reformer_hf.training.storage import passing_folder
 
 _SCHEDULERS = [
     *("linear", "cosine", "cosine_with_restarts", "polynomial"),
@@ -33,6 +34,10 @@ _MUON_RATE = (
     "rest. Default, or 0: AdamW alone."
 )
 Packing = Literal["documents", "blocks", "none"]
+DRY_RUN = (
+    "Prepare the run, take a few steps on its data, say how long it will take and how much memory, "
+    "and end. Nothing is written to output_dir."
+)
 
 
 def argument(default: Any, help: str, **metadata: Any) -> Any:
@@ -239,12 +244,18 @@ class ReformerTrainingArguments(TrainingArguments):
         "Stop training after so many minutes, those before a resumption included, and save. "
         "Default: no limit.",
     )
+    dry_run: bool = argument(False, DRY_RUN)
 
     muon_learning_rate: float | None = argument(None, _MUON_RATE)
     muon_momentum: float = argument(0.95, "Momentum of Muon.")
 
     def __post_init__(self):
         expand_home(self, "resume_from_checkpoint")
+        if self.dry_run and not self.do_train:
+            raise ValueError("dry_run=True without do_train: nothing is trained; give do_train")
+        if self.dry_run:
+            keep_nothing(self)
+            self.report_to = "none"
         read_mappings(self)
         check_ranges(self)
         check_muon(self, "adamw_torch", "adamw_torch_fused")
@@ -291,6 +302,7 @@ class LoopArguments:
     report_to: str = argument("all", "'tensorboard', 'wandb', …, or all that are installed.")
     push_to_hub: bool = argument(False, "Upload output_dir to the Hub at the end.")
     hub_model_id: str | None = argument(None, "Repository on the Hub. Default: by output_dir.")
+    dry_run: bool = argument(False, DRY_RUN)
 
     def __post_init__(self):
         expand_home(self, "output_dir", "resume_from_checkpoint")
@@ -315,12 +327,21 @@ class LoopArguments:
             raise ValueError(
                 f"checkpointing_steps={every}: give a number of steps, or 'epoch', or leave it out"
             )
+        if self.dry_run:
+            keep_nothing(self)
+            self.with_tracking = False
 
     @property
     def steps_between_checkpoints(self) -> int | None:
         """Number of steps, None for checkpoints at the end of epochs or for none."""
         every = self.checkpointing_steps
         return int(every) if every not in (None, "epoch") else None
+
+
+def keep_nothing(arguments: Any) -> None:
+    """Let a dry run write to a folder that goes when its arguments go, and upload nothing."""
+    arguments.output_dir = passing_folder(arguments)
+    arguments.resume_from_checkpoint, arguments.push_to_hub = None, False
 
 
 def move_token(arguments: TrainingArguments) -> None:

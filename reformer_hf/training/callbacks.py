@@ -6,14 +6,17 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerState
 
+from reformer_hf.training.memory import peak_memory_bytes
+from reformer_hf.training.pace import Pace
 from reformer_hf.training.processes import StopSignals
 
 
 class Clock(TrainerCallback):
     """Measures training, resumed runs included, and stops it when its time is up, if it is limited.
 
-    Each entry of the log gets `seconds` (all of training, with evaluations and checkpoints) and
-    `step_seconds` (forward, backward and optimiser alone), so both are in the checkpoints.
+    Each entry of the log gets `seconds` (all of training, with evaluations and checkpoints),
+    `step_seconds` (forward, backward and optimiser alone) and `peak_memory_bytes` (the largest of a
+    process of this run so far), so they are in the checkpoints.
 
     Args:
         max_minutes: limit on `seconds`; None for no limit.
@@ -46,7 +49,9 @@ class Clock(TrainerCallback):
     def on_log(self, args, state, control, **kwargs):
         self._tick()
         state.log_history[-1].update(
-            seconds=round(self.seconds, 3), step_seconds=round(self.step_seconds, 3)
+            seconds=round(self.seconds, 3),
+            step_seconds=round(self.step_seconds, 3),
+            peak_memory_bytes=max(peak_memory_bytes() or 0, recorded_peak(state)),
         )
 
     def _tick(self) -> None:
@@ -59,6 +64,36 @@ def recorded_seconds(state: TrainerState) -> dict[str, float]:
     entries = [entry for entry in state.log_history if "step_seconds" in entry]
     last = entries[-1] if entries else {}
     return {name: last.get(name, 0.0) for name in ("seconds", "step_seconds")}
+
+
+def recorded_peak(state: TrainerState) -> int:
+    """Read the largest resident memory, bytes, that the log of a state knows of; 0 if of none."""
+    entries = [entry for entry in state.log_history if "peak_memory_bytes" in entry]
+    return int(entries[-1]["peak_memory_bytes"]) if entries else 0
+
+
+class TellPace(TrainerCallback):
+    """Says once, after the first steps, how long the others will take.
+
+    Args:
+        clock: that may stop the run; it comes before this callback.
+        pace: of the run.
+    """
+
+    def __init__(self, clock: Clock, pace: Pace | None = None):
+        self.clock, self.pace, self._tokens = clock, pace or Pace(), 0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._tokens = state.num_input_tokens_seen
+        if not state.is_world_process_zero:
+            self.pace.tell = None
+        self.pace.begin()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        tokens = state.num_input_tokens_seen - self._tokens
+        self._tokens += tokens
+        left = self.clock.max_seconds - self.clock.seconds
+        self.pace.end_step(tokens, state.global_step, state.max_steps, left)
 
 
 class StopOnSignal(TrainerCallback):

@@ -272,6 +272,9 @@ class Progress:
         seconds: that its steps took, with what it did between them.
         log_history: as of a Trainer.
         row_schedule: what `RowSchedule.record` says; None if rows do not grow.
+        tokens: that were trained on.
+        step_seconds: that its steps alone took.
+        peak_memory_bytes: the largest of a process of this run so far, 0 if unknown.
     """
 
     step: int = 0
@@ -281,6 +284,9 @@ class Progress:
     seconds: float = 0.0
     log_history: list[dict] = field(default_factory=list)
     row_schedule: dict[str, Any] | None = None
+    tokens: int = 0
+    step_seconds: float = 0.0
+    peak_memory_bytes: int = 0
 
 
 def save_checkpoint(

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import platform
-import sys
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -15,7 +14,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, TrainerCallback, TrainerState, TrainingArguments
 
-from reformer_hf.training.callbacks import recorded_seconds
+from reformer_hf.training.callbacks import recorded_peak, recorded_seconds
+from reformer_hf.training.costs import run_costs
 from reformer_hf.training.optimizers import muon_settings
 from reformer_hf.training.row_schedule import RowSchedule
 from reformer_hf.training.storage import write_json
@@ -89,7 +89,8 @@ def make_record(
     Args:
         model: that was trained.
         data: what :func:`describe_data` returns, and `kind` if they are not `texts`.
-        training: `steps`, `epochs`, `seconds`, `timed_from_step` and `last_loss`.
+        training: `steps`, `epochs`, `timed_from_step`, `last_loss` and what :func:`run_costs` of
+            `costs` returns.
         hyperparameters: by name; none of them may be a secret.
         evaluation: metrics of the model as it is saved; empty if there are none.
 
@@ -201,13 +202,15 @@ class RunRecord(TrainerCallback):
         """Count steps and seconds; those before a resumption only where the log has them."""
         # A run that had come to its end when it was resumed does not train again.
         first_step, start = self._start or (state.global_step, time.perf_counter())
-        logged = recorded_seconds(state)["seconds"]
+        logged = recorded_seconds(state)
+        costs = run_costs(state.num_input_tokens_seen, **logged, peak_bytes=recorded_peak(state))
         losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
         return {
             "steps": state.global_step,
             "epochs": round(state.epoch or 0.0, 4),
-            "seconds": logged or round(time.perf_counter() - start, 3),
-            "timed_from_step": 0 if logged else first_step,
+            **costs,
+            "seconds": logged["seconds"] or round(time.perf_counter() - start, 3),
+            "timed_from_step": 0 if logged["seconds"] else first_step,
             "last_loss": losses[-1] if losses else None,
         }
 
@@ -261,16 +264,6 @@ def machine_record() -> dict:
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "versions": {"python": platform.python_version()} | {p: _version(p) for p in _PACKAGES},
     }
-
-
-def peak_memory_bytes() -> int | None:
-    """Largest resident memory of this process so far; None where the system does not say."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _processor() -> str:

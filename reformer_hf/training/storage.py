@@ -4,9 +4,12 @@ import errno
 import json
 import os
 import shutil
+import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_MESSAGES = (
@@ -43,6 +46,13 @@ def new_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _sync(path.parent)
+
+
+def passing_folder(owner: Any) -> str:
+    """Make an empty folder that is deleted when an object is no longer there."""
+    folder = tempfile.mkdtemp(prefix="reformer_hf-")
+    weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def write_json(path: Path, content: object) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm
 from transformers import (
@@ -26,10 +27,14 @@ from reformer_hf.training.callbacks import (
     Clock,
     StopOnDivergence,
     StopOnSignal,
+    TellPace,
+    recorded_peak,
     recorded_seconds,
 )
 from reformer_hf.training.checkpoints import check_settings, find_checkpoint, rotate, seal
+from reformer_hf.training.costs import count_tokens, describe_costs, run_costs
 from reformer_hf.training.data.rows import FilledRows, ShuffledRows, fill
+from reformer_hf.training.dry_run import dry_run, reads_targets
 from reformer_hf.training.evaluation import score_batches
 from reformer_hf.training.growing_rows import GrowingRowsTrainer
 from reformer_hf.training.optimizers import MuonTrainer
@@ -101,6 +106,14 @@ class SealedCheckpoints(MuonTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with given_hyperparameters(self.optimizer, self.lr_scheduler):
             super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _track_num_input_tokens(self, inputs: Any) -> None:
+        """Count the tokens that are read, in any case: without padding unless it is asked for."""
+        if self.args.include_num_input_tokens_seen == "all":
+            return super()._track_num_input_tokens(inputs)
+        tokens: Any = torch.tensor(count_tokens(inputs, reads_targets(self.model)))
+        tokens = self.accelerator.reduce(tokens.to(self.args.device), "sum")
+        self.state.num_input_tokens_seen += int(tokens)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         limit, directory = self.args.save_total_limit, Path(str(self.args.output_dir))
@@ -333,7 +346,7 @@ def run_trainer(
         compare: is given the metrics of `eval` once they are kept; keeps what it returns.
 
     Returns:
-        The content of `all_results.json`.
+        The content of `all_results.json`; with `dry_run` what :func:`dry_run` returns.
 
     Raises:
         FloatingPointError: if training diverges.
@@ -343,10 +356,16 @@ def run_trainer(
     if doing.do_train and doing.should_save:
         steps = getattr(trainer, "row_schedule", None) or step_rows(trainer)
         print(describe_size(trainer.model, trainer.train_dataset, steps))
+    if getattr(doing, "dry_run", False):
+        return dry_run(trainer, has_own_evaluation=evaluate is not None)
     metrics = train_or_load(trainer, checkpoint) if doing.do_train else {}
     with readable_disk_errors(Path(str(doing.output_dir)), _KEPT):
         if doing.do_train:
             trainer.save_model()
+            totals = training_totals(trainer)
+            if doing.should_save:
+                print(f"Trained on {describe_costs(totals)}")
+            metrics |= {f"train_{name}": value for name, value in totals.items()}
             results |= keep_metrics(trainer, "train", metrics | count("train"))
         if doing.do_eval:
             metrics = (evaluate or trainer.evaluate)() | count("eval")
@@ -366,8 +385,8 @@ def run_callbacks(arguments: TrainingArguments, **record: Any) -> list[TrainerCa
         arguments: of the run, with `max_minutes` if they are ours.
         **record: arguments of `RunRecord`.
     """
-    limit = getattr(arguments, "max_minutes", None)
-    return [Clock(limit), RunRecord(**record)]
+    clock = Clock(getattr(arguments, "max_minutes", None))
+    return [clock, TellPace(clock), RunRecord(**record)]
 
 
 def step_rows(trainer: Trainer) -> int:
@@ -381,22 +400,16 @@ def step_record(trainer: Trainer) -> dict[str, Any]:
     return {"rows_per_step": step_rows(trainer)} if schedule is None else schedule.record()
 
 
-def training_totals(trainer: Trainer, row_length: int) -> dict[str, Any]:
-    """Tokens that were trained on and the time it took, resumed runs included.
+def training_totals(trainer: Trainer) -> dict[str, Any]:
+    """What training has cost, resumed runs included: `run_costs`, and whether the clock ended it.
 
-    Args:
-        trainer: after training.
-        row_length: tokens in a row, if rows do not grow.
+    Tokens are those of steps that a Trainer of this package took.
     """
     state = trainer.state
-    tokens = state.global_step * step_rows(trainer) * row_length
-    if isinstance(trainer, GrowingRowsTrainer) and (batches := trainer.piece_batches()):
-        tokens = batches.tokens(state.global_step)
-    return {
-        "stopped_by_the_clock": state.global_step < state.max_steps,
-        "tokens": tokens,
-        **recorded_seconds(state),
-    }
+    costs = run_costs(
+        state.num_input_tokens_seen, **recorded_seconds(state), peak_bytes=recorded_peak(state)
+    )
+    return {"stopped_by_the_clock": state.global_step < state.max_steps, **costs}
 
 
 def keep_metrics(trainer: Trainer, split: str, metrics: dict[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,8 @@ from transformers import set_seed
 
 from reformer_hf import ReformerHFConfig, ReformerHFForCausalLM
 from reformer_hf.training.arguments import argument
-from reformer_hf.training.record import machine_record, peak_memory_bytes
+from reformer_hf.training.memory import peak_memory_bytes
+from reformer_hf.training.record import machine_record
 from reformer_hf.training.storage import write_json
 from scripts.benchmarks.common.arguments import make_parser
 from scripts.benchmarks.common.memory import RETURN_LARGE

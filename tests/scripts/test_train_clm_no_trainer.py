@@ -110,14 +110,19 @@ def test_a_run_leaves_a_model_its_results_and_a_curve(train, tmp_path, capsys):
     assert json.loads((folder / "all_results.json").read_text()) == results
     assert results["perplexity"] == pytest.approx(math.exp(results["eval_loss"]))
     assert results["eval_bits_per_byte"] > 0
+    assert results["train_tokens"] > 0 and results["train_peak_memory_bytes"] > 0
+    assert 0 < results["train_step_seconds"] <= results["train_seconds"]
+    record = json.loads((folder / "run_record.json").read_text())["training"]
+    assert record["tokens_per_second"] == results["train_tokens_per_second"] > 0
+    printed = capsys.readouterr()
+    assert f"Trained on {results['train_tokens']:,} tokens in" in printed.out
+    assert "training: 100%" in printed.err
     AutoModelForCausalLM.from_pretrained(folder)
-    captured = capsys.readouterr()
-    assert "training: 100%" in captured.err
     record = json.loads((folder / "run_record.json").read_text())
     assert record["comparison"]["score"] == results["eval_bits_per_byte"]
     assert record["comparison"]["scored"] == results["eval_bytes"]
     assert record["references"]["byte pairs"] == results["eval_byte_pairs_bits_per_byte"] < 8
-    assert f"This model is {record['comparison']['verdict']}.\n" in captured.out
+    assert f"This model is {record['comparison']['verdict']}.\n" in printed.out
 
 
 @pytest.mark.parametrize(
@@ -129,12 +134,13 @@ def test_a_run_leaves_a_model_its_results_and_a_curve(train, tmp_path, capsys):
     ],
 )
 def test_an_interrupted_run_ends_bit_for_bit_like_another(
-    train, tmp_path, interrupt, curves, monkeypatch, fields, data
+    train, tmp_path, interrupt, curves, monkeypatch, capsys, fields, data
 ):
     model = {"config_overrides": tiny_overrides(dropout=0.1)}
     # Losses of three steps in an entry of the log: a checkpoint cuts one in two.
     fields = {"max_train_steps": 18, "logging_steps": 3, "max_grad_norm": 1.0} | fields
-    train("straight", model, data, **fields)
+    straight = train("straight", model, data, **fields)
+    assert capsys.readouterr().out.count("Step 11 of 18: about ") == 1
     with monkeypatch.context(), pytest.raises(KeyboardInterrupt):
         interrupt(15)
         train("broken", model, data, **fields)
@@ -147,7 +153,8 @@ def test_an_interrupted_run_ends_bit_for_bit_like_another(
     last = find_checkpoint("last", tmp_path / "broken", PROGRESS)
     step = json.loads((last / "progress.json").read_text())["step"]
     assert 0 < step <= 15
-    train("broken", model, data, resume_from_checkpoint="last", **fields)
+    broken = train("broken", model, data, resume_from_checkpoint="last", **fields)
+    assert broken["train_tokens"] == straight["train_tokens"] > 0
     assert largest_difference(weights(tmp_path / "straight"), weights(tmp_path / "broken")) == 0
     assert curves[0] == curves[-1]
     train("other", model, data, seed=1, **fields)

@@ -36,7 +36,6 @@ from reformer_hf.training.trainer import (
     checkpoint_to_resume,
     run_callbacks,
     run_trainer,
-    training_totals,
 )
 
 PIXELS = "_images"
@@ -184,11 +183,7 @@ def train_images(
         write_samples(folder, held_out, model_arguments.num_samples, model_arguments.temperature)
         return {}
 
-    def count(split: str) -> dict[str, Any]:
-        totals = training_totals(trainer, math.prod(record.shape)) if split == "train" else {}
-        return {f"train_{name}": value for name, value in totals.items()}
-
-    return run_trainer(trainer, checkpoint, count, evaluate, sample, compare)
+    return run_trainer(trainer, checkpoint, evaluate=evaluate, finish=sample, compare=compare)
 
 
 def build_config(overrides: str | None, shape: Sequence[int]) -> ReformerHFConfig:

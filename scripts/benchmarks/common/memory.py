@@ -4,18 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from reformer_hf.training.record import peak_memory_bytes
+from reformer_hf.training.memory import peak_memory_bytes, resident_bytes, status_bytes
 
-STATUS = Path("/proc/self/status")
 RESET = Path("/proc/self/clear_refs")
 RESET_PEAK = "5"  # what Linux takes as the order to begin a new peak
 RETURN_LARGE = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
 """Settings of glibc that give large tensors' memory back at once: the peak is what was needed."""
-
-
-def resident_bytes() -> int | None:
-    """Resident memory now; None where the system does not say."""
-    return _status("VmRSS")
 
 
 class PeakMemory:
@@ -36,7 +30,7 @@ class PeakMemory:
         self.before.setdefault(name, before)
         is_watched = _reset()
         yield
-        peak = _status("VmHWM") if is_watched else None
+        peak = status_bytes("VmHWM") if is_watched else None
         if peak is not None:
             # The system counts roughly: its peak can be below what it said before.
             self.peaks[name] = max(peak, before or 0, self.peaks.get(name, 0))
@@ -61,12 +55,3 @@ def _reset() -> bool:
     except OSError:  # not Linux, or not allowed
         return False
     return True
-
-
-def _status(field: str) -> int | None:
-    try:
-        lines = STATUS.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    found = (line.split() for line in lines if line.startswith(f"{field}:"))
-    return next((int(words[1]) * 1024 for words in found), None)

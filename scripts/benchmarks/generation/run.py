@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import set_seed
 
-from reformer_hf.training.record import peak_memory_bytes
+from reformer_hf.training.memory import peak_memory_bytes
 from scripts.benchmarks.common.cores import watched_cores
 from scripts.benchmarks.common.peers import CachedModel, ModelShape, Ours, build
 from scripts.benchmarks.generation.arguments import GenerationArguments

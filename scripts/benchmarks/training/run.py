@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from transformers import set_seed
 
+from reformer_hf.training.memory import resident_bytes
 from scripts.benchmarks.common.cores import watched_cores
-from scripts.benchmarks.common.memory import PeakMemory, resident_bytes
+from scripts.benchmarks.common.memory import PeakMemory
 from scripts.benchmarks.common.peers import ModelShape
 from scripts.benchmarks.training.arguments import TrainingBenchmarkArguments
 from scripts.benchmarks.training.floor import Floor

@@ -180,15 +180,17 @@ def test_the_evaluation_weights_every_token_the_same(train, tmp_path):
         ({"optim": "adafactor", "lr_scheduler_type": "cosine"}, {"streaming": True}),
     ],
 )
-def test_an_interrupted_run_ends_bit_for_bit_like_another(train, tmp_path, fields, data):
+def test_an_interrupted_run_ends_bit_for_bit_like_another(train, tmp_path, capsys, fields, data):
     # 38 rows, so that the interruption comes in the second epoch.
     model = {"config_overrides": tiny_overrides(dropout=0.1)}
     fields = {"max_steps": 16, "eval_strategy": "steps", "eval_steps": 5} | fields
-    train("straight", model, data, **fields)
+    results = train("straight", model, data, **fields)
+    assert capsys.readouterr().out.count("Step 11 of 16: about ") == 1
     with pytest.raises(KeyboardInterrupt):
         train("broken", model, data, [InterruptAt(13)], **fields)
     assert last_whole_checkpoint(tmp_path / "broken")[0].name == "checkpoint-12"
-    train("broken", model, data, resume_from_checkpoint="last", **fields)
+    resumed = train("broken", model, data, resume_from_checkpoint="last", **fields)
+    assert resumed["train_tokens"] == results["train_tokens"] > 0
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     assert largest_difference(weights(straight), weights(broken)) == 0
     assert losses(history(straight)) == losses(history(broken))
@@ -219,7 +221,7 @@ def test_a_folder_with_a_run_is_not_overwritten_unasked(train, tmp_path):
         patch.setattr(Trainer, "training_step", None)
         results = train("run", resume_from_checkpoint="last")  # it has come to its end
         assert largest_difference(before, weights(tmp_path / "run")) == 0
-        assert "eval_loss" in results
+        assert "eval_loss" in results and results["train_tokens"] > 0
         # One that was killed before its record was written gets it now.
         (tmp_path / "run" / "run_record.json").unlink()
         train("run", resume_from_checkpoint="last", do_eval=False)

@@ -4,8 +4,10 @@ import mmap
 
 import pytest
 
+from reformer_hf.training import memory as process
+from reformer_hf.training.memory import resident_bytes
 from scripts.benchmarks.common import memory
-from scripts.benchmarks.common.memory import RESET, PeakMemory, resident_bytes
+from scripts.benchmarks.common.memory import RESET, PeakMemory
 
 
 @pytest.fixture
@@ -16,7 +18,7 @@ def system(tmp_path, monkeypatch):
         lines = f"Name:\ttest\nVmHWM:\t{peak} kB\nVmRSS:\t{resident} kB\n"
         (tmp_path / "status").write_text(lines)
 
-    monkeypatch.setattr(memory, "STATUS", tmp_path / "status")
+    monkeypatch.setattr(process, "STATUS", tmp_path / "status")
     monkeypatch.setattr(memory, "RESET", tmp_path / "reset")
     monkeypatch.setattr(memory, "peak_memory_bytes", lambda: 5000 * 1024)
     return say
@@ -48,7 +50,7 @@ def test_a_peak_is_never_below_what_was_there_before(system):
 
 
 def test_a_system_that_does_not_say(monkeypatch, tmp_path):
-    monkeypatch.setattr(memory, "STATUS", tmp_path / "status")
+    monkeypatch.setattr(process, "STATUS", tmp_path / "status")
     monkeypatch.setattr(memory, "RESET", tmp_path / "nowhere" / "reset")
     peaks = PeakMemory()
     with peaks.phase("forward"):
