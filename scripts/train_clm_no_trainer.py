@@ -538,6 +538,8 @@ def planned_steps(run: Run, timed_tokens: float) -> Iterator[PlannedStep]:
     for step in range(1, run.max_steps + 1):
         ends = step % epoch == 0 or step == run.max_steps
         saves = ends if every == "epoch" else every is not None and step % int(every) == 0
+        if isinstance(run.order, PieceBatches):
+            tokens = run.order.schedule.step_tokens(step - 1)
         yield PlannedStep(tokens, ends and run.eval_loader is not None, saves)
 
 

@@ -292,6 +292,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         ngrams = self.embeddings.ngram_embeddings
         if ngrams is not None:
             layers[0].prefetch()
+            assert input_ids is not None  # since vectors are refused
             recent, recording = layers[0].tokens, layers[0].record_past
             ngrams = ngrams.continue_from(recent, input_ids, new, recording)
         remembered = [Remembered(layer, new, offload) for layer in layers]

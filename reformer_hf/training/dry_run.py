@@ -15,6 +15,7 @@ from reformer_hf.training.costs import mean_step_tokens
 from reformer_hf.training.estimate import MEASURED_STEPS, PlannedStep, conclude
 from reformer_hf.training.memory import MemoryWatch
 from reformer_hf.training.pace import StepTimer
+from reformer_hf.training.row_schedule import RowSchedule
 
 
 class FewSteps(TrainerCallback):
@@ -97,6 +98,7 @@ def planned_steps(trainer: Trainer, timed_tokens: float) -> Iterator[PlannedStep
     """
     arguments, state = trainer.args, copy.copy(trainer.state)
     flow, epoch = DefaultFlowCallback(), _steps_of_an_epoch(trainer)
+    schedule: RowSchedule | None = getattr(trainer, "row_schedule", None)
     rows, step_rows = trainer.train_dataset, trainer.get_total_train_batch_size(arguments)
     tokens = mean_step_tokens(rows, step_rows, epoch, reads_targets(trainer.model)) or timed_tokens
     for step in range(1, state.max_steps + 1):
@@ -105,7 +107,8 @@ def planned_steps(trainer: Trainer, timed_tokens: float) -> Iterator[PlannedStep
         flow.on_step_end(arguments, state, control)
         if step % epoch == 0 or step == state.max_steps:
             flow.on_epoch_end(arguments, state, control)
-        yield PlannedStep(tokens, control.should_evaluate, control.should_save)
+        of_step = tokens if schedule is None else schedule.step_tokens(step - 1)
+        yield PlannedStep(of_step, control.should_evaluate, control.should_save)
 
 
 def _steps_of_an_epoch(trainer: Trainer) -> float:

@@ -72,6 +72,10 @@ class RowSchedule:
         """Tokens in a row of a step; the first step is 0."""
         return self.row_lengths[self.phase(step)]
 
+    def step_tokens(self, step: int) -> int:
+        """Tokens of a step; the first step is 0."""
+        return self.rows_per_step[self.phase(step)] * self.row_length(step)
+
     def tokens(self, steps: int) -> int:
         """Tokens of the first `steps` steps."""
         total = 0
