@@ -157,7 +157,8 @@ def choose_row_schedule(
     if max_steps is None or max_steps < 1:
         raise ValueError(
             f"row_lengths={data.row_lengths}: the number of steps decides how long rows stay "
-            "short; give it (max_steps, or max_train_steps in the loop)"
+            "short; give it (max_steps, or max_train_steps in the loop), or to train_clm.py "
+            "the minutes (max_minutes)"
         )
     if data.row_lengths[-1] != block_size:
         raise ValueError(

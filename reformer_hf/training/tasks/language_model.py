@@ -35,10 +35,11 @@ from reformer_hf.training.data.text import (
     load_language_model_data,
 )
 from reformer_hf.training.data.token_bytes import tokens_are_bytes
+from reformer_hf.training.fitting_steps import fitting_steps, steps_of_checkpoint
 from reformer_hf.training.plots import write_curves
 from reformer_hf.training.processes import hide_bars_unless
 from reformer_hf.training.record import add_to_record, describe_data
-from reformer_hf.training.row_schedule import choose_row_schedule
+from reformer_hf.training.row_schedule import RowSchedule, choose_row_schedule
 from reformer_hf.training.trainer import (
     CausalLMTrainer,
     MaskedLMTrainer,
@@ -113,6 +114,8 @@ def train_clm(
     data = data_settings(data_arguments, output)
     settings = run_settings(model_arguments, data, training_arguments.seed)
     checkpoint = checkpoint_to_resume(training_arguments, settings)
+    if data_arguments.row_lengths and training_arguments.max_steps < 1:
+        training_arguments.max_steps = steps_of_checkpoint(checkpoint) or -1
     trainer = _make_trainer(
         task, model_arguments, data_arguments, training_arguments, callbacks, wanted
     )
@@ -143,6 +146,21 @@ def train_clm(
         return comparison.metrics()
 
     return run_trainer(trainer, checkpoint, evaluate=evaluate, finish=finish)
+
+
+def _choose_schedule(
+    model: PreTrainedModel, data: DataTrainingArguments, training: Any
+) -> RowSchedule | None:
+    """The schedule of rows that grow; without `max_steps`, of the steps that fit `max_minutes`."""
+    block_size = choose_block_size(data.block_size, model.config)
+    processes = training.world_size * max(1, training.n_gpu)
+    choose = partial(choose_row_schedule, data, training, block_size, processes=processes)
+    minutes = getattr(training, "max_minutes", None)
+    if data.row_lengths and training.max_steps < 1 and minutes is not None:
+        schedule = choose(max_steps=1)
+        assert schedule is not None
+        training.max_steps = fitting_steps(model, training, schedule)
+    return choose(max_steps=training.max_steps)
 
 
 def _compare(trainer: CausalLMTrainer, evaluation: dict[str, Any]) -> Comparison | None:
@@ -194,13 +212,7 @@ def _make_trainer(
     )
     schedule = None
     if "train" in wanted:
-        schedule = choose_row_schedule(
-            data_arguments,
-            training_arguments,
-            choose_block_size(data_arguments.block_size, model.config),
-            training_arguments.max_steps,
-            training_arguments.world_size * max(1, training_arguments.n_gpu),
-        )
+        schedule = _choose_schedule(model, data_arguments, training_arguments)
     # The other processes wait for the first, and then find what it made in the cache.
     with training_arguments.main_process_first(desc="preparing the data"):
         data = load_language_model_data(

@@ -1,0 +1,44 @@
+"""How many steps fit into the minutes of a run."""
+
+import json
+
+import pytest
+import torch
+
+from reformer_hf.training import fitting_steps
+from reformer_hf.training.fitting_steps import steps_in, steps_of_checkpoint
+from reformer_hf.training.row_schedule import RowSchedule
+
+
+def test_steps_of_all_lengths_together_fill_the_time():
+    schedule = RowSchedule([512, 1024, 8192], [2048], 1300)
+    seconds = {512: 0.2, 1024: 0.25, 8192: 0.9}
+    steps = steps_in(400.0, list(seconds.values()), schedule)
+    planned = RowSchedule([512, 1024, 8192], [2048], steps)
+    assert sum(n * seconds[length] for n, _, length in planned.phases) == pytest.approx(400, abs=1)
+    assert steps_in(1e-9, list(seconds.values()), schedule) == 1
+
+
+def test_a_checkpoint_knows_the_steps_of_its_run(tmp_path):
+    assert steps_of_checkpoint(None) is None
+    assert steps_of_checkpoint(str(tmp_path)) is None
+    schedule = RowSchedule([8, 16], [16], 7)
+    (tmp_path / "rows.json").write_text(json.dumps(schedule.record()))
+    assert steps_of_checkpoint(str(tmp_path)) == 7
+
+
+def test_timing_leaves_model_and_generator_alone(monkeypatch):
+    model = torch.nn.Linear(2, 2)
+    monkeypatch.setattr(fitting_steps, "_seconds", lambda *_: float(torch.rand(())) + 1)
+
+    class Arguments:
+        max_minutes, world_size = 1.0, 1
+
+    torch.manual_seed(0)
+    expected = torch.rand(())
+    torch.manual_seed(0)
+    assert 1 <= fitting_steps.fitting_steps(model, Arguments, RowSchedule([8, 16], [16], 1)) < 60
+    assert torch.rand(()) == expected
+    Arguments.world_size = 2
+    with pytest.raises(ValueError, match="max_minutes=1.0 and row_lengths with 2 processes"):
+        fitting_steps.fitting_steps(model, Arguments, RowSchedule([8, 16], [16], 1))
