@@ -117,6 +117,11 @@ class Run:
     max_steps: int
     checkpoint: Path | None
 
+    @property
+    def schedule(self) -> RowSchedule | None:
+        """Of rows that grow with the steps; None if all have the same length."""
+        return self.order.schedule if isinstance(self.order, PieceBatches) else None
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, write the card, upload; what a user can mend becomes a readable message."""
@@ -396,7 +401,7 @@ def check_progress(run: Run, progress: Progress) -> None:
         ValueError: if they are not or have not.
     """
     assert run.checkpoint is not None
-    record = run.order.schedule.record() if isinstance(run.order, PieceBatches) else None
+    record = None if run.schedule is None else run.schedule.record()
     compare_steps(run.checkpoint, progress.row_schedule, record)
     if run.arguments.max_train_steps is None:
         rows = run.arguments.gradient_accumulation_steps * rows_at_a_time(run)
@@ -429,7 +434,7 @@ def groups_of_batches(run: Run, progress: Progress) -> Iterator[list[dict[str, T
     """
     loader: Any = run.train_loader
     seen, rest = divmod(progress.rows, rows_at_a_time(run))
-    if isinstance(run.order, PieceBatches):
+    if run.schedule is not None:
         seen, rest = progress.step * run.arguments.gradient_accumulation_steps, 0
     if rest:
         raise ValueError(
@@ -568,8 +573,8 @@ def log(run: Run, progress: Progress) -> None:
         "learning_rate": run.scheduler.get_last_lr()[0],
         **muon_rate(run.optimizer),
     }
-    if isinstance(run.order, PieceBatches):
-        entry["row_length"] = run.order.schedule.row_length(progress.step - 1)
+    if run.schedule is not None:
+        entry["row_length"] = run.schedule.row_length(progress.step - 1)
     progress.loss = 0.0
     keep(run, progress, entry)
 
@@ -627,12 +632,12 @@ def make_run_record(
     }
     hyperparameters = {name: getattr(run.arguments, name) for name in HYPERPARAMETERS}
     hyperparameters |= muon_settings(run.arguments)
-    schedule = run.order.schedule if isinstance(run.order, PieceBatches) else None
+    hyperparameters["num_processes"] = run.accelerator.num_processes
     return make_record(
         run.accelerator.unwrap_model(run.model),
         describe_data(data_arguments),
         training,
-        with_schedule(hyperparameters, schedule) | {"num_processes": run.accelerator.num_processes},
+        with_schedule(hyperparameters, run.schedule),
         {} if score is None else asdict(score),
     )
 
