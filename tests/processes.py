@@ -39,6 +39,7 @@ def run_as_main(command: list[str], environment: dict[str, str], log: str) -> No
     with open(log, "a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    multiprocessing.current_process().name = "MainProcess"  # data collators ask for it
     sys.argv = command
     runpy.run_path(command[0], run_name="__main__")
 
