@@ -16,7 +16,7 @@ def make(like: Float[Tensor, "rows dim"], *, rows: int | None = None) -> Float[T
 
 
 def test_what_is_wrong_is_refused_each_time():
-    assert make(torch.zeros(2, 3)).shape == (2, 3)
+    assert make(torch.zeros(2, 3)).shape == make(torch.zeros(2, 3), rows=2).shape == (2, 3)
     for _ in range(2):
         with pytest.raises(TypeCheckError, match="return value"):
             make(torch.zeros(3, 3))  # has passed with another shape
@@ -38,7 +38,19 @@ def test_the_same_form_is_checked_once(monkeypatch):
 
 def test_forms_tell_apart_what_shapes_may_depend_on():
     linear = nn.Linear(2, 3)
-    forms = [1, 1.0, True, "a", None, torch.float32, torch.zeros(2), torch.zeros(2).double()]
+    forms = [
+        1,
+        2,
+        1.0,
+        True,
+        "a",
+        "b",
+        None,
+        torch.float32,
+        torch.int64,
+        torch.zeros(2),
+        torch.zeros(2).double(),
+    ]
     forms += [torch.zeros(3), (1, 2), [1, 2], (1, torch.zeros(2)), linear, nn.Linear(2, 3)]
     assert len({form(value) for value in forms}) == len(forms)
     assert form(torch.ones(2)) == form(torch.zeros(2)) and form(linear) == form(linear)
