@@ -1,5 +1,6 @@
 """Set-up of all tests: checked tensor shapes, no network, fixed seeds."""
 
+import gc
 import os
 import random
 import sys
@@ -12,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
-from jaxtyping import install_import_hook
+
+from tests import checked_shapes
 
 if any(name.split(".")[0] == "reformer_hf" for name in sys.modules):
     raise RuntimeError("reformer_hf is imported already: its shape annotations go unchecked.")
-install_import_hook(["reformer_hf.ops", "reformer_hf.nn"], "beartype.beartype")
+checked_shapes.install()
 
 # The default run is the same each time; --hypothesis-profile=explore looks for new examples.
 settings.register_profile("fixed", deadline=None, derandomize=True)
@@ -30,3 +32,15 @@ def fixed_seeds() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def fresh_shape_checks() -> None:
+    """What one file of tests has checked counts in no other."""
+    checked_shapes.passed.clear()
+
+
+def pytest_collection_finish() -> None:
+    """Take what the imports left out of each later collection of garbage: there is a lot of it."""
+    gc.collect()
+    gc.freeze()

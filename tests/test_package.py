@@ -1,6 +1,5 @@
 """What an import of the package brings in, and its metadata."""
 
-import functools
 import json
 import subprocess
 import sys
@@ -16,26 +15,17 @@ TRANSFORMERS = "import transformers; transformers.PreTrainedModel, transformers.
 transformers.AutoModelForCausalLM, transformers.AutoTokenizer, transformers.PreTrainedTokenizerFast"
 
 
-@functools.cache
-def packages_after(statement: str) -> frozenset[str]:
-    """Names of the packages outside the standard library that a fresh process has imported."""
-    code = f"{statement}\nimport json, sys; print(json.dumps(sorted(sys.modules)))"
+def test_import_brings_in_nothing_heavy():
+    names = "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    code = "\n".join(["import json, sys", TRANSFORMERS, names, "import reformer_hf", names])
     output = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], check=True, capture_output=True, text=True
     ).stdout
-    packages = {name.partition(".")[0] for name in json.loads(output.splitlines()[-1])}
-    return frozenset(packages - set(sys.stdlib_module_names))
-
-
-def test_import_brings_in_nothing_heavy():
-    added = packages_after("import reformer_hf") - packages_after(TRANSFORMERS)
+    before, after = (set(json.loads(line)) for line in output.splitlines()[-2:])
     # jaxtyping formats its messages with wadler_lindig.
-    assert added - {"wadler_lindig"} == {"reformer_hf", "jaxtyping"}
-
-
-def test_import_brings_in_no_training_tools():
-    packages = packages_after("import reformer_hf")
-    assert packages.isdisjoint({"datasets", "matplotlib", "pandas", "pyarrow"})
+    added = after - before - set(sys.stdlib_module_names) - {"wadler_lindig"}
+    assert added == {"reformer_hf", "jaxtyping"}
+    assert after.isdisjoint({"datasets", "matplotlib", "pandas", "pyarrow"})  # training tools
 
 
 def test_versions_agree():

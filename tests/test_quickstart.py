@@ -1,11 +1,8 @@
 import contextlib
 import io
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -15,10 +12,8 @@ from huggingface_hub import ModelCard
 
 from reformer_hf import quickstart
 from reformer_hf.training.data.text import find_files
+from tests import processes
 from tests.training.runs import tiny_overrides
-
-ROOT = Path(__file__).parents[1]
-COMMAND = [sys.executable, "-m", "reformer_hf.quickstart"]
 
 
 def write_texts(folder):
@@ -123,7 +118,7 @@ def test_a_finished_run_is_left_as_it_is(finished, capsys):
     assert {path: path.stat().st_mtime_ns for path in finished.folder.rglob("*")} == before
 
 
-def test_the_card_is_valid_and_its_snippet_runs(finished):
+def test_the_card_is_valid_and_its_snippet_runs(finished, tmp_path):
     folder = finished.folder
     card = ModelCard.load(folder / "README.md")
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -131,33 +126,22 @@ def test_the_card_is_valid_and_its_snippet_runs(finished):
     assert found["bits_per_byte"] == pytest.approx(metrics["held_out"]["bits_per_byte"], abs=1e-4)
     (snippet,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
     assert snippet.startswith("import reformer_hf")
-    done = subprocess.run(
-        [sys.executable, "-c", snippet],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+    (tmp_path / "snippet.py").write_text(f"import os\nos.chdir({str(folder)!r})\n{snippet}")
+    assert processes.run(1, tmp_path / "snippet.py").strip()
 
 
 def kill_after(checkpoint, texts, output, **changes):
     """Start a run as a process of its own and kill it once it has that checkpoint."""
-    process = subprocess.Popen(
-        [*COMMAND, *arguments(texts, output, **changes)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 120
+    log = output.with_suffix(".log")
+    process = processes.start(quickstart.__file__, *arguments(texts, output, **changes), log=log)
+    deadline = time.monotonic() + 600
     while not (output / checkpoint / "seal.json").exists():
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline, f"no {checkpoint} in two minutes"
+        assert process.exitcode is None, log.read_text()
+        assert time.monotonic() < deadline, f"no {checkpoint} in ten minutes"
         time.sleep(0.005)
     process.kill()
-    assert process.wait(timeout=60) == -signal.SIGKILL
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
 
 
 def test_a_killed_run_goes_on_and_ends_like_another(texts, tmp_path, capsys):

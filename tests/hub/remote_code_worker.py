@@ -1,8 +1,8 @@
-"""Uses a repository with remote code in a process that knows neither this package nor jaxtyping.
+"""Uses repositories with remote code in a process that knows neither this package nor jaxtyping.
 
-    python remote_code_worker.py REPOSITORY OUTPUT_FOLDER
+    python remote_code_worker.py REPOSITORY OUTPUT_FOLDER [REPOSITORY OUTPUT_FOLDER ...]
 
-It leaves `results.pt`, and in `saved/` what saving the trained model writes.
+For each it leaves `results.pt`, and in `saved/` what saving the trained model writes.
 """
 
 import importlib.abc
@@ -105,5 +105,6 @@ def use_all(repository: str, output: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[2])
-    torch.save(main(sys.argv[1], folder), folder / "results.pt")
+    for repository, output in zip(sys.argv[1::2], map(Path, sys.argv[2::2]), strict=True):
+        output.mkdir()
+        torch.save(main(repository, output), output / "results.pt")

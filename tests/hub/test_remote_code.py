@@ -62,43 +62,47 @@ def put_on_hub(repository: Path, home: Path) -> str:
     return HUB_NAME
 
 
-def run_without_package(repository: str, home: Path, output: Path) -> dict[str, Any]:
-    output.mkdir()
+@pytest.fixture(scope="module")
+def encoder_decoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Models with their code, by form."""
+    root = tmp_path_factory.mktemp("encoder-decoders")
+    for form in FORMS:
+        tiny_seq2seq(decoder_form=form, redraw_rotations=False).save_pretrained(root / form)
+        add_remote_code(root / form)
+    return {form: root / form for form in FORMS}
+
+
+@pytest.fixture(scope="module")
+def runs(
+    repository: Path, encoder_decoders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Path, Path, dict[str, Any]]]:
+    """What was loaded without this package, what was saved afterwards, and what was found.
+
+    One process does it all: its imports take longer than its work.
+    """
+    home, root = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("runs")
+    folders = {"folder": repository, "Hub": repository, "saved again": root / "folder" / "saved"}
+    folders |= encoder_decoders
+    names = folders | {"Hub": put_on_hub(repository, home)}
+    pairs = [str(part) for name in folders for part in (names[name], root / name)]
     finished = subprocess.run(
-        [sys.executable, "-W", "error", str(WORKER), repository, str(output)],
+        [sys.executable, "-W", "error", str(WORKER), *pairs],
         env={**os.environ, "HF_HOME": str(home), "HF_MODULES_CACHE": str(home / "modules")},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert finished.returncode == 0, finished.stderr
-    return torch.load(output / "results.pt")
+    return {
+        name: (folder, root / name / "saved", torch.load(root / name / "results.pt"))
+        for name, folder in folders.items()
+    }
 
 
-@pytest.fixture(scope="module")
-def first_run(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple:
-    home, output = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("run") / "output"
-    return repository, output / "saved", run_without_package(str(repository), home, output)
-
-
-@pytest.fixture(scope="module", params=["folder", "Hub", "saved again"])
-def run(
-    request: pytest.FixtureRequest,
-    first_run: tuple,
-    repository: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[Path, Path, dict[str, Any]]:
-    """What was loaded without this package, what was saved afterwards, and what was found."""
-    if request.param == "folder":
-        return first_run
-    home, output = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("run") / "output"
-    if request.param == "Hub":
-        name = put_on_hub(repository, home)
-    else:
-        repository = first_run[1]
-        name = str(repository)
-    return repository, output / "saved", run_without_package(name, home, output)
+@pytest.fixture(params=["folder", "Hub", "saved again"])
+def run(request: pytest.FixtureRequest, runs: dict) -> tuple[Path, Path, dict[str, Any]]:
+    return runs[request.param]
 
 
 def code_in(folder: Path) -> dict[str, str]:
@@ -122,8 +126,8 @@ class TestWithoutThePackage:
         assert torch.equal(results["cached"], generated)
         assert torch.equal(results["uncached"], generated)
 
-    def test_a_trainers_label_smoothing_asks_for_the_next_token(self, first_run):
-        _, _, results = first_run
+    def test_a_trainers_label_smoothing_asks_for_the_next_token(self, runs):
+        _, _, results = runs["folder"]
         logits, ids = results["logits"][0], results["ids"][0]
         assert results["mask"][0].all()
         expected = cross_entropy(logits[:-1], ids[1:], label_smoothing=0.1)
@@ -151,11 +155,8 @@ class TestWithoutThePackage:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_an_encoder_decoder_needs_no_package(form, tmp_path):
-    folder, output = tmp_path / "model", tmp_path / "output"
-    tiny_seq2seq(decoder_form=form, redraw_rotations=False).save_pretrained(folder)
-    add_remote_code(folder)
-    results = run_without_package(str(folder), tmp_path / "home", output)
+def test_an_encoder_decoder_needs_no_package(form, runs):
+    folder, saved_folder, results = runs[form]
     model = ReformerHFForConditionalGeneration.from_pretrained(folder)
     inputs = {"input_ids": results["ids"], "labels": results["labels"]}
     assert_close(model(**inputs).logits, results["logits"], rtol=1e-5, atol=1e-5)
@@ -168,7 +169,7 @@ def test_an_encoder_decoder_needs_no_package(form, tmp_path):
     torch.optim.SGD(model.parameters(), lr=0.1).step()
     assert_close(results["loss"], loss.detach())
     assert_close(results["trained"], dict(model.state_dict()))
-    saved = ReformerHFForConditionalGeneration.from_pretrained(output / "saved")
+    saved = ReformerHFForConditionalGeneration.from_pretrained(saved_folder)
     assert_close(dict(saved.state_dict()), results["trained"], rtol=0, atol=0)
 
 

@@ -1,14 +1,12 @@
 """The real model in two processes over gloo: DDP, FSDP2 and Trainer equal a single process."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import processes
 from tests.models.distributed_workers import SCENARIOS, WORLD_SIZE
 
 pytestmark = pytest.mark.distributed
@@ -19,16 +17,7 @@ WORKERS = Path(__file__).with_name("distributed_workers.py")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each process found; they run once for all tests."""
     directory = tmp_path_factory.mktemp("distributed")
-    paths = os.pathsep.join([str(WORKERS.parents[2]), os.environ.get("PYTHONPATH", "")])
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={WORLD_SIZE}"]
-    finished = subprocess.run(
-        [sys.executable, *torchrun, str(WORKERS), str(directory)],
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert finished.returncode == 0, finished.stderr
+    processes.run(WORLD_SIZE, WORKERS, directory)
     return [json.loads((directory / str(rank)).read_text()) for rank in range(WORLD_SIZE)]
 
 

@@ -1,6 +1,6 @@
 """One of two processes that train a small reversible model; run by test_reversible_distributed.
 
-Usage: python reversible_workers.py RANK DIRECTORY
+Usage: torchrun --nproc_per_node 2 reversible_workers.py DIRECTORY
 
 Each process computes the gradients of both processes' data with plain autograd on a model of its
 own, averages them, and compares them with what distributed training gives. It appends a line of
@@ -157,14 +157,9 @@ def run(
     }
 
 
-def main(rank: int, directory: Path) -> None:
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{directory}/rendezvous",
-        rank=rank,
-        world_size=WORLD_SIZE,
-        timeout=timedelta(seconds=120),
-    )
+def main(directory: Path) -> None:
+    dist.init_process_group("gloo", timeout=timedelta(seconds=120))
+    rank = dist.get_rank()
     for name, scenario in SCENARIOS.items():
         result = run(rank, **scenario)
         with open(directory / str(rank), "a") as file:
@@ -174,4 +169,4 @@ def main(rank: int, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]))

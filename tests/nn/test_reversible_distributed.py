@@ -1,13 +1,11 @@
 """Two processes over gloo get the gradients of one: DDP and FSDP2, with every step replayed."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests import processes
 from tests.nn.reversible_workers import SCENARIOS, WORLD_SIZE
 
 pytestmark = pytest.mark.distributed
@@ -24,28 +22,16 @@ CALLS = {
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict]]:
     """What each process found, by scenario; the processes run once for all tests."""
     directory = tmp_path_factory.mktemp("workers")
-    paths = os.pathsep.join([str(WORKERS.parents[2]), os.environ.get("PYTHONPATH", "")])
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(WORKERS), str(rank), str(directory)],
-            env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(WORLD_SIZE)
-    ]
-    try:
-        errors = [process.communicate(timeout=240)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
+    log, store = directory / "log", processes.new_store()
+    ranks = processes.start_ranks(WORLD_SIZE, WORKERS, directory, log=log, store=store)
+    processes.wait(ranks)
+    print(log.read_text())  # pytest shows it where a test fails
     found: dict[str, list[dict]] = {}
-    for rank, error in enumerate(errors):
+    for rank in range(WORLD_SIZE):
         file = directory / str(rank)
         for line in file.read_text().splitlines() if file.exists() else []:
             result = json.loads(line)
             found.setdefault(result["name"], []).append(result)
-        print(f"rank {rank}:\n{error}")  # pytest shows it where a test fails
     return found
 
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
 from reformer_hf.training.processes import end_processes
+from tests import processes
 from tests.parity.defect_models import LENGTH, build_ours, build_stock, gradients
 
 pytestmark = pytest.mark.distributed
@@ -62,7 +63,8 @@ def work(rank: int, folder: str) -> None:
 def outcomes(tmp_path_factory) -> list[dict[tuple[str, str], dict[str, Any]]]:
     """What each of the two processes found."""
     folder = tmp_path_factory.mktemp("distributed")
-    spawn(work, (str(folder),), nprocs=2)
+    method = processes.CONTEXT.get_start_method()  # with the imports done
+    start_processes(work, (str(folder),), nprocs=2, start_method=method)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -12,10 +13,13 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from reformer_hf.training.checkpoints import is_whole, last_whole_checkpoint
+from tests import processes
 from tests.training.runs import largest_difference, tiny_overrides, weights, write_documents
 
 pytestmark = pytest.mark.distributed
@@ -25,29 +29,14 @@ WORKER = Path(__file__).with_name("distributed_worker.py")
 TOLERANCE = 2e-5  # of weights of size 0.1 to 1, in float32, after steps of 0.01
 
 
-def launch(processes, *command, config=None, **environment):
-    """The command line and the environment of a run on some processes."""
-    if config is not None:
-        start = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / config)]
-        start += ["--num_processes", str(processes), "--main_process_port", "0"]
-    elif processes > 1:
-        start = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    else:
-        start = []
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "ACCELERATE_USE_CPU": "true",
-        **environment,
-    }
-    return {"args": [sys.executable, *start, *map(str, command)], "env": environment}
-
-
-def run(*args, **kwargs):
-    started = launch(*args, **kwargs)
-    done = subprocess.run(**started, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done
+def launch(config):
+    """The command of `accelerate launch` and the environment that it gives each process."""
+    options = ["--config_file", str(CONFIGS / config), "--main_process_port", "0"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options]
+    arguments, *_ = _validate_launch_command(launch_command_parser().parse_args([*options, "-"]))
+    environment = prepare_multi_gpu_env(arguments)
+    names = [name for name in environment if name.startswith(("ACCELERATE_", "FSDP_"))]
+    return command, {name: environment[name] for name in names}
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +76,7 @@ def loop_arguments(data, output, batch_size, accumulation=1, **fields):
 @pytest.fixture(scope="module")
 def alone(data):
     """What one process does with all the rows of a step in one batch: the folder of its run."""
-    run(1, WORKER, *loop_arguments(data, data / "alone", 8))
+    processes.run(1, WORKER, *loop_arguments(data, data / "alone", 8))
     return data / "alone"
 
 
@@ -116,12 +105,12 @@ def check_results(output, alone):
 FOUR = pytest.param(4, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("processes", [2, FOUR])
-def test_the_trainer_learns_the_same(data, alone, tmp_path, processes):
+@pytest.mark.parametrize("count", [2, FOUR])
+def test_the_trainer_learns_the_same(data, alone, tmp_path, count):
     trainer = shared(
         data,
         tmp_path / "run",
-        per_device_train_batch_size=8 // (2 * processes),
+        per_device_train_batch_size=8 // (2 * count),
         gradient_accumulation_steps=2,
         optim="adamw_torch",
         save_steps=5,
@@ -129,14 +118,14 @@ def test_the_trainer_learns_the_same(data, alone, tmp_path, processes):
         report_to="none",
     )
     flags = ["--do_train", "--do_eval", "--use_cpu"]
-    done = run(processes, ROOT / "scripts/train_clm.py", *trainer, *flags)
+    printed = processes.run(count, ROOT / "scripts/train_clm.py", *trainer, *flags)
     check_results(tmp_path / "run", alone)
-    assert done.stderr.count(" 0/10 [00:00") == 1  # the bar of one process
+    assert printed.count(" 0/10 [00:00") == 1  # the bar of one process
     state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
     norm = sum(float(gradient.square().sum()) for gradient in gradients(alone).values()) ** 0.5
     assert state["log_history"][0]["grad_norm"] == pytest.approx(norm, rel=1e-4)
     assert is_whole(tmp_path / "run" / "checkpoint-10")
-    assert {f"rng_state_{rank}.pth" for rank in range(processes)} <= {
+    assert {f"rng_state_{rank}.pth" for rank in range(count)} <= {
         path.name for path in (tmp_path / "run" / "checkpoint-10").iterdir()
     }
 
@@ -159,24 +148,28 @@ def test_rows_that_grow_are_the_same_on_two_processes(data, tmp_path, script):
 
 
 def wait_for(checkpoint, process):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not (checkpoint / "seal.json").exists():
         assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline, f"no {checkpoint.name} in two minutes"
+        assert time.monotonic() < deadline, f"no {checkpoint.name} in ten minutes"
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("processes", [2, FOUR])
+@pytest.mark.parametrize("count", [2, FOUR])
 def test_a_process_that_is_killed_costs_no_more_than_the_steps_since_the_checkpoint(
-    data, alone, tmp_path, processes
+    data, alone, tmp_path, count
 ):
     script, output = ROOT / "scripts/train_clm_no_trainer.py", tmp_path / "run"
     arguments = loop_arguments(
-        *(data, output, 4 // processes, 2), checkpointing_steps=1, save_total_limit=3
+        *(data, output, 4 // count, 2), checkpointing_steps=1, save_total_limit=3
     )
-    config = {"config": "accelerate_ddp.yaml"}
-    started = launch(processes, WORKER, *arguments, **config)
-    process = subprocess.Popen(**started, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    launcher, environment = launch("accelerate_ddp.yaml")
+    process = subprocess.Popen(
+        [*launcher, "--num_processes", str(count), WORKER, *arguments],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         wait_for(output / "checkpoint-2", process)
         ranks = [
@@ -185,9 +178,9 @@ def test_a_process_that_is_killed_costs_no_more_than_the_steps_since_the_checkpo
             if str(WORKER) in child.cmdline()
             and "accelerate.commands.launch" not in child.cmdline()
         ]
-        assert len(ranks) == processes
+        assert len(ranks) == count
         ranks[-1].kill()
-        assert process.wait(timeout=120) != 0
+        assert process.wait(timeout=600) != 0
     finally:
         process.kill()
     check_gradients(output, alone)
@@ -197,12 +190,13 @@ def test_a_process_that_is_killed_costs_no_more_than_the_steps_since_the_checkpo
     assert 2 <= step < 10
     shutil.copytree(last, tmp_path / "last")
 
-    run(processes, script, *arguments, "--resume_from_checkpoint", "last", **config)
+    again = ["--resume_from_checkpoint", "last"]
+    processes.run(count, script, *arguments, *again, **environment)
     check_results(output, alone)
 
     # One process takes over what several have begun.
-    again = loop_arguments(data, tmp_path / "one", 8, resume_from_checkpoint=tmp_path / "last")
-    run(1, script, *again)
+    alone_now = loop_arguments(data, tmp_path / "one", 8, resume_from_checkpoint=tmp_path / "last")
+    processes.run(1, script, *alone_now)
     check_results(tmp_path / "one", alone)
 
 
@@ -210,8 +204,8 @@ def test_a_process_that_is_killed_costs_no_more_than_the_steps_since_the_checkpo
 def test_fsdp_learns_the_same_and_its_checkpoints_load_anywhere(data, alone, tmp_path, offload):
     output = tmp_path / "run"
     arguments = loop_arguments(data, output, 2, 2, checkpointing_steps=5)
-    config = {"config": "accelerate_fsdp2.yaml", "OFFLOAD": offload}
-    run(2, WORKER, *arguments, **config)
+    environment = launch("accelerate_fsdp2.yaml")[1] | {"OFFLOAD": offload}
+    processes.run(2, WORKER, *arguments, **environment)
     check_results(output, alone)
     check_gradients(output, alone)
     # In one process the last checkpoint is the model that the run ended with.
@@ -220,7 +214,8 @@ def test_fsdp_learns_the_same_and_its_checkpoints_load_anywhere(data, alone, tmp
     if offload == "0":
         shutil.rmtree(output / "checkpoint-10")
         (output / "all_results.json").unlink()
-        run(2, WORKER, *arguments, "--resume_from_checkpoint", "last", **config)
+        again = ["--resume_from_checkpoint", "last"]
+        processes.run(2, WORKER, *arguments, *again, **environment)
         check_results(output, alone)
 
 
@@ -270,14 +265,14 @@ def test_accelerate_reads_the_sample_configurations(path):
     assert math.isfinite(config.num_machines)
 
 
-def classify(data, output, processes):
+def classify(data, output, count):
     script = ROOT / "scripts/train_classification.py"
     arguments = ["--train_file", data / "classes.csv", "--validation_file", data / "more.csv"]
     arguments += ["--do_train", "--do_eval", "--use_cpu", "--report_to", "none"]
     arguments += ["--config_overrides", tiny_overrides(redraw_rotations=False)]
-    arguments += ["--max_steps", "6", "--per_device_train_batch_size", str(8 // processes)]
+    arguments += ["--max_steps", "6", "--per_device_train_batch_size", str(8 // count)]
     arguments += ["--learning_rate", "1e-2", "--output_dir", output]
-    run(processes, script, *arguments)
+    processes.run(count, script, *arguments)
     return weights(output), json.loads((output / "all_results.json").read_text())
 
 
@@ -299,10 +294,10 @@ def test_a_masked_model_trains_on_two_processes(data, tmp_path):
         data, tmp_path / "run", packing="documents", max_steps=4, per_device_train_batch_size=2
     )
     flags = ["--do_train", "--do_eval", "--use_cpu", "--report_to", "none"]
-    done = run(2, ROOT / "scripts/train_mlm.py", *arguments, *flags)
+    printed = processes.run(2, ROOT / "scripts/train_mlm.py", *arguments, *flags)
     results = json.loads((tmp_path / "run" / "all_results.json").read_text())
     assert 0 < results["eval_loss"] < math.log(300) and results["eval_tokens"] > 0
-    assert done.stderr.count(" 0/4 [00:00") == 1
+    assert printed.count(" 0/4 [00:00") == 1
     assert (tmp_path / "run" / "README.md").is_file()
 
 
@@ -316,7 +311,7 @@ def test_streams_and_adapters_train_on_two_processes(data, tmp_path, script, fla
         flags = ["--max_steps", "4", "--do_train", "--do_eval", "--use_cpu", "--report_to", "none"]
     else:
         flags = ["--max_train_steps", "4", "--checkpointing_steps", "2"]
-    run(2, ROOT / "scripts" / script, *arguments, *flags, flag)
+    processes.run(2, ROOT / "scripts" / script, *arguments, *flags, flag)
     results = json.loads((output / "all_results.json").read_text())
     assert 0 < results["eval_loss"] < math.log(300) and results["eval_tokens"] > 0
     assert (output / "adapter_model.safetensors").is_file() == (flag == "--use_lora")
@@ -333,23 +328,21 @@ def test_a_signal_to_one_process_stops_all_with_a_checkpoint(data, tmp_path, scr
         arguments += ["--do_train", "--use_cpu", "--report_to", "none"]
     else:
         arguments += ["--max_train_steps", "100000", "--checkpointing_steps", "2"]
-    started = launch(2, path, *arguments)
-    process = subprocess.Popen(**started, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    log, store = tmp_path / "log", processes.new_store()
+    ranks = processes.start_ranks(2, path, *arguments, log=log, store=store)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while last_whole_checkpoint(output)[0] is None:
-            assert process.poll() is None and time.monotonic() < deadline
+            assert ranks[0].exitcode is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
-        ranks = [
-            child
-            for child in psutil.Process(process.pid).children(recursive=True)
-            if str(path) in child.cmdline() and "torch.distributed.run" not in child.cmdline()
-        ]
-        assert len(ranks) == 2
         ranks[1].terminate()
-        _, errors = process.communicate(timeout=120)
+        for rank in ranks:
+            rank.join(600)
+        # The other one learns it from that one, and ends as if by Ctrl-C.
+        assert [rank.exitcode for rank in ranks] == [128 + signal.SIGINT, 128 + signal.SIGTERM]
     finally:
-        process.kill()
-    assert b"is whole, and --resume_from_checkpoint last goes on from it" in errors
+        for rank in ranks:
+            rank.kill()
+    assert "is whole, and --resume_from_checkpoint last goes on from it" in log.read_text()
     checkpoint, broken = last_whole_checkpoint(output)
     assert checkpoint is not None and broken == []

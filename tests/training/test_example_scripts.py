@@ -10,19 +10,17 @@ are tested in their place.
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from transformers import AutoModelForCausalLM
 
 from reformer_hf import ReformerHFByteTokenizer
+from tests import processes
 from tests.models.tiny import tiny_lm
 from tests.training.runs import largest_difference, weights
 
 pytestmark = pytest.mark.distributed
-ROOT = Path(__file__).parents[2]
 EXAMPLES = os.environ.get("TRANSFORMERS_EXAMPLES")
 OWN = {name: f"own_{name}" for name in ("run_clm.py", "run_clm_no_trainer.py")}
 
@@ -46,28 +44,15 @@ def checkpoint(tmp_path):
     return tmp_path
 
 
-def train(root, script, processes, *arguments):
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+def train(root, script, count, *arguments):
     values = {
         "model_name_or_path": root / "start",
         "train_file": root / "text.txt",
         "output_dir": root / "run",
         "block_size": 64,
     }
-    arguments = [*arguments, *(p for k, v in values.items() for p in (f"--{k}", str(v)))]
-    done = subprocess.run(
-        [
-            *(sys.executable, *(torchrun if processes > 1 else []), root / "wrapper.py"),
-            *(script, *arguments),
-        ],
-        env=os.environ
-        | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-        | {"HF_DATASETS_CACHE": str(root / "cache"), "DISABLE_TELEMETRY": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    arguments = [*arguments, *(p for k, v in values.items() for p in (f"--{k}", v))]
+    processes.run(count, root / "wrapper.py", script, *arguments, DISABLE_TELEMETRY="1")
     results = json.loads((root / "run" / "all_results.json").read_text())
     AutoModelForCausalLM.from_pretrained(root / "run")
     assert largest_difference(weights(root / "run"), weights(root / "start")) > 1e-3
@@ -82,18 +67,18 @@ def own(name, root):
     return Path(__file__).with_name(OWN[name]), ["--cache_dir", str(root / "cache")]
 
 
-@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_calls_of_run_clm(checkpoint, processes):
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_calls_of_run_clm(checkpoint, count):
     script, arguments = own("run_clm.py", checkpoint)
-    results = train(checkpoint, script, processes, *arguments, *TRAINER)
+    results = train(checkpoint, script, count, *arguments, *TRAINER)
     assert 0 < results["train_loss"] < 7 and 1 < results["perplexity"] < 258
     assert (checkpoint / "run" / "checkpoint-4").is_dir()
 
 
-@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_calls_of_run_clm_no_trainer(checkpoint, processes):
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_calls_of_run_clm_no_trainer(checkpoint, count):
     script, arguments = own("run_clm_no_trainer.py", checkpoint)
-    results = train(checkpoint, script, processes, *arguments)
+    results = train(checkpoint, script, count, *arguments)
     assert 1 < results["perplexity"] < 258
     assert (checkpoint / "run" / "epoch_0").is_dir()
 
@@ -105,20 +90,20 @@ needs_examples = pytest.mark.skipif(
 
 @needs_examples
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_run_clm_itself(checkpoint, processes):
+@pytest.mark.parametrize("count", [1, 2])
+def test_run_clm_itself(checkpoint, count):
     script = Path(str(EXAMPLES), "run_clm.py")
     # Without --do_eval, which loads a metric from the Hub.
-    results = train(checkpoint, script, processes, "--do_train", *TRAINER)
+    results = train(checkpoint, script, count, "--do_train", *TRAINER)
     assert 0 < results["train_loss"] < 7
 
 
 @needs_examples
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_run_clm_no_trainer_itself(checkpoint, processes):
+@pytest.mark.parametrize("count", [1, 2])
+def test_run_clm_no_trainer_itself(checkpoint, count):
     script = Path(str(EXAMPLES), "run_clm_no_trainer.py")
     arguments = ["--max_train_steps", "4", "--checkpointing_steps", "2", "--learning_rate", "1e-2"]
-    results = train(checkpoint, script, processes, *arguments)
+    results = train(checkpoint, script, count, *arguments)
     assert 1 < results["perplexity"] < 1e5
     assert (checkpoint / "run" / "step_2").is_dir()

@@ -1,31 +1,24 @@
 """A run that is killed at any moment leaves a last checkpoint that loads, and goes on from it."""
 
-import multiprocessing
 import random
 import re
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from transformers import AutoModelForCausalLM
 
 from reformer_hf.training.checkpoints import last_whole_checkpoint
-from tests.training.kill_worker import run_script
+from tests import processes
 from tests.training.runs import largest_difference, tiny_overrides, weights, write_documents
 
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 STEPS = 30
 
 
-@pytest.fixture(scope="module")
-def processes():
-    """Processes that have torch and transformers imported when they start."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["scripts.train_clm", "scripts.train_clm_no_trainer"])
-    return context
-
-
-def arguments_of(script, root, name):
+def arguments_of(script, root, name, steps=STEPS):
     values = {
         "train_file": root / "train.jsonl",
         "cache_dir": root / "cache",
@@ -39,31 +32,29 @@ def arguments_of(script, root, name):
         "resume_from_checkpoint": "last",
     }
     if script == "train_clm":
-        values |= {"max_steps": STEPS, "save_steps": 1, "report_to": "none", "optim": "adamw_torch"}
+        values |= {"max_steps": steps, "save_steps": 1, "report_to": "none", "optim": "adamw_torch"}
         values |= {"do_train": True, "use_cpu": True, "disable_tqdm": True}
     else:
-        values |= {"max_train_steps": STEPS, "checkpointing_steps": 1}
+        values |= {"max_train_steps": steps, "checkpointing_steps": 1}
     return [part for key, value in values.items() for part in (f"--{key}", str(value))]
 
 
 @pytest.mark.parametrize("script", ["train_clm", "train_clm_no_trainer"])
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_kills_at_random_moments(tmp_path, processes, script, kills):
+def test_kills_at_random_moments(tmp_path, script, kills):
     write_documents(tmp_path / "train.jsonl")
     log, chance = tmp_path / "log", random.Random(kills)
 
-    def start(name):
-        arguments = (script, arguments_of(script, tmp_path, name), str(log))
-        process = processes.Process(target=run_script, args=arguments)
-        process.start()
-        return process
+    def start(name, **options):
+        arguments = arguments_of(script, tmp_path, name, **options)
+        return processes.start(SCRIPTS / f"{script}.py", *arguments, log=log)
 
-    def finish(name):
-        process = start(name)
-        process.join(120)
+    def finish(name, **options):
+        process = start(name, **options)
+        process.join(600)
         assert process.exitcode == 0, log.read_text()[-3000:]
 
-    finish("warm-up")  # fills the cache of the data
+    finish("warm-up", steps=1)  # fills the cache of the data
     began = time.monotonic()
     finish("straight")
     longest = time.monotonic() - began
