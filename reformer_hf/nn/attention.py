@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from reformer_hf.nn.checks import check_hashing, check_pass
+from reformer_hf.nn.checks import check_hashing, check_pass, check_rounds
 from reformer_hf.nn.distance_attention import DistanceSelfAttention
 from reformer_hf.nn.heads import project_heads
 from reformer_hf.nn.past.base import LSHPast, NewTokens, Past
@@ -34,7 +34,7 @@ from reformer_hf.ops.hashing import (
     sample_rotations,
     total_buckets,
 )
-from reformer_hf.ops.rotary import Rotary, rotate
+from reformer_hf.ops.rotary import Rotary, rotate_queries
 from reformer_hf.ops.window import Scope, Window
 
 
@@ -87,7 +87,8 @@ class LSHSelfAttention(SelfAttention):
     ):
         super().__init__(hidden_size, num_heads, head_dim, dropout, conv_kernel, causal)
         self.window = Window(chunk_length, num_chunks_before, num_chunks_after, scope, causal)
-        check_hashing(self.window, num_buckets, num_hashes, layer_index, deduplicate_rounds)
+        check_hashing(self.window, num_buckets, num_hashes, layer_index)
+        check_rounds(self.window, deduplicate_rounds, local_round)
         self.num_buckets, self.num_hashes = num_buckets, num_hashes
         self.layer_index, self.share_rotations = layer_index, share_rotations
         self.chunk_lengths = (chunk_length, *chunk_lengths)
@@ -115,7 +116,7 @@ class LSHSelfAttention(SelfAttention):
             decision = Decision() if hashing.decision is None else hashing.decision
             buckets = decision.recall(partial(self._hash_rows, query, hashing, heads))
         if rotary is not None:
-            query = rotate(query, rotary)
+            query = rotate_queries(query, rotary)
         options = {
             "num_buckets": total_buckets(self.num_buckets),
             "window": self.window,
@@ -161,11 +162,11 @@ class LSHSelfAttention(SelfAttention):
     ) -> Attention:
         """Attend from new tokens; see the base class."""
         assert isinstance(past, LSHPast)
-        query, value = self._project(self.mix_cached(hidden_states, past, new), None)
+        query, value = self._project(self.mix(hidden_states, past=past, new=new), None)
         decision = Decision() if hashing.decision is None else hashing.decision
         buckets = decision.recall(partial(self._hash_all, query, past.rotations))
         if rotary is not None:
-            query = rotate(query, rotary)
+            query = rotate_queries(query, rotary)
         attended = past.attend(
             query,
             value,
@@ -224,8 +225,8 @@ class LSHSelfAttention(SelfAttention):
 
     def _hash_rows(self, query: Tensor, hashing: Hashing, heads: slice | None) -> Tensor:
         """The same of whole rows, in as few bytes as they need."""
-        rotations = self.rotations(hashing.seed, hashing.num_hashes or self.num_hashes)
-        rotations = rotations.to(query.device)[heads or slice(None)]
+        rounds = hashing.num_hashes or self.num_hashes
+        rotations = self.rotations(hashing.seed, rounds, query.device)[heads or slice(None)]
         return narrow_buckets(self._hash_all(query, rotations), self.num_buckets)
 
     def _project(self, hidden_states: Tensor, heads: slice | None) -> tuple[Tensor, Tensor]:
