@@ -42,8 +42,8 @@ OPTION_MUTATIONS = [
     Mutation(
         "turned queries are hashed",
         "reformer_hf/nn/attention.py",
-        "partial(self._hash_rows, query, hashing, heads)",
-        f"partial(self._hash_rows, {_TURNED}, hashing, heads)",
+        "self.hash(query, *drawn)",
+        f"self.hash({_TURNED}, *drawn)",
         MODULES,
     ),
     Mutation(

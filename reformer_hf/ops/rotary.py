@@ -87,6 +87,10 @@ def rotate_queries(
 
     Returns:
         The turned queries, in the same dtype.
+
+    >>> unturned = Rotary(torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), score_factor=2.0)
+    >>> rotate_queries(torch.tensor([[[[1.0, 3.0]]]]), unturned).flatten().tolist()
+    [2.0, 6.0]
     """
     turned = rotate(query, rotary)
     return turned if rotary.score_factor == 1 else turned * rotary.score_factor
