@@ -8,6 +8,7 @@ from tests.cache_mutations import CACHE_MUTATIONS
 from tests.encoder_decoder_mutations import ENCODER_DECODER_MUTATIONS
 from tests.fast_path_mutations import FAST_PATH_MUTATIONS
 from tests.mutation import Mutation
+from tests.option_mutations import OPTION_MUTATIONS
 
 __all__ = ["MUTATIONS", "Mutation"]
 
@@ -275,5 +276,6 @@ MUTATIONS = [
     ),
     *FAST_PATH_MUTATIONS,
     *CACHE_MUTATIONS,
+    *OPTION_MUTATIONS,
     *ENCODER_DECODER_MUTATIONS,
 ]

@@ -17,16 +17,15 @@ from reformer_hf.models.configuration_rules import (
     DEPENDENTS,
     LAYER_COUNTS,
     LEFTOVERS,
-    ROPE_NAMES,
     STOCK_DEFAULTS,
     STOCK_TYPE,
     check_encoder_decoder,
     check_model,
     derive_fields,
-    derive_rotary,
     own_names,
     unknown_names,
 )
+from reformer_hf.models.rotary_rules import ROPE_NAMES, derive_rotary
 from reformer_hf.ops.attention_map import MapForm
 from reformer_hf.ops.window import Window
 
@@ -236,15 +235,14 @@ class ReformerHFConfig(PreTrainedConfig):
         given = {name: value for name, value in given.items() if name not in again}
         for name in given.keys() & names:
             setattr(self, name, given[name])
-        derive_fields(self, given, source, by_hand=changed if source else given)
-        derive_rotary(self, kwargs)
+        by_hand = changed if source else given
+        derive_fields(self, given, source, by_hand)
+        derive_rotary(self, given, kwargs, by_hand)
         # Here and not in a validator of `strict`, which would hide the ValueError in its own error.
         self.check_fields()
         self.auto_map: dict[str, str] = {}  # which TRL reads in every configuration
         more = kwargs.keys() - {*ALIASES, *LAYER_COUNTS}
         super().__post_init__(**{name: kwargs[name] for name in more})
-        if self.position_embedding_type != "rotary":
-            self.rope_parameters = None  # which transformers fills in
         read_output_attentions(self.output_attentions)
 
     def _check_names(self, names: Mapping[str, Any], source: str | None) -> None:
@@ -326,6 +324,15 @@ class ReformerHFConfig(PreTrainedConfig):
                 f"num_hidden_layers={value} but attn_layers has {len(self.attn_layers)} entries: "
                 "give attn_layers one entry per layer and leave num_hidden_layers out"
             )
+
+    @property
+    def head_dim(self) -> int:
+        """The same as `attention_head_size`, as transformers calls it where it makes angles."""
+        return self.attention_head_size
+
+    def convert_rope_params_to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        """Nothing: `rope_parameters` are set, and None without rotary positions."""
+        return kwargs
 
     @property
     def output_attentions(self) -> bool | MapForm | None:

@@ -8,17 +8,14 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedConfig, ReformerConfig
 from transformers.activations import ACT2FN
 
+from reformer_hf.models.rotary_rules import ROPE_NAMES, check_rotary
+from reformer_hf.nn.checks import check_kernel
 from reformer_hf.ops.hashing import bucket_factors, default_num_buckets
 
 STOCK_TYPE = "reformer"
 """The model type of transformers' Reformer."""
 
 LAYER_TYPES = ("local", "lsh", "full", "full_shared_qk")
-ROPE_NAMES = ("rope_theta", "rope_scaling")
-"""Names that are no fields: `rope_parameters` holds what they say."""
-
-DEFAULT_ROPE_THETA = 10_000.0
-ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 DEFAULT_HASH_LENGTH = 8192
 HEAD_SIZE = 64
 """About the size of a head where only the width is given."""
@@ -253,38 +250,6 @@ def _derive_positions(config: Any, given: Mapping[str, Any], is_stock: bool) -> 
         config.max_position_embeddings = product if config.axial_pos_embds else learned
 
 
-def derive_rotary(config: Any, names: dict[str, Any]) -> None:
-    """Set the parameters of rotary positions, also from the names that they once had.
-
-    Args:
-        config: whose `rope_parameters` is set; None without rotary positions.
-        names: keyword arguments; `rope_theta` and `rope_scaling` are taken out.
-
-    Raises:
-        ValueError: if there are any without rotary positions.
-    """
-    theta, scaling = (names.pop(name, None) for name in ROPE_NAMES)
-    given = scaling or config.rope_parameters
-    if config.position_embedding_type != "rotary":
-        if theta is not None or given:
-            raise ValueError(
-                f"rope_theta={theta!r}, rope_parameters={given!r} with position_embedding_type="
-                f"{config.position_embedding_type!r}: leave them out, or set it to 'rotary'"
-            )
-        return
-    parameters = dict(given or {})
-    parameters.setdefault("rope_type", parameters.pop("type", "default"))
-    before = (config.rope_parameters or {}).get("rope_theta", DEFAULT_ROPE_THETA)
-    parameters.setdefault("rope_theta", before)
-    if theta is not None:
-        parameters["rope_theta"] = theta
-    config.rope_parameters = parameters
-    original = parameters.get("original_max_position_embeddings")
-    if config.max_position_embeddings is None and original:
-        # Which transformers' rules for scaled angles look at. It is no limit here.
-        config.max_position_embeddings = round(original * parameters.get("factor", 1))
-
-
 def _refuse_small_grid(config: Any, by_hand: Collection[str]) -> None:
     """Old files may have one: there the smaller limit holds."""
     limit, product = config.max_position_embeddings, math.prod(config.axial_pos_shape)
@@ -317,15 +282,11 @@ def check_model(config: Any) -> None:
         raise ValueError(
             f"ngram_sizes={sizes!r}: give different numbers of tokens, each at least 2"
         )
-    if config.conv_kernel == 1:
-        raise ValueError(
-            "conv_kernel=1: a convolution that sees the own token alone mixes nothing; give 0 for "
-            "none, or at least 2"
-        )
+    check_kernel(config.conv_kernel)
     if config.position_embedding_type == "axial":
         _check_axes(config)
     if config.position_embedding_type == "rotary":
-        _check_rotary(config)
+        check_rotary(config)
     _check_windows(config)
     if config.tie_word_embeddings:
         raise ValueError(
@@ -402,24 +363,6 @@ def _check_axes(config: Any) -> None:
         )
 
 
-def _check_rotary(config: Any) -> None:
-    if config.attention_head_size % 2:
-        raise ValueError(
-            f"attention_head_size={config.attention_head_size} with position_embedding_type="
-            "'rotary', which turns pairs of numbers: make it even"
-        )
-    kind = (config.rope_parameters or {}).get("rope_type", "default")
-    if kind not in ROPE_TYPES:
-        raise ValueError(
-            f"rope_parameters has rope_type={kind!r}: choose one of {ROPE_TYPES}; the angles of "
-            "others change with the length, so that a cached pass would differ from a whole one"
-        )
-    try:
-        config.validate_rope()
-    except KeyError as error:
-        raise ValueError(f"rope_parameters={config.rope_parameters!r}: {error.args[0]}") from error
-
-
 def _check_windows(config: Any) -> None:
     if config.num_buckets is not None:
         bucket_factors(config.num_buckets)
@@ -482,7 +425,6 @@ _BOUNDS = (
     (_SIZES, 1, math.inf, "at least 1"),
     (_LOOKS, 0, math.inf, "at least 0"),
     (_CHUNKS, 0, math.inf, "0 (no chunks), or a number of heads or tokens"),
-    ("conv_kernel", 0, math.inf, "0 (no convolution), or tokens that it sees, at least 2"),
     ("activation_budget", 0, math.inf, "0 (rebuild all activations) or a number of bytes"),
     ("initializer_range axial_norm_std layer_norm_eps", 0, math.inf, "at least 0"),
     (_DROPOUTS, 0, 1, "in [0, 1)"),

@@ -267,7 +267,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         embedded = [self.embeddings(inputs_embeds, layout.position_ids, ngrams)]
         del inputs_embeds  # as large as a stream
         options["return_streams"] = bool(return_streams)
-        options["rotary"] = rotary_of(self.config, layout.position_ids)
+        options["rotary"] = rotary_of(self.config, layout.position_ids, embedded[0].dtype)
         outputs = self.encoder(embedded, layout.documents, self._draw_hash_seed(), **options)
         return self._narrow(outputs, return_streams is not None)
 
@@ -298,7 +298,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         remembered = [Remembered(layer, new, offload) for layer in layers]
         embedded = [self.embeddings(inputs_embeds, position_ids, ngrams)]
         seed = self.config.hash_seed or 0
-        options["rotary"] = rotary_of(self.config, position_ids)
+        options["rotary"] = rotary_of(self.config, position_ids, embedded[0].dtype)
         outputs = self.encoder(embedded, None, seed, remembered=remembered, **options)
         layers[0].in_pass = False
         outputs.past_key_values = cache

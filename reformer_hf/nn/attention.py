@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from reformer_hf.nn.checks import check_hashing, check_pass
+from reformer_hf.nn.checks import check_hashing, check_pass, check_rounds
 from reformer_hf.nn.distance_attention import DistanceSelfAttention
 from reformer_hf.nn.heads import project_heads
 from reformer_hf.nn.past.base import LSHPast, NewTokens, Past
@@ -34,7 +34,7 @@ from reformer_hf.ops.hashing import (
     sample_rotations,
     total_buckets,
 )
-from reformer_hf.ops.rotary import Rotary, rotate
+from reformer_hf.ops.rotary import Rotary, rotate_queries
 from reformer_hf.ops.window import Scope, Window
 
 
@@ -87,7 +87,8 @@ class LSHSelfAttention(SelfAttention):
     ):
         super().__init__(hidden_size, num_heads, head_dim, dropout, conv_kernel, causal)
         self.window = Window(chunk_length, num_chunks_before, num_chunks_after, scope, causal)
-        check_hashing(self.window, num_buckets, num_hashes, layer_index, deduplicate_rounds)
+        check_hashing(self.window, num_buckets, num_hashes, layer_index)
+        check_rounds(self.window, deduplicate_rounds, local_round)
         self.num_buckets, self.num_hashes = num_buckets, num_hashes
         self.layer_index, self.share_rotations = layer_index, share_rotations
         self.chunk_lengths = (chunk_length, *chunk_lengths)
@@ -113,9 +114,11 @@ class LSHSelfAttention(SelfAttention):
             buckets = None
         else:
             decision = Decision() if hashing.decision is None else hashing.decision
-            buckets = decision.recall(partial(self._hash_rows, query, hashing, heads))
-        if rotary is not None:
-            query = rotate(query, rotary)
+            drawn = (hashing.seed, hashing.num_hashes, heads)
+            buckets = decision.recall(
+                lambda: narrow_buckets(self.hash(query, *drawn), self.num_buckets)
+            )
+        turned = query if rotary is None else rotate_queries(query, rotary)
         options = {
             "num_buckets": total_buckets(self.num_buckets),
             "window": self.window,
@@ -126,10 +129,10 @@ class LSHSelfAttention(SelfAttention):
         }
         if self.window.scope == "band":
             assert buckets is not None
-            attended = lsh_attention(query, value, buckets, documents, **options)
+            attended = lsh_attention(turned, value, buckets, documents, **options)
         else:
             attended = chunk_attention(
-                query, value, buckets, documents, chunk_lengths=self.chunk_lengths, **options
+                turned, value, buckets, documents, chunk_lengths=self.chunk_lengths, **options
             )
         return join_heads(attended, output_map, value.shape[2], value)
 
@@ -161,11 +164,11 @@ class LSHSelfAttention(SelfAttention):
     ) -> Attention:
         """Attend from new tokens; see the base class."""
         assert isinstance(past, LSHPast)
-        query, value = self._project(self.mix_cached(hidden_states, past, new), None)
+        query, value = self._project(self.mix(hidden_states, past=past, new=new), None)
         decision = Decision() if hashing.decision is None else hashing.decision
         buckets = decision.recall(partial(self._hash_all, query, past.rotations))
         if rotary is not None:
-            query = rotate(query, rotary)
+            query = rotate_queries(query, rotary)
         attended = past.attend(
             query,
             value,
@@ -182,19 +185,24 @@ class LSHSelfAttention(SelfAttention):
         query: Float[Tensor, "batch heads seq dim"],
         hash_seed: int,
         num_hashes: int | None = None,
+        heads: slice | None = None,
     ) -> Int[Tensor, "batch heads rounds seq"]:
         """Bucket ids of queries under the rotations of a seed.
+
+        Queries are hashed before their position turns them: a bucket holds what is alike, however
+        far apart it stands.
 
         Args:
             query: queries.
             hash_seed: seed of the model's rotations.
             num_hashes: rounds, if other than the module's.
+            heads: which heads the queries are of; None for all.
 
         Returns:
-            Bucket ids of the hashed rounds.
+            Bucket ids of all rounds, the local one last.
         """
         rotations = self.rotations(hash_seed, num_hashes or self.num_hashes, query.device)
-        return hash_vectors(query, rotations, self.num_buckets)
+        return self._hash_all(query, rotations[heads or slice(None)])
 
     def rotations(
         self, hash_seed: int, num_hashes: int, device: torch.device | str = "cpu"
@@ -214,19 +222,9 @@ class LSHSelfAttention(SelfAttention):
         return sample_rotations(hash_seed, *shape, layer_index=layer_index)
 
     def _hash_all(self, query: Tensor, rotations: Tensor) -> Tensor:
-        """Bucket ids of all rounds, the local one included.
-
-        Queries are hashed before their position turns them: a bucket holds what is alike, however
-        far apart it stands.
-        """
+        """Bucket ids of all rounds under these rotations."""
         buckets = hash_vectors(query, rotations, self.num_buckets)
         return nn.functional.pad(buckets, (0, 0, 0, 1)) if self.local_round else buckets
-
-    def _hash_rows(self, query: Tensor, hashing: Hashing, heads: slice | None) -> Tensor:
-        """The same of whole rows, in as few bytes as they need."""
-        rotations = self.rotations(hashing.seed, hashing.num_hashes or self.num_hashes)
-        rotations = rotations.to(query.device)[heads or slice(None)]
-        return narrow_buckets(self._hash_all(query, rotations), self.num_buckets)
 
     def _project(self, hidden_states: Tensor, heads: slice | None) -> tuple[Tensor, Tensor]:
         linears = (self.query_key, self.value)

@@ -24,10 +24,40 @@ def check_sizes(dropout: Any, **sizes: Any) -> None:
         raise ValueError(f"dropout={dropout}: give a probability of at least 0 and below 1")
 
 
-def check_hashing(
-    window: Window, num_buckets: Any, num_hashes: Any, layer_index: Any, deduplicate_rounds: Any
-) -> None:
-    """Check what LSH attention is given besides."""
+def check_kernel(conv_kernel: Any) -> None:
+    """Check how many tokens a short convolution sees."""
+    require_ints(0, conv_kernel=conv_kernel)
+    if conv_kernel == 1:
+        raise ValueError(
+            "conv_kernel=1: a convolution that sees its own token alone mixes nothing; give 0 for "
+            "none, or at least 2"
+        )
+
+
+def check_rotary(rope_theta: Any, head_dim: int) -> None:
+    """Check the base of rotary positions, None for none."""
+    if rope_theta is None:
+        return
+    if not isinstance(rope_theta, int | float) or isinstance(rope_theta, bool):
+        raise TypeError(f"rope_theta={rope_theta!r}: give a number above 0, or None")
+    if not rope_theta > 0:
+        raise ValueError(f"rope_theta={rope_theta}: give a number above 0, or None")
+    if head_dim % 2:
+        raise ValueError(
+            f"head_dim={head_dim} with rope_theta={rope_theta}, which turns pairs of numbers: make "
+            "it even"
+        )
+
+
+def check_rounds(window: Window, deduplicate_rounds: Any, local_round: Any) -> None:
+    """Check what becomes of the rounds of LSH attention."""
+    require_bools(deduplicate_rounds=deduplicate_rounds, local_round=local_round)
+    if local_round and window.scope == "chunk":
+        raise ValueError("local_round=True with scope='chunk': use the band scope, or leave it out")
+
+
+def check_hashing(window: Window, num_buckets: Any, num_hashes: Any, layer_index: Any) -> None:
+    """Check how LSH attention hashes."""
     if window.scope == "band" and window.num_chunks_before == window.num_chunks_after == 0:
         raise ValueError(
             "num_chunks_before=0 in the band scope: a token would see only itself; give at least 1"
@@ -37,7 +67,6 @@ def check_hashing(
     bucket_factors(num_buckets)
     require_ints(1, num_hashes=num_hashes)
     require_ints(0, layer_index=layer_index)
-    require_bools(deduplicate_rounds=deduplicate_rounds)
 
 
 def check_implementation(implementation: Any, dropout: float, ring: bool) -> None:

@@ -49,34 +49,25 @@ class ShortConvolution(nn.Module):
         self,
         inputs: Float[Tensor, "batch seq dim"],
         documents: Int[Tensor, "batch seq"] | None = None,
+        *,
+        past: Past | None = None,
+        new: NewTokens | None = None,
     ) -> Float[Tensor, "batch seq dim"]:
-        """Mix the tokens of rows.
+        """Mix the tokens of rows, or new tokens with those before them.
 
         Args:
             inputs: vectors of the tokens.
             documents: document of each place; None for a single document.
+            past: of the layer, which remembers the last inputs; in place of `documents`.
+            new: where the new tokens stand; padding is skipped.
 
         Returns:
             Vectors of the same shape.
         """
-        return short_convolution(inputs, self.weight, self.before, documents)
-
-    def continue_from(
-        self, past: Past, inputs: Float[Tensor, "batch seq dim"], new: NewTokens
-    ) -> Float[Tensor, "batch seq dim"]:
-        """Mix new tokens with those before them, and remember the last ones.
-
-        Args:
-            past: of the layer; it has the last inputs before.
-            inputs: vectors of the new tokens.
-            new: where they stand; padding is skipped.
-
-        Returns:
-            Vectors of the new tokens.
-        """
-        past.recent.count = self.before
+        if past is None or new is None:
+            return short_convolution(inputs, self.weight, self.before, documents)
         real = new.real if new.padded else None
-        joined, target = past.recent.join(inputs, real, past.recording)
+        joined, target = past.recent.join(inputs, self.before, real, past.recording)
         mixed = short_convolution(joined, self.weight, self.before)
         if target is None:
             return mixed[:, -inputs.shape[1] :]

@@ -18,7 +18,7 @@ from reformer_hf.nn.self_attention import (
 )
 from reformer_hf.ops.attend import Implementation
 from reformer_hf.ops.attention_map import HeadsAndMap, MapForm
-from reformer_hf.ops.rotary import Rotary, rotate
+from reformer_hf.ops.rotary import Rotary, rotate, rotate_queries
 
 
 class DistanceSelfAttention(SelfAttention):
@@ -41,7 +41,7 @@ class DistanceSelfAttention(SelfAttention):
         check_pass(hidden_states, documents, self.value)
         query, key, value = self.project(self.mix(hidden_states, documents), heads)
         if rotary is not None:
-            query, key = rotate(query, rotary), rotate(key, rotary)
+            query, key = rotate_queries(query, rotary), rotate(key, rotary)
         attended = self.attend(
             query,
             key,
@@ -66,9 +66,9 @@ class DistanceSelfAttention(SelfAttention):
     ) -> Attention:
         """Attend from new tokens; see the base class."""
         assert isinstance(past, DistancePast)
-        query, key, value = self.project(self.mix_cached(hidden_states, past, new))
+        query, key, value = self.project(self.mix(hidden_states, past=past, new=new))
         if rotary is not None:
-            query, key = rotate(query, rotary), rotate(key, rotary)
+            query, key = rotate_queries(query, rotary), rotate(key, rotary)
         options: dict[str, Any] = {"dropout": self.active_dropout}
         options["output_map"] = output_map is not None
         if past.length:

@@ -145,9 +145,9 @@ class NgramEmbeddings(nn.Module):
         Returns:
             Their embeddings.
         """
-        recent.count = self.sizes[-1] - 1
         real = new.real if new.padded else None
-        joined, target = recent.join(input_ids.unsqueeze(-1) + 1, real, recording)
+        count = self.sizes[-1] - 1
+        joined, target = recent.join(input_ids.unsqueeze(-1) + 1, count, real, recording)
         last = last_tokens(joined.squeeze(-1), self.sizes[-1])
         if target is None:
             return self._look_up(last[:, -input_ids.shape[1] :])

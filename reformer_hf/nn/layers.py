@@ -1,6 +1,8 @@
 """Attention layers to take away: all projections inside, from a stream to one of the same shape."""
 
 import weakref
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from reformer_hf.nn.checks import (
     check_documents,
     check_hidden_states,
     check_implementation,
+    check_rotary,
 )
 from reformer_hf.nn.past.base import NewTokens, Past
 from reformer_hf.nn.reversible_sequence import recalled_decision
@@ -21,7 +24,8 @@ from reformer_hf.ops.attend import Implementation
 from reformer_hf.ops.checks import require_bools, require_ints
 from reformer_hf.ops.dropout import draw_seed
 from reformer_hf.ops.hashing import NumBuckets, default_num_buckets
-from reformer_hf.ops.sorting import number_documents
+from reformer_hf.ops.rotary import Rotary, rotary_angles, rotary_frequencies
+from reformer_hf.ops.sorting import number_documents, places_in_document
 from reformer_hf.ops.window import Scope
 
 
@@ -70,10 +74,12 @@ class _AttentionLayer(nn.Module):
         causal: bool,
         bias: bool,
         implementation: Implementation,
+        rope_theta: float | None,
     ):
         super().__init__()
         require_bools(bias=bias)
-        self.dim, self.causal = dim, causal
+        check_rotary(rope_theta, attention.head_dim)
+        self.dim, self.causal, self.rope_theta = dim, causal, rope_theta
         self.implementation: Implementation = implementation
         self.attention = attention
         self.output = nn.Linear(attention.value.out_features, dim, bias=bias)  # type: ignore[arg-type]
@@ -116,11 +122,13 @@ class _AttentionLayer(nn.Module):
                 reason = "scope='chunk', which mixes documents" if cache is None else "a cache"
                 raise ValueError(f"seq_idx with {reason}: give each document a row of its own")
         if cache is None:
+            documents = number_documents(real, seq_idx)
             heads, _ = self.attention(
                 x,
-                number_documents(real, seq_idx),
+                documents,
                 hashing=self._hashing(draw=self.training),
                 implementation=self.implementation,
+                rotary=self._angles(x, partial(_places, x, documents)),
             )
         else:
             heads = self._attend_cached(x, real, cache)
@@ -148,11 +156,23 @@ class _AttentionLayer(nn.Module):
         if cache.past is None:
             cache.past = self.attention.new_past(self._hashing(draw=False), x.device)
         real = torch.ones_like(x[:, :, 0], dtype=torch.bool) if real is None else real
+        new = cache.place(real)
         heads, _ = self.attention.attend_cached(
-            x, cache.past, cache.place(real), implementation=self.implementation
+            x,
+            cache.past,
+            new,
+            implementation=self.implementation,
+            rotary=self._angles(x, lambda: new.places),
         )
         cache.count(real)
         return heads
+
+    def _angles(self, x: Tensor, places: Callable[[], Tensor]) -> Rotary | None:
+        """By how much queries and keys are turned, if they are."""
+        if self.rope_theta is None:
+            return None
+        frequencies = rotary_frequencies(self.attention.head_dim, self.rope_theta, x.device)
+        return rotary_angles(places(), frequencies, x.dtype)
 
     def _hashing(self, draw: bool) -> Hashing:
         """How to hash: with new rotations, if the layer draws any, or with those of evaluation."""
@@ -180,8 +200,13 @@ class LSHAttention(_AttentionLayer):
             your rows. Not read if `num_buckets` is given.
         scope: `band`, or `chunk` as in published checkpoints, which is not strictly causal.
         deduplicate_rounds: count a key that several rounds show once.
+        local_round: attend in one more round, in which all tokens share a bucket, so that a token
+            also sees its nearest ones. `band` scope only.
         dropout: of the attention probabilities, in training.
         bias: of the output projection.
+        conv_kernel: tokens that a short convolution on the input sees; 0 for no convolution.
+        rope_theta: base of rotary positions, which turn queries and keys by their token's place
+            among the real ones of its document; None for no positions.
         hash_seed: of the rotations in evaluation.
         layer_index: makes the rotations of layers with one seed differ.
         redraw_rotations: False for the rotations of evaluation in training, too.
@@ -211,8 +236,11 @@ class LSHAttention(_AttentionLayer):
         hash_length: int = 8192,
         scope: Scope = "band",
         deduplicate_rounds: bool = False,
+        local_round: bool = False,
         dropout: float = 0.0,
         bias: bool = False,
+        conv_kernel: int = 0,
+        rope_theta: float | None = None,
         hash_seed: int = 0,
         layer_index: int = 0,
         redraw_rotations: bool = True,
@@ -236,11 +264,13 @@ class LSHAttention(_AttentionLayer):
             causal=causal,
             scope=scope,
             deduplicate_rounds=deduplicate_rounds,
+            local_round=local_round,
             dropout=dropout,
+            conv_kernel=conv_kernel,
             layer_index=layer_index,
         )
         check_implementation(implementation, dropout, ring=scope == "chunk")
-        super().__init__(dim, attention, causal, bias, implementation)
+        super().__init__(dim, attention, causal, bias, implementation, rope_theta)
         self.hash_seed, self.redraw_rotations = hash_seed, redraw_rotations
 
     def _hashing(self, draw: bool) -> Hashing:
@@ -264,6 +294,9 @@ class LocalAttention(_AttentionLayer):
         scope: `band`, or `chunk` for windows with fixed borders.
         dropout: of the attention probabilities, in training.
         bias: of the output projection.
+        conv_kernel: tokens that a short convolution on the input sees; 0 for no convolution.
+        rope_theta: base of rotary positions, which turn queries and keys by their token's place
+            among the real ones of its document; None for no positions.
         implementation: how attention is computed.
 
     Raises:
@@ -286,6 +319,8 @@ class LocalAttention(_AttentionLayer):
         scope: Scope = "band",
         dropout: float = 0.0,
         bias: bool = False,
+        conv_kernel: int = 0,
+        rope_theta: float | None = None,
         implementation: Implementation = "blockwise",
     ):
         attention = LocalSelfAttention(
@@ -298,9 +333,17 @@ class LocalAttention(_AttentionLayer):
             causal=causal,
             scope=scope,
             dropout=dropout,
+            conv_kernel=conv_kernel,
         )
         check_implementation(implementation, dropout, ring=False)
-        super().__init__(dim, attention, causal, bias, implementation)
+        super().__init__(dim, attention, causal, bias, implementation, rope_theta)
+
+
+def _places(x: Tensor, documents: Tensor | None) -> Tensor:
+    """Place of each token in its document, (batch or 1, seq)."""
+    if documents is None:
+        return torch.arange(x.shape[1], device=x.device).unsqueeze(0)
+    return places_in_document(documents)
 
 
 def _head_dim(dim: Any, heads: Any, head_dim: Any) -> Any:

@@ -1,13 +1,13 @@
 """What all self-attention modules have in common."""
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from reformer_hf.nn.checks import check_sizes
+from reformer_hf.nn.checks import check_kernel, check_sizes
 from reformer_hf.nn.convolution import ShortConvolution
 from reformer_hf.nn.heads import merge_heads
 from reformer_hf.nn.past.base import NewTokens, Past
@@ -66,6 +66,7 @@ class SelfAttention(nn.Module, ABC):
     ):
         super().__init__()
         check_sizes(dropout, hidden_size=hidden_size, num_heads=num_heads, head_dim=head_dim)
+        check_kernel(conv_kernel)
         self.num_heads, self.head_dim, self.dropout = num_heads, head_dim, dropout
         self.convolution = None
         if conv_kernel:
@@ -141,17 +142,11 @@ class SelfAttention(nn.Module, ABC):
             Heads side by side, and the map or None.
         """
 
-    def mix(self, hidden_states: Tensor, documents: Tensor | None) -> Tensor:
-        """The input after the short convolution, if there is one."""
+    def mix(self, hidden_states: Tensor, *inputs: Any, **options: Any) -> Tensor:
+        """The input after the short convolution, if there is one; see its `forward`."""
         if self.convolution is None:
             return hidden_states
-        return self.convolution(hidden_states, documents)
-
-    def mix_cached(self, hidden_states: Tensor, past: Past, new: NewTokens) -> Tensor:
-        """The same of new tokens, whose neighbours are in the past."""
-        if self.convolution is None:
-            return hidden_states
-        return self.convolution.continue_from(past, hidden_states, new)
+        return self.convolution(hidden_states, *inputs, **options)
 
     @property
     def active_dropout(self) -> float:

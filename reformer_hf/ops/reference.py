@@ -5,11 +5,15 @@ gradients. It is written to be checked by eye against the paper, not to be fast.
 
 The whole of LSH attention is four steps:
 
-1. hash every vector to a bucket, once per round (:func:`hash_buckets`);
+1. hash every vector to a bucket, once per round (:func:`hash_buckets`), and let the local round,
+   if there is one, follow (:func:`add_local_round`);
 2. count in how many rounds query ``i`` may see key ``j``, by the rule of a scope
    (:func:`band_counts` or :func:`chunk_counts`);
 3. one softmax over all keys with a positive count, ``log(count)`` added to each score;
 4. the weighted sum of the values (:func:`attend` does 3 and 4).
+
+Before the projections to queries, keys and values there may be a :func:`short_convolution`.
+Between hashing and attention, queries and keys may be turned by their position (:func:`rotate`).
 
 Source: Kitaev, Kaiser, Levskaya, "Reformer: The Efficient Transformer", ICLR 2020
 (arXiv 2001.04451), section 2 and appendix A.
@@ -55,6 +59,21 @@ def hash_buckets(
             row.append(bucket)
         buckets.append(row)
     return buckets
+
+
+def add_local_round(buckets: list[list[int]]) -> list[list[int]]:
+    """Add a round in which all tokens share a bucket, so that a query meets its nearest tokens.
+
+    Args:
+        buckets: ``buckets[round][place]`` of the hashed rounds.
+
+    Returns:
+        The same and the local round, whose window counts like that of any other.
+
+    >>> add_local_round([[3, 1]])
+    [[3, 1], [0, 0]]
+    """
+    return [*buckets, [0] * len(buckets[0])]
 
 
 def band_counts(
@@ -226,3 +245,65 @@ def normalise_keys(query: Tensor) -> Tensor:
     """
     query = query.double()
     return query / torch.sqrt((query**2).mean(dim=-1, keepdim=True) + 1e-6)
+
+
+def rotate(vector: Tensor, position: int, theta: float) -> Tensor:
+    """Turn pairs of numbers by angles that grow with the position.
+
+    Pair ``i`` is number ``i`` of the first half with number ``i`` of the second half; its angle is
+    ``position * theta ** (-2 i / dim)``.
+
+    Args:
+        vector: shape ``(dim,)``, of an even dimension.
+        position: place of the token in its document.
+        theta: base of the frequencies.
+
+    Returns:
+        Shape ``(dim,)``, float64, of the same length.
+
+    Source: Su et al. 2021, "RoFormer" (arXiv 2104.09864), equations 13 to 15.
+
+    >>> [round(x, 9) for x in rotate(torch.tensor([1.0, 0.0]), 1, 10000.0).tolist()]
+    [0.540302306, 0.841470985]
+    """
+    vector, half = vector.double(), len(vector) // 2
+    turned = list(vector.unbind())
+    for i in range(half):
+        angle = position * theta ** (-2 * i / len(vector))
+        x, y = vector[i], vector[half + i]
+        turned[i] = x * math.cos(angle) - y * math.sin(angle)
+        turned[half + i] = y * math.cos(angle) + x * math.sin(angle)
+    return torch.stack(turned)
+
+
+def short_convolution(inputs: Tensor, weight: Tensor, documents: list[int], causal: bool) -> Tensor:
+    """Mix each token with its nearest ones of the same document, number by number.
+
+    Args:
+        inputs: shape ``(seq, dim)``.
+        weight: shape ``(dim, taps)``; the last tap is of the token itself if causal, else the one
+            in the middle.
+        documents: the document of each place; padding is a document of its own.
+        causal: whether later tokens are hidden.
+
+    Returns:
+        Shape ``(seq, dim)``, float64.
+
+    >>> x, weight = torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([[0.5, 1.0]])
+    >>> short_convolution(x, weight, documents=[0, 1, 0], causal=True).tolist()
+    [[1.0], [2.0], [4.5]]
+    """
+    inputs, weight = inputs.double(), weight.double()
+    taps = weight.shape[1]
+    before = taps - 1 if causal else taps // 2
+    mixed = []
+    for place, document in enumerate(documents):
+        own = [t for t in range(len(documents)) if documents[t] == document]
+        rank = own.index(place)
+        total = torch.zeros_like(inputs[place])
+        for tap in range(taps):
+            neighbour = rank - before + tap
+            if 0 <= neighbour < len(own):
+                total = total + weight[:, tap] * inputs[own[neighbour]]
+        mixed.append(total)
+    return torch.stack(mixed)

@@ -29,7 +29,9 @@ def model_fields(draw: st.DrawFn, *kinds: str) -> dict[str, Any]:
         "num_hashes": draw(st.integers(1, 3)),
         "num_buckets": draw(st.sampled_from([2, 4, [2, 4]])),
         "deduplicate_rounds": draw(st.booleans()),
-        "position_embedding_type": draw(st.sampled_from(["axial", "learned", "none"])),
+        "position_embedding_type": draw(st.sampled_from(["axial", "learned", "rotary", "none"])),
+        "conv_kernel": draw(st.sampled_from([0, 2, 3, 4])),
+        "lsh_local_round": draw(st.booleans()),  # of the band scope
         "eos_token_id": None,
     }
 

@@ -16,13 +16,13 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from tests.models.seq2seq import FORMS, tiny_seq2seq
-from tests.models.tiny import gradients, random_ids, tiny_lm
+from tests.models.tiny import ROTARY_CONVOLUTION, gradients, random_ids, tiny_lm
 
 KINDS: dict[str, dict[str, Any]] = {
     "inference": {},
     "training": {"reversible": False, "redraw_rotations": False},
     "training, new rotations": {"reversible": False},
-    "reversible training": {"redraw_rotations": False},
+    "reversible training": {"redraw_rotations": False, **ROTARY_CONVOLUTION},
 }
 
 

@@ -11,7 +11,7 @@ import warnings
 import torch
 from torch._dynamo.utils import counters
 
-from tests.models.tiny import random_ids, tiny_lm
+from tests.models.tiny import ROTARY_CONVOLUTION, random_ids, tiny_lm
 
 FIRST = 40
 
@@ -20,7 +20,7 @@ def main(scope: str, backend: str, last: int) -> None:
     model = tiny_lm(
         attn_layers=["local", "lsh"],
         attention_scope=scope,
-        position_embedding_type="none",
+        **ROTARY_CONVOLUTION,
         eos_token_id=None,
     )
     ids = random_ids(2, last)

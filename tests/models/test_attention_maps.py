@@ -16,7 +16,14 @@ from reformer_hf.models import attention_maps
 from reformer_hf.ops.attention_map import AttentionMap
 from tests.models.heads import HEADS
 from tests.models.seq2seq import FORMS, padded_source, random_labels, tiny_seq2seq
-from tests.models.tiny import SCOPES, dropout_fields, random_ids, tiny_config, tiny_lm
+from tests.models.tiny import (
+    ALL_OPTIONS,
+    SCOPES,
+    dropout_fields,
+    random_ids,
+    tiny_config,
+    tiny_lm,
+)
 
 KINDS = ["local", "lsh", "full", "full_shared_qk"]
 
@@ -31,7 +38,8 @@ def padded_rows() -> dict[str, Tensor]:
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_dense_maps_are_what_multiplies_the_values(scope, dtype):
-    model = tiny_lm(attn_layers=KINDS, attention_scope=scope).to(dtype)
+    options = ALL_OPTIONS if scope == "band" else {}
+    model = tiny_lm(attn_layers=KINDS, attention_scope=scope, **options).to(dtype)
     values, outputs = [], []
     for layer in model.reformer.encoder.layers:
         attention = layer.attention.self_attention
@@ -48,7 +56,11 @@ def test_dense_maps_are_what_multiplies_the_values(scope, dtype):
 
 @pytest.mark.parametrize(
     ("scope", "fields"),
-    [("band", {}), ("chunk", {"deduplicate_rounds": True}), ("band", {"is_decoder": True})],
+    [
+        ("band", {}),
+        ("chunk", {"deduplicate_rounds": True}),
+        ("band", {"is_decoder": True, **ALL_OPTIONS}),
+    ],
 )
 def test_both_forms_show_the_same_and_change_no_output(scope, fields):
     torch.manual_seed(0)

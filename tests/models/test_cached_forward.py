@@ -23,7 +23,7 @@ from tests.models.cached_passes import (
     run,
     uncached,
 )
-from tests.models.tiny import random_ids, tiny_lm
+from tests.models.tiny import ALL_OPTIONS, random_ids, tiny_lm
 
 EXACT = ("local", "lsh", "full", "full_shared_qk")
 """Kinds of layers whose cached passes equal one pass in the band scope."""
@@ -40,7 +40,9 @@ scoped = st.one_of(
 
 
 def build(scope: str, fields: dict) -> ReformerHFForCausalLM:
-    return tiny_lm(attention_scope=scope, max_position_embeddings=96, **fields).double()
+    local_round = scope == "band" and fields["lsh_local_round"]
+    fields = {**fields, "lsh_local_round": local_round, "attention_scope": scope}
+    return tiny_lm(max_position_embeddings=96, **fields).double()
 
 
 def assert_rows_as_alone(model: ReformerHFForCausalLM, logits: Tensor, ids: Tensor, mask: Tensor):
@@ -129,7 +131,7 @@ def test_a_row_does_not_depend_on_the_others(scope):
 
 def test_long_rows_and_ring_wrap_around():
     """Many more tokens than a window holds, one by one, in blocks, and with a prefill."""
-    model = tiny_lm(attn_layers=["local", "lsh"], position_embedding_type="none").double()
+    model = tiny_lm(attn_layers=["local", "lsh"], **ALL_OPTIONS).double()
     ids = random_ids(2, 400)
     expected = uncached(model, ids)
     for sizes in ([1] * 400, [300, *[1] * 100], [100] * 4, [150, 7, 200, 43]):
@@ -152,7 +154,7 @@ def test_embedded_tokens_and_positions():
 
 
 def test_recorded_outputs_of_a_cached_pass():
-    model = tiny_lm().double()
+    model = tiny_lm(**ALL_OPTIONS).double()
     ids = random_ids(2, 12)
     options = {"output_hidden_states": True, "output_attentions": True}
     expected = model(ids, use_cache=False, **options)
@@ -171,6 +173,17 @@ def test_nothing_cached_has_a_gradient():
     assert not output.last_hidden_state.requires_grad
     for layer in output.past_key_values.layers:
         assert not layer.past.tokens.tokens().requires_grad
+
+
+def test_another_number_of_rounds_than_in_training():
+    model = tiny_lm(attn_layers=["lsh", "local", "lsh"], **ALL_OPTIONS).double()
+    ids = random_ids(2, 30)
+    expected = uncached(model, ids, num_hashes=5)
+    assert not torch.allclose(expected, uncached(model, ids))
+    cache, parts = ReformerHFCache(model.config), []
+    for tokens in ids.split([10, 1, 19], dim=1):
+        parts.append(model(tokens, past_key_values=cache, num_hashes=5).logits)
+    assert_close(torch.cat(parts, dim=1), expected, atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("redraw", [False, True])

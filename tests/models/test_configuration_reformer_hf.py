@@ -32,6 +32,9 @@ WRONG_TYPES = {
     "chunk_size_lm_head": None,
 }
 
+ROTARY = {"position_embedding_type": "rotary"}
+LINEAR = {"rope_type": "linear"}
+
 # Field to be blamed, the fields given, and what the message must hold besides: value and fix.
 BROKEN_RULES = [
     ("num_buckets", {"num_buckets": 3}, ["3", "even"]),
@@ -46,7 +49,26 @@ BROKEN_RULES = [
     ("attn_layers", {"attn_layers": []}, ["[]", "at least one"]),
     ("attn_layers", {"attn_layers": ["local", "hash"]}, ["'hash'", "'lsh'"]),
     ("attention_scope", {"attention_scope": "wide"}, ["'wide'", "'band'", "'chunk'"]),
-    ("position_embedding_type", {"position_embedding_type": "rotary"}, ["'rotary'", "'axial'"]),
+    ("position_embedding_type", {"position_embedding_type": "alibi"}, ["'alibi'", "'rotary'"]),
+    ("attention_head_size", {**ROTARY, "attention_head_size": 7}, ["7", "'rotary'", "even"]),
+    ("rope_theta", {"rope_theta": 500.0}, ["500.0", "'axial'", "leave them out"]),
+    ("rope_theta", {**ROTARY, "rope_theta": 0}, ["0", "above 0"]),
+    ("rope_theta", {**ROTARY, "rope_parameters": {"rope_theta": "1e4"}}, ["'1e4'", "above 0"]),
+    ("factor", {**ROTARY, "rope_parameters": LINEAR | {"factor": -2.0}}, ["-2.0", "above 0"]),
+    ("rope_parameters", {**ROTARY, "rope_parameters": LINEAR}, ["'linear'", "'factor'"]),
+    ("rope_type", {**ROTARY, "rope_parameters": {"rope_type": "dynamic"}}, ["dynamic", "'yarn'"]),
+    (
+        "rope_parameters",
+        {**ROTARY, "rope_parameters": {"partial_rotary_factor": 0.5}},
+        ["partial_rotary_factor", "leave"],
+    ),
+    ("conv_kernel", {"conv_kernel": 1}, ["1", "0 for none", "at least 2"]),
+    ("conv_kernel", {"conv_kernel": -1}, ["-1", "at least 0"]),
+    (
+        "lsh_local_round",
+        {"lsh_local_round": True, "attention_scope": "chunk"},
+        ["True", "'chunk'", "band"],
+    ),
     ("hidden_act", {"hidden_act": "step"}, ["'step'", "'relu'"]),
     ("tie_word_embeddings", {"tie_word_embeddings": True}, ["True", "32", "16", "False"]),
     ("encoder_attn_layers", {"is_encoder_decoder": True}, ["None", "False"]),

@@ -110,7 +110,7 @@ class TestContinuing:
 
 class TestPrefillInBlocks:
     @pytest.mark.parametrize("size", [1, 7, 50, 69, 200])
-    @pytest.mark.parametrize("name", ["band", "band, each key once"])
+    @pytest.mark.parametrize("name", ["band", "band, all options"])
     def test_blocks_change_nothing(self, name, size):
         model, batch = build_model(name), pad_left(some_rows(70, 3, 51))
         records = {"output_logits": True}

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from reformer_hf import ReformerHFModel
 from reformer_hf.nn.attention import LSHSelfAttention
 from reformer_hf.ops import reference
-from tests.models.tiny import SCOPES, random_ids, tiny_config, tiny_encoder
+from tests.models.tiny import ALL_OPTIONS, SCOPES, random_ids, tiny_config, tiny_encoder
 from tests.nn.attention_oracle import HEAD_DIM, HEADS, lsh_oracle, qkv_oracle
 
 ORACLE_SIZES = {"num_attention_heads": HEADS, "attention_head_size": HEAD_DIM, "hash_seed": 5}
@@ -25,9 +25,11 @@ LOOK_AHEAD = {
 }
 
 
-def attend_by_the_oracle(module, row: Tensor, documents: list[int]) -> Tensor:
+def attend_by_the_oracle(
+    module, row: Tensor, documents: list[int], theta: float | None = None
+) -> Tensor:
     if isinstance(module, LSHSelfAttention):
-        return lsh_oracle(module, row, documents, module.num_hashes)[0]
+        return lsh_oracle(module, row, documents, module.num_hashes, theta)[0]
     window = module.window
     length, before, after = (window.chunk_length, window.num_chunks_before, window.num_chunks_after)
     if window.scope == "band":
@@ -35,7 +37,7 @@ def attend_by_the_oracle(module, row: Tensor, documents: list[int]) -> Tensor:
         counts = reference.band_counts(single_bucket, documents, length * before, length * after)
     else:
         counts = reference.local_chunk_counts(len(row), length, before, after, causal=False)
-    return qkv_oracle(module, row, counts)[0]
+    return qkv_oracle(module, row, counts, documents=documents, theta=theta)[0]
 
 
 def hidden_states_by_the_oracle(
@@ -45,10 +47,12 @@ def hidden_states_by_the_oracle(
     documents = documents or [0] * len(ids)
     starts = [documents.index(document) for document in documents]
     positions = torch.tensor([[place - start for place, start in enumerate(starts)]])
+    theta = (model.config.rope_parameters or {}).get("rope_theta")
     x1 = x2 = model.embeddings(model.embeddings.word_embeddings(ids[None]), positions)
     for layer in model.encoder.layers:
         normalised = layer.attention.layer_norm(x2)[0]
-        attended = attend_by_the_oracle(layer.attention.self_attention, normalised, documents)
+        module = layer.attention.self_attention
+        attended = attend_by_the_oracle(module, normalised, documents, theta)
         x1 = x1 + layer.attention.output(attended)
         x2 = x2 + layer.feed_forward(x1)
     return model.encoder.finish(x1, x2)[0]
@@ -66,8 +70,9 @@ def test_hidden_states_equal_the_oracle_s(scope, look_ahead):
             assert_close(output[row], hidden_states_by_the_oracle(model, ids[row]))
 
 
-def test_packed_documents_equal_the_oracle_s():
-    model = tiny_encoder(attn_layers=["local", "lsh"] * 2, **ORACLE_SIZES).double()
+@pytest.mark.parametrize("options", [{}, ALL_OPTIONS])
+def test_packed_documents_equal_the_oracle_s(options):
+    model = tiny_encoder(attn_layers=["local", "lsh"] * 2, **ORACLE_SIZES, **options).double()
     ids, documents = random_ids(1, 19), [0] * 8 + [1] * 11
     output = model(ids, seq_idx=torch.tensor([documents])).last_hidden_state
     assert_close(output[0], hidden_states_by_the_oracle(model, ids[0], documents))

@@ -7,16 +7,32 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from tests.models.tiny import SCOPES, gradients, random_ids, tiny_encoder, tiny_lm
+from tests.models.tiny import (
+    ALL_OPTIONS,
+    ROTARY_CONVOLUTION,
+    SCOPES,
+    gradients,
+    random_ids,
+    tiny_encoder,
+    tiny_lm,
+)
 
 MIXED = {"attn_layers": ["local", "lsh", "full_shared_qk", "lsh"]}
-MODELS = {
-    (scope, causal): tiny_encoder(attention_scope=scope, is_decoder=causal, **MIXED).double()
-    for scope in SCOPES
-    for causal in (True, None)
-}
+
+
+def build_models(band: dict, chunk: dict) -> dict:
+    """Causal and bidirectional models of either scope, with these fields."""
+    return {
+        (scope, causal): tiny_encoder(attention_scope=scope, is_decoder=causal, **fields).double()
+        for scope, fields in (("band", band), ("chunk", chunk))
+        for causal in (True, None)
+    }
+
+
+MODELS = build_models(MIXED, MIXED)
+OPTIONS = build_models(MIXED | ALL_OPTIONS, MIXED | ROTARY_CONVOLUTION)
 ROWS = st.lists(st.integers(1, 19), min_size=1, max_size=4)
-EVERY_MODEL = st.sampled_from(sorted(MODELS, key=str))
+EVERY_MODEL = st.sampled_from([*MODELS.values(), *OPTIONS.values()])
 
 
 def pad(rows: list[Tensor], lefts: list[int], length: int) -> tuple[Tensor, Tensor]:
@@ -32,7 +48,6 @@ def pad(rows: list[Tensor], lefts: list[int], length: int) -> tuple[Tensor, Tens
 @settings(max_examples=20)
 @given(model=EVERY_MODEL, lengths=ROWS, data=st.data())
 def test_a_padded_batch_gives_what_each_row_gives_alone(model, lengths, data):
-    model = MODELS[model]
     rows = [random_ids(length, seed=index) for index, length in enumerate(lengths)]
     width = max(lengths) + data.draw(st.integers(0, 9), label="padding")
     lefts = [data.draw(st.integers(0, width - length), label="left") for length in lengths]
@@ -45,7 +60,7 @@ def test_a_padded_batch_gives_what_each_row_gives_alone(model, lengths, data):
 
 @pytest.mark.parametrize("scope", SCOPES)
 def test_padding_within_a_row_is_as_if_it_were_not_there(scope):
-    model = MODELS[scope, True]
+    model = OPTIONS[scope, True]
     ids, mask = random_ids(2, 17), torch.ones(2, 17, dtype=torch.long)
     mask[0, [2, 6, 7]] = mask[1, [0, 9, 16]] = 0
     batch = model(ids, attention_mask=mask).last_hidden_state
@@ -56,7 +71,7 @@ def test_padding_within_a_row_is_as_if_it_were_not_there(scope):
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_changes_no_gradient(scope, side):
-    model = MODELS[scope, True]
+    model = OPTIONS[scope, True]
     rows = [random_ids(length, seed=length) for length in (3, 10, 17)]
     weights = [torch.randn(len(row), 32).double() for row in rows]
     model.zero_grad()
@@ -75,9 +90,9 @@ def test_padding_changes_no_gradient(scope, side):
 
 @pytest.mark.parametrize("causal", [True, None])
 @settings(max_examples=10)
-@given(lengths=ROWS, by_positions=st.booleans(), spare=st.integers(0, 5))
-def test_packed_documents_give_what_separate_rows_give(causal, lengths, by_positions, spare):
-    model = MODELS["band", causal]
+@given(plain=st.booleans(), lengths=ROWS, by_positions=st.booleans(), spare=st.integers(0, 5))
+def test_packed_documents_give_what_separate_rows_give(causal, plain, lengths, by_positions, spare):
+    model = (MODELS if plain else OPTIONS)["band", causal]
     rows = [random_ids(length, seed=index) for index, length in enumerate(lengths)]
     packed = torch.cat(rows)[None]
     if by_positions:
@@ -98,7 +113,7 @@ def test_packed_documents_give_what_separate_rows_give(causal, lengths, by_posit
 
 
 def test_packed_rows_may_differ_in_their_documents():
-    model = MODELS["band", True]
+    model = OPTIONS["band", True]
     ids = random_ids(2, 12)
     seq_idx = torch.tensor([[0] * 5 + [1] * 7, [0] * 9 + [1] * 3])
     output = model(ids, seq_idx=seq_idx).last_hidden_state
@@ -118,7 +133,7 @@ def test_a_whole_packed_row_can_be_longer_than_the_position_limit():
 
 @pytest.mark.parametrize("scope", SCOPES)
 def test_one_row_of_a_batch_never_sees_another(scope):
-    model = MODELS[scope, True]
+    model = OPTIONS[scope, True]
     embedded = torch.randn(3, 13, 16).double().requires_grad_()
     model(inputs_embeds=embedded).last_hidden_state[1].sin().sum().backward()
     assert embedded.grad[1].abs().min() > 0

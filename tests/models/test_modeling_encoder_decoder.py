@@ -14,13 +14,15 @@ from tests.models.seq2seq import (
     seq2seq_config,
     tiny_seq2seq,
 )
-from tests.models.tiny import loss_and_gradients, random_ids, tiny_config
+from tests.models.tiny import ALL_OPTIONS, loss_and_gradients, random_ids, tiny_config
 
 
+@pytest.mark.parametrize("options", [{}, ALL_OPTIONS])
 @pytest.mark.parametrize("form", FORMS)
-def test_each_row_is_computed_as_if_alone(form):
+def test_each_row_is_computed_as_if_alone(form, options):
     """Neither padding on either side nor the other rows change anything."""
-    model = tiny_seq2seq(decoder_form=form, encoder_attn_layers=KINDS, decoder_attn_layers=KINDS)
+    layers = {"encoder_attn_layers": KINDS, "decoder_attn_layers": KINDS}
+    model = tiny_seq2seq(decoder_form=form, **layers, **options)
     model.double()
     batch, labels = padded_source(), random_labels()
     together = model(**batch, labels=labels)
@@ -36,7 +38,7 @@ def test_each_row_is_computed_as_if_alone(form):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_of_the_target_changes_nothing(form, side):
-    model = tiny_seq2seq(decoder_form=form).double()
+    model = tiny_seq2seq(decoder_form=form, **ALL_OPTIONS).double()
     batch, labels = padded_source(), random_labels()
     expected = model(**batch, labels=labels).logits
     padding = torch.full((3, 2), -100)

@@ -11,6 +11,7 @@ from reformer_hf.models.implementations import to_implementation
 from reformer_hf.models.self_attention import LayerInputs
 from reformer_hf.nn.reversible import Decision
 from tests.models.tiny import (
+    ALL_OPTIONS,
     SCOPES,
     dropout_fields,
     loss_and_gradients,
@@ -50,6 +51,8 @@ def test_results_do_not_change(scope, fields, padded):
     if padded:
         mask[1, :6] = 0
     common = {"attention_scope": scope, "chunk_size_lm_head": 7, **MIXED}
+    if scope == "band":
+        common |= ALL_OPTIONS
     assert_same_results(
         tiny_lm(**common, **fields),
         tiny_lm(**common),

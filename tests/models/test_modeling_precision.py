@@ -9,6 +9,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 from tests.models.tiny import (
+    ALL_OPTIONS,
+    ROTARY_CONVOLUTION,
     SCOPES,
     dropout_fields,
     gradients,
@@ -36,7 +38,7 @@ def stream_dtypes(model: nn.Module, ids: Tensor = IDS) -> set[torch.dtype]:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-@pytest.mark.parametrize("positions", ["axial", "learned", "none"])
+@pytest.mark.parametrize("positions", ["axial", "learned", "rotary", "none"])
 def test_streams_are_float32_or_wider(dtype, positions):
     model = tiny_lm(position_embedding_type=positions, attn_layers=KINDS).to(dtype)
     expected = torch.float64 if dtype == torch.float64 else torch.float32
@@ -82,9 +84,8 @@ def under_autocast(model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
 def test_gradients_under_autocast_equal_plain_ones(scope):
     results = []
     for reversible in (True, False):
-        model = tiny_lm(
-            reversible=reversible, attn_layers=KINDS, attention_scope=scope, **dropout_fields()
-        ).train()
+        fields = {"attention_scope": scope, **ROTARY_CONVOLUTION, **dropout_fields()}
+        model = tiny_lm(reversible=reversible, attn_layers=KINDS, **fields).train()
         torch.manual_seed(7)
         results.append(under_autocast(model))
     (loss, found), (plain_loss, expected) = results
@@ -107,6 +108,8 @@ def relative_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> flo
 def test_low_precision_parameters_train_with_the_error_of_their_rounding(dtype, scope):
     """No LSH layer here: in low precision some bucket ids flip, and then outputs jump."""
     fields = {"attn_layers": ["local", "full", "full_shared_qk"], "attention_scope": scope}
+    if scope == "band":
+        fields |= ROTARY_CONVOLUTION
     low = tiny_lm(**fields).to(dtype).train()
     exact = tiny_lm(**fields).to(dtype).double().train()  # the same rounded weights
     loss, found = loss_and_gradients(low, input_ids=IDS, labels=IDS)
@@ -122,7 +125,8 @@ def test_low_precision_parameters_train_with_the_error_of_their_rounding(dtype, 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_lsh_layers_run_in_low_precision(dtype):
-    model = tiny_lm(attn_layers=["lsh", "lsh"], deduplicate_rounds=True).to(dtype).train()
+    fields = {"attn_layers": ["lsh", "lsh"], "deduplicate_rounds": True, **ALL_OPTIONS}
+    model = tiny_lm(**fields).to(dtype).train()
     loss, found = loss_and_gradients(model, input_ids=IDS, labels=IDS)
     assert loss.isfinite() and all(gradient.isfinite().all() for gradient in found.values())
     assert all(gradient.any() for gradient in found.values())

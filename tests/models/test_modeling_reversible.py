@@ -6,6 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from tests.models.tiny import (
+    ALL_OPTIONS,
     SCOPES,
     dropout_fields,
     gradients,
@@ -62,7 +63,8 @@ def test_gradients_equal_plain_ones_with_dropout(scope, chunk_size):
 def test_gradients_equal_plain_ones_with_documents(documents):
     ids = random_ids(2, 21)
     inputs = {"input_ids": ids, "labels": ids, **documents}
-    assert_same_gradients(*both_ways(inputs=inputs, attn_layers=KINDS, **dropout_fields()))
+    fields = {"attn_layers": KINDS, **ALL_OPTIONS, **dropout_fields()}
+    assert_same_gradients(*both_ways(inputs=inputs, **fields))
 
 
 def freeze_embeddings(model: nn.Module) -> None:

@@ -8,6 +8,10 @@ from torch import Tensor, nn
 from reformer_hf import ReformerHFConfig, ReformerHFForCausalLM, ReformerHFModel
 
 SCOPES = ("band", "chunk")
+ROTARY_CONVOLUTION = {"position_embedding_type": "rotary", "conv_kernel": 3}
+"""Rotary positions and a short convolution, for either scope."""
+ALL_OPTIONS = {**ROTARY_CONVOLUTION, "lsh_local_round": True}
+"""The same and a local round, for the band scope."""
 
 
 def tiny_config(**fields: Any) -> ReformerHFConfig:

@@ -28,9 +28,29 @@ def project(row: Tensor, weight: Tensor, head: int) -> Tensor:
     return row @ weight[head * HEAD_DIM : (head + 1) * HEAD_DIM].T
 
 
-def lsh_oracle(module, row: Tensor, documents: list[int], rounds: int) -> tuple[Tensor, Tensor]:
+def mix(module, row: Tensor, documents: list[int]) -> Tensor:
+    """A row after the short convolution, if the layer has one."""
+    if module.convolution is None:
+        return row
+    weight, causal = module.convolution.weight[:, 0], module.convolution.after == 0
+    return reference.short_convolution(row, weight, documents, causal)
+
+
+def turn(vectors: Tensor, documents: list[int], theta: float | None) -> Tensor:
+    """Queries or keys of a row, turned by the places in their documents."""
+    if theta is None:
+        return vectors
+    places = [documents[:place].count(number) for place, number in enumerate(documents)]
+    return torch.stack(
+        [reference.rotate(*pair, theta) for pair in zip(vectors, places, strict=True)]
+    )
+
+
+def lsh_oracle(
+    module, row: Tensor, documents: list[int], rounds: int, theta: float | None = None
+) -> tuple[Tensor, Tensor]:
     """Output (seq, dim) and maps (heads, seq, seq) of an LSH layer with hash seed 5 on one row."""
-    window = module.window
+    window, row = module.window, mix(module, row, documents)
     before = window.num_chunks_before * window.chunk_length
     after = window.num_chunks_after * window.chunk_length
     outputs, maps = [], []
@@ -38,6 +58,8 @@ def lsh_oracle(module, row: Tensor, documents: list[int], rounds: int) -> tuple[
         query = project(row, module.query_key.weight, head)
         rotations = module.rotations(5, rounds)[head]
         buckets = reference.hash_buckets(query, rotations, module.num_buckets)
+        if module.local_round:
+            buckets = reference.add_local_round(buckets)
         if window.scope == "band":
             counts = reference.band_counts(buckets, documents, before, after)
         else:
@@ -50,8 +72,8 @@ def lsh_oracle(module, row: Tensor, documents: list[int], rounds: int) -> tuple[
                 window.causal,
             )
         output, probabilities = reference.attend(
-            query,
-            reference.normalise_keys(query),
+            turn(query, documents, theta),
+            turn(reference.normalise_keys(query), documents, theta),
             project(row, module.value.weight, head),
             counts,
             self_mask=True,
@@ -62,15 +84,24 @@ def lsh_oracle(module, row: Tensor, documents: list[int], rounds: int) -> tuple[
     return torch.cat(outputs, dim=-1), torch.stack(maps)
 
 
-def qkv_oracle(module, row: Tensor, counts: Tensor, shared: bool = False) -> tuple[Tensor, Tensor]:
+def qkv_oracle(
+    module,
+    row: Tensor,
+    counts: Tensor,
+    shared: bool = False,
+    documents: list[int] | None = None,
+    theta: float | None = None,
+) -> tuple[Tensor, Tensor]:
     """Output and maps of a local or full layer on one row."""
-    outputs, maps = [], []
+    documents = documents or [0] * len(row)
+    row, outputs, maps = mix(module, row, documents), [], []
     for head in range(HEADS):
         query = project(row, (module.query_key if shared else module.query).weight, head)
         key = reference.normalise_keys(query)
         if not shared:
             key = project(row, module.key.weight, head)
         value = project(row, module.value.weight, head)
+        query, key = (turn(vectors, documents, theta) for vectors in (query, key))
         output, probabilities = reference.attend(query, key, value, counts, self_mask=shared)
         outputs.append(output)
         maps.append(probabilities)

@@ -7,10 +7,13 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from reformer_hf.nn.attention import LocalSelfAttention, LSHSelfAttention
+from reformer_hf.nn.full_attention import FullSelfAttention
 from reformer_hf.nn.heads import merge_heads, split_heads
 from reformer_hf.nn.reversible import Decision
 from reformer_hf.nn.self_attention import Hashing
 from reformer_hf.ops import reference
+from reformer_hf.ops.rotary import rotary_angles, rotary_frequencies
+from reformer_hf.ops.sorting import places_in_document
 from tests.nn.attention_oracle import (
     DIM,
     HEAD_DIM,
@@ -23,6 +26,8 @@ from tests.nn.attention_oracle import (
     lsh_oracle,
     qkv_oracle,
 )
+
+THETA = 50.0
 
 
 def test_heads_are_split_and_merged():
@@ -84,6 +89,45 @@ def test_local_in_the_chunk_scope_equals_the_oracle(causal, seq):
     counts = reference.local_chunk_counts(seq, 3, 1, 0, causal)
     hidden = torch.randn(2, seq, DIM).double()
     check_rows(module, hidden, None, lambda row, _: qkv_oracle(module, row, counts))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("kind", ["lsh", "lsh, each key once", "local", "full", "full_shared_qk"])
+@settings(max_examples=4)
+@given(seq=st.integers(1, 11), kernel=st.integers(2, 4), documents=st.integers(1, 3))
+def test_convolution_angles_and_local_round_equal_the_oracle(kind, causal, seq, kernel, documents):
+    """Outputs, maps and gradients; documents need not stand together."""
+    options, after = {"causal": causal, "conv_kernel": kernel}, 0 if causal else 1
+    if kind.startswith("full"):
+        module = build(FullSelfAttention, shared_query_key=kind == "full_shared_qk", **options)
+    elif kind == "local":
+        module = build(LocalSelfAttention, num_chunks_after=after, **WINDOW, **options)
+    else:
+        options |= {"deduplicate_rounds": kind != "lsh", "local_round": True}
+        module = build(LSHSelfAttention, num_chunks_after=after, **LSH, **options)
+    numbers = torch.randint(0, documents, (2, seq))
+    hidden = torch.randn(2, seq, DIM).double().requires_grad_()
+    frequencies = rotary_frequencies(HEAD_DIM, THETA)
+    rotary = rotary_angles(places_in_document(numbers), frequencies, torch.float64)
+
+    def oracle(row, numbers):
+        if kind.startswith("lsh"):
+            return lsh_oracle(module, row, numbers, 2, THETA)
+        reach = (3, 3 * after) if kind == "local" else (seq, 0 if causal else seq)
+        counts = reference.band_counts([[0] * seq], numbers, *reach)
+        return qkv_oracle(module, row, counts, kind == "full_shared_qk", numbers, THETA)
+
+    check_rows(module, hidden, numbers, oracle, hashing=Hashing(5), rotary=rotary)
+    inputs = [hidden, *module.parameters()]
+    weights = torch.randn(2, seq, HEADS * HEAD_DIM).double()
+    output, _ = module(hidden, numbers, hashing=Hashing(5), rotary=rotary)
+    rows = [oracle(row, ids.tolist())[0] for row, ids in zip(hidden, numbers, strict=True)]
+    found, expected = (
+        torch.autograd.grad((result * weights).sum(), inputs)
+        for result in (output, torch.stack(rows))
+    )
+    for gradient, right in zip(found, expected, strict=True):
+        assert_close(gradient, right)
 
 
 @pytest.mark.parametrize("scope", ["band", "chunk"])

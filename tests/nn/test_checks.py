@@ -67,6 +67,12 @@ def fails(error: type, *parts: str):
         ({"dropout": float("nan")}, ValueError, ("dropout=nan", "below 1")),
         ({"dropout": "0.1"}, TypeError, ("dropout='0.1'", "below 1")),
         ({"dropout": True}, TypeError, ("dropout=True", "below 1")),
+        ({"conv_kernel": 1}, ValueError, ("conv_kernel=1", "0 for none, or at least 2")),
+        ({"conv_kernel": -2}, ValueError, ("conv_kernel=-2", INT)),
+        ({"conv_kernel": 2.0}, TypeError, ("conv_kernel=2.0", INT)),
+        ({"rope_theta": 0}, ValueError, ("rope_theta=0", "above 0, or None")),
+        ({"rope_theta": "9"}, TypeError, ("rope_theta='9'", "above 0, or None")),
+        ({"rope_theta": 9.0, "head_dim": 5}, ValueError, ("head_dim=5", "rope_theta=9.0", "even")),
     ],
 )
 def test_constructors_refuse(kind, options, error, parts):
@@ -95,6 +101,8 @@ def test_constructors_refuse(kind, options, error, parts):
         ({"layer_index": -1}, ValueError, ("layer_index=-1", INT)),
         ({"redraw_rotations": 0}, TypeError, ("redraw_rotations=0", "True or False")),
         ({"deduplicate_rounds": None}, TypeError, ("deduplicate_rounds=None", "True or False")),
+        ({"local_round": 1}, TypeError, ("local_round=1", "True or False")),
+        ({"local_round": True, "scope": "chunk"}, ValueError, ("local_round=True", "band scope")),
         (
             {"implementation": "flex_attention", "scope": "chunk"},
             ValueError,

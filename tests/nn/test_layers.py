@@ -28,16 +28,23 @@ def build(kind: type, **options):
     return layer
 
 
+def options_of(kind: type, scope: str = "band") -> dict:
+    """Rotary positions, a convolution, and a local round where there can be one."""
+    local_round = {"local_round": True} if kind is LSHAttention and scope == "band" else {}
+    return {"rope_theta": 50.0, "conv_kernel": 3, **local_round}
+
+
 def oracle(layer, row: Tensor, documents: list[int]) -> Tensor:
     """The layer's output for one row without padding."""
     seq, after = len(row), 0 if layer.causal else 3
     if isinstance(layer, LSHAttention):
-        heads, _ = lsh_oracle(layer.attention, row, documents, ROUNDS)
+        heads, _ = lsh_oracle(layer.attention, row, documents, ROUNDS, layer.rope_theta)
     else:
         counts = reference.band_counts([[0] * seq], documents, 3, after)
         if layer.attention.window.scope == "chunk":
             counts = reference.local_chunk_counts(seq, 3, 1, after // 3, layer.causal)
-        heads, _ = qkv_oracle(layer.attention, row, counts)
+        angles = {"documents": documents, "theta": layer.rope_theta}
+        heads, _ = qkv_oracle(layer.attention, row, counts, **angles)
     return heads @ layer.output.weight.T + layer.output.bias
 
 
@@ -66,12 +73,14 @@ paddings = st.sampled_from(["none", "left", "right", "holes"])
     padding=paddings,
     packed=st.booleans(),
     dtype=st.sampled_from([torch.bool, torch.int64, torch.uint8, torch.uint16]),
+    plain=st.booleans(),
     seed=st.integers(0, 100),
 )
 def test_real_tokens_see_each_other_as_the_oracle_says(
-    kind, scope, seq, causal, padding, packed, dtype, seed
+    kind, scope, seq, causal, padding, packed, dtype, plain, seed
 ):
-    layer = build(kind, scope=scope, causal=causal)
+    options = {} if plain else options_of(kind, scope)
+    layer = build(kind, scope=scope, causal=causal, **options)
     torch.manual_seed(seed)
     x, mask = torch.randn(2, seq, DIM).double(), draw_mask(padding, 2, seq)
     x[~mask] = float("nan")
@@ -87,7 +96,7 @@ def test_real_tokens_see_each_other_as_the_oracle_says(
 
 @kinds
 def test_gradients_equal_those_of_the_oracle_and_padding_has_none(kind):
-    layer = build(kind)
+    layer = build(kind, **options_of(kind))
     x, mask = torch.randn(1, 9, DIM).double(), torch.ones(1, 9, dtype=torch.bool)
     mask[0, [0, 4]] = False
     x.requires_grad_()
@@ -105,10 +114,11 @@ def test_gradients_equal_those_of_the_oracle_and_padding_has_none(kind):
 @given(
     blocks=st.lists(st.integers(1, 9), min_size=1, max_size=6),
     padding=paddings,
+    plain=st.booleans(),
     seed=st.integers(0, 100),
 )
-def test_a_cache_gives_what_one_pass_over_all_gives(kind, blocks, padding, seed):
-    layer = build(kind)
+def test_a_cache_gives_what_one_pass_over_all_gives(kind, blocks, padding, plain, seed):
+    layer = build(kind, **({} if plain else options_of(kind)))
     torch.manual_seed(seed)
     seq = sum(blocks)
     x, mask = torch.randn(2, seq, DIM).double(), draw_mask(padding, 2, seq)

@@ -15,9 +15,11 @@ from torch.nn.functional import linear
 
 from reformer_hf.ops.attention import local_attention, lsh_attention
 from reformer_hf.ops.chunk_scope import chunk_attention
+from reformer_hf.ops.convolution import short_convolution
 from reformer_hf.ops.full_attention import full_attention
 from reformer_hf.ops.hashing import hash_vectors, sample_rotations
 from reformer_hf.ops.losses import chunked_cross_entropy
+from reformer_hf.ops.rotary import rotary_angles, rotary_frequencies, rotate_queries
 from reformer_hf.ops.sorting import number_documents, places_in_document
 from reformer_hf.ops.window import Window
 
@@ -108,6 +110,20 @@ def test_local_and_full_attention(device, documents, output_map):
         leaves = [heads(device) for _ in range(3)]
         output, _ = attend(*leaves, documents_on(device, documents), **options, **window)
         check(output, device, *leaves)
+
+
+def test_rotary_positions(device):
+    vectors, places = heads(device), torch.zeros(BATCH, SEQ, dtype=torch.int64, device=device)
+    rotary = rotary_angles(places, rotary_frequencies(DIM, 100.0, device))
+    check(rotate_queries(vectors, rotary), device, vectors)
+
+
+@pytest.mark.parametrize("documents", ["none", "packed"])
+def test_short_convolution(device, documents):
+    inputs = torch.randn(BATCH, SEQ, DIM, device=device, requires_grad=True)
+    weight = torch.randn(DIM, 1, 3, device=device, requires_grad=True)
+    mixed = short_convolution(inputs, weight, 2, documents_on(device, documents))
+    check(mixed, device, inputs, weight)
 
 
 def test_places_in_document(device):

@@ -120,8 +120,11 @@ def _missing_in_stock(config: ReformerHFConfig) -> tuple[list[str], list[str]]:
     others = sorted(set(config.attn_layers) - {"local", "lsh"})
     if others:
         unknown.append(f"attn_layers has {', '.join(map(repr, others))}")
-    if config.position_embedding_type == "none":
-        unknown.append("position_embedding_type='none'")
+    if config.position_embedding_type in ("none", "rotary"):
+        unknown.append(f"position_embedding_type={config.position_embedding_type!r}")
+    for name in ("conv_kernel", "lsh_local_round"):
+        if getattr(config, name):
+            unknown.append(f"{name}={getattr(config, name)!r}")
     if config.attention_scope != "chunk":
         different.append(
             f"attention_scope={config.attention_scope!r}, where queries see other keys than in "

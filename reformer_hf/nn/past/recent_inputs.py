@@ -10,17 +10,19 @@ from torch import Tensor
 class RecentInputs:
     """Vectors or ids of the last real tokens of each row; zeros before its first.
 
-    Args:
+    Attributes:
         count: how many of them a later token sees.
+        stored: these and, while tokens can be taken back, those before; None before the first.
     """
 
-    def __init__(self, count: int = 0):
-        self.count = count
+    def __init__(self) -> None:
+        self.count = 0
         self.stored: Shaped[Tensor, "batch stored dim"] | None = None
 
     def join(
         self,
         inputs: Shaped[Tensor, "batch seq dim"],
+        count: int,
         real: Bool[Tensor, "batch seq"] | None = None,
         recording: bool = False,
     ) -> tuple[Shaped[Tensor, "batch joined dim"], Int[Tensor, "batch seq"] | None]:
@@ -28,6 +30,7 @@ class RecentInputs:
 
         Args:
             inputs: of new tokens.
+            count: how many of the last ones a later token sees.
             real: true at real tokens; None where there is no padding.
             recording: forget nothing, so that tokens can be taken back.
 
@@ -35,6 +38,7 @@ class RecentInputs:
             The inputs in order of the row, each row's real tokens at its end, padding before them;
             and at which place each new token now stands, None if they are simply the last ones.
         """
+        self.count = count
         if self.stored is None:
             self.stored = inputs.new_zeros(inputs.shape[0], self.count, inputs.shape[2])
         before = self.stored.shape[1]

@@ -9,7 +9,13 @@ from torch import nn
 from torch.testing import assert_close
 
 from tests.models.seq2seq import FORMS, KINDS, padded_source, random_labels, tiny_seq2seq
-from tests.models.tiny import dropout_fields, gradients, loss_and_gradients, random_ids
+from tests.models.tiny import (
+    ALL_OPTIONS,
+    dropout_fields,
+    gradients,
+    loss_and_gradients,
+    random_ids,
+)
 from tests.nn.reversible_toys import LiveBytes
 
 BATCH = {**padded_source(), "labels": random_labels()}
@@ -37,7 +43,8 @@ def assert_same_gradients(found: dict, expected: dict) -> None:
 @pytest.mark.parametrize("depth", [3, 4])  # after an odd number of blocks the streams are swapped
 def test_gradients_equal_plain_ones_with_dropout(form, depth):
     layers = {"encoder_attn_layers": KINDS, "decoder_attn_layers": KINDS[:depth]}
-    found, expected = both_ways(decoder_form=form, **layers, **dropout_fields())
+    options = ALL_OPTIONS if depth == 4 else {}
+    found, expected = both_ways(decoder_form=form, **layers, **options, **dropout_fields())
     assert_same_gradients(found, expected)
     assert all(gradient.any() for gradient in found.values())
 

@@ -8,9 +8,9 @@ from transformers import DynamicCache, EncoderDecoderCache
 from reformer_hf import ReformerHFForConditionalGeneration
 from reformer_hf.models.cache_reformer_hf import ReformerHFCache
 from tests.models.seq2seq import FORMS, KINDS, padded_source, random_labels, tiny_seq2seq
-from tests.models.tiny import random_ids
+from tests.models.tiny import ALL_OPTIONS, random_ids
 
-ALL_KINDS = {"encoder_attn_layers": KINDS, "decoder_attn_layers": KINDS}
+ALL_KINDS = {"encoder_attn_layers": KINDS, "decoder_attn_layers": KINDS, **ALL_OPTIONS}
 
 
 def model_of(form: str, **fields) -> ReformerHFForConditionalGeneration:

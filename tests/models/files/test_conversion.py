@@ -123,6 +123,8 @@ UNKNOWN = [
     ({"attn_layers": ["local", "full"] * 2}, "attn_layers has 'full'"),
     ({"attn_layers": ["local", "full_shared_qk"] * 2}, "attn_layers has 'full_shared_qk'"),
     ({"position_embedding_type": "none"}, "position_embedding_type='none'"),
+    ({"position_embedding_type": "rotary"}, "position_embedding_type='rotary'"),
+    ({"conv_kernel": 3}, "conv_kernel=3"),
 ]
 
 
