@@ -141,9 +141,9 @@ def test_rows_that_grow_are_the_same_on_two_processes(data, tmp_path, script):
     arguments = ["--row_lengths", "50", "100", "200"]
     if trains:
         arguments += ["--do_train", "--use_cpu", "--report_to", "none"]
-    for processes in (1, 2):
-        folder = tmp_path / str(processes)
-        run(processes, ROOT / "scripts" / script, *shared(data, folder, **fields), *arguments)
+    for count in (1, 2):
+        given = [*shared(data, tmp_path / str(count), **fields), *arguments]
+        processes.run(count, ROOT / "scripts" / script, *given)
     assert largest_difference(weights(tmp_path / "2"), weights(tmp_path / "1")) < TOLERANCE
 
 
@@ -227,7 +227,7 @@ OF_SHARDS = 5e-3
 
 @pytest.fixture(scope="module")
 def alone_with_muon(data):
-    run(1, WORKER, *loop_arguments(data, data / "muon", 8, **MUON))
+    processes.run(1, WORKER, *loop_arguments(data, data / "muon", 8, **MUON))
     return weights(data / "muon")
 
 
@@ -236,7 +236,8 @@ def alone_with_muon(data):
     [("accelerate_ddp.yaml", TOLERANCE), ("accelerate_fsdp2.yaml", OF_SHARDS)],
 )
 def test_muon_learns_the_same(data, alone_with_muon, tmp_path, config, tolerance):
-    run(2, WORKER, *loop_arguments(data, tmp_path / "run", 2, 2, **MUON), config=config)
+    arguments = loop_arguments(data, tmp_path / "run", 2, 2, **MUON)
+    processes.run(2, WORKER, *arguments, **launch(config)[1])
     assert largest_difference(weights(tmp_path / "run"), alone_with_muon) < tolerance
 
 
@@ -245,11 +246,12 @@ def test_muon_learns_the_same(data, alone_with_muon, tmp_path, config, tolerance
 def test_muon_goes_on_bit_for_bit(data, tmp_path, config):
     output = tmp_path / "run"
     arguments = loop_arguments(data, output, 2, 2, checkpointing_steps=2, **MUON)
-    run(2, WORKER, *arguments, config=config)
+    processes.run(2, WORKER, *arguments, **launch(config)[1])
     straight = weights(output)
     shutil.rmtree(output / "checkpoint-4")
     (output / "model.safetensors").unlink()
-    run(2, WORKER, *arguments, "--resume_from_checkpoint", "last", config=config)
+    again = ["--resume_from_checkpoint", "last"]
+    processes.run(2, WORKER, *arguments, *again, **launch(config)[1])
     assert largest_difference(weights(output), straight) == 0
 
 
