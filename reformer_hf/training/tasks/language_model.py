@@ -149,7 +149,7 @@ def train_clm(
 
 
 def _choose_schedule(
-    model: PreTrainedModel, data: DataTrainingArguments, training: Any
+    model: Any, data: DataTrainingArguments, training: Any
 ) -> RowSchedule | None:
     """The schedule of rows that grow; without `max_steps`, of the steps that fit `max_minutes`."""
     block_size = choose_block_size(data.block_size, model.config)
