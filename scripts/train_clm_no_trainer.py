@@ -263,6 +263,8 @@ def prepare_run(
     scheduler = get_scheduler(
         arguments.lr_scheduler_type, optimizer, arguments.num_warmup_steps, max_steps
     )
+    if schedule is not None:
+        schedule.slow_down(scheduler)
     accelerator.register_for_checkpointing(scheduler)
     return Run(
         *(arguments, accelerator, tokenizer, model, optimizer, scheduler),

@@ -71,6 +71,14 @@ class GrowingRowsTrainer(Trainer):
         )
         return self.accelerator.prepare(loader)
 
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        """Make the schedule of the learning rate, which follows the tokens."""
+        new = self.lr_scheduler is None
+        scheduler = super().create_scheduler(*args, **kwargs)
+        if new and self.row_schedule is not None:
+            self.row_schedule.slow_down(scheduler)
+        return scheduler
+
     def set_initial_training_values(self, args: Any, dataloader: DataLoader) -> Any:
         """Count the rows of the run as the schedule does."""
         values = super().set_initial_training_values(args, dataloader)

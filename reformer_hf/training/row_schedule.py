@@ -1,12 +1,14 @@
 """Rows that grow with the steps of a run: how long those of each step are, and how many."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate
 from typing import Any
+
+from torch.optim.lr_scheduler import LambdaLR
 
 from reformer_hf.training.argument_checks import refuse_unused
 
@@ -83,6 +85,24 @@ class RowSchedule:
             total += min(steps, count) * rows * length
             steps = max(0, steps - count)
         return total
+
+    def slow_down(self, scheduler: Any) -> None:
+        """Let a learning rate follow the tokens of the run, which steps have different numbers of.
+
+        By the steps it would be near its end when the longest rows begin.
+
+        Args:
+            scheduler: of the optimizer, for the steps of the run; one that is no `LambdaLR` stays
+                as it is.
+        """
+        if not isinstance(scheduler, LambdaLR):
+            return
+        total = self.tokens(self.max_steps)
+
+        def by_tokens(factor: Callable[[float], float], step: int) -> float:
+            return factor(self.max_steps * self.tokens(step) / total)
+
+        scheduler.lr_lambdas = [partial(by_tokens, factor) for factor in scheduler.lr_lambdas]
 
     def record(self) -> dict[str, Any]:
         """What a run may not change when it goes on, as JSON values."""

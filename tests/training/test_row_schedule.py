@@ -1,6 +1,8 @@
 """Which rows a step has, and which arguments make no schedule."""
 
 import pytest
+import torch
+from transformers import get_scheduler
 
 from reformer_hf.training.arguments import (
     DataTrainingArguments,
@@ -117,3 +119,20 @@ def test_lists_are_read_from_the_command_line_and_from_files(tmp_path):
     path.write_text("train_file: x\nrow_lengths: [4, 8]\ntokens_per_step: 16\n")
     _, data, _ = parse_arguments(kinds, [str(path), "--row_lengths", "2", "4"])
     assert (data.row_lengths, data.tokens_per_step) == ([2, 4], [16])
+
+
+def test_the_learning_rate_follows_the_tokens():
+    schedule = RowSchedule([8, 32], [8], 50)  # 40 steps of 8 tokens, 10 of 32
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = get_scheduler("linear", optimizer, 0, 50)
+    schedule.slow_down(scheduler)
+    rates = []
+    for _ in range(50):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert rates[0] == 1
+    assert rates[20] == pytest.approx(0.75)  # a quarter of the tokens
+    assert rates[40] == pytest.approx(0.5)
+    assert rates[45] == pytest.approx(0.25)
+    assert scheduler.get_last_lr()[0] == pytest.approx(0)

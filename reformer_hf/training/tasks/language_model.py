@@ -148,9 +148,7 @@ def train_clm(
     return run_trainer(trainer, checkpoint, evaluate=evaluate, finish=finish)
 
 
-def _choose_schedule(
-    model: Any, data: DataTrainingArguments, training: Any
-) -> RowSchedule | None:
+def _choose_schedule(model: Any, data: DataTrainingArguments, training: Any) -> RowSchedule | None:
     """The schedule of rows that grow; without `max_steps`, of the steps that fit `max_minutes`."""
     block_size = choose_block_size(data.block_size, model.config)
     processes = training.world_size * max(1, training.n_gpu)
