@@ -223,7 +223,9 @@ def test_a_trainer_of_ones_own_has_growing_rows(trainer_class, tmp_path):
     assert trainer.state.global_step == STEPS
     order = PieceBatches(RowPieces(trainer.train_dataset.rows, 64), schedule, 3)
     tokens = sum(piece.stop - piece.start for batch in order for piece in batch)
-    assert training_totals(trainer, 64)["tokens"] == tokens == schedule.tokens(STEPS) - 54
+    assert tokens == schedule.tokens(STEPS) - 54
+    if trainer_class is CausalLMTrainer:  # which counts the tokens
+        assert training_totals(trainer)["tokens"] == tokens
 
 
 @pytest.mark.parametrize(
