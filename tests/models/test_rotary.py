@@ -133,9 +133,3 @@ def test_a_model_with_all_options_is_saved_and_loaded_bitwise(tmp_path):
     assert torch.equal(again(ids).logits, model(ids).logits)
     again.resize_token_embeddings(45, mean_resizing=False)
     assert torch.equal(again(ids).logits[..., :40], model(ids).logits)
-
-
-def test_convolutions_start_between_a_token_and_its_neighbours():
-    model = tiny_lm(conv_kernel=3, attn_layers=["local"])
-    weight = model.reformer.encoder.layers[0].attention.self_attention.convolution.weight
-    assert weight[0, 0].tolist() == [0.0, 0.5, 0.5] and weight.shape == (16, 1, 3)
