@@ -11,13 +11,14 @@ from reformer_hf.ops.convolution import short_convolution
 class ShortConvolution(nn.Module):
     """Mixes each token's vector with those of its nearest tokens, number by number.
 
-    At the start a causal one takes half of a token and half of the one before it; a symmetric one
-    half of the token and a quarter of each neighbour.
+    Where later tokens are not hidden, neighbours at one distance have one weight. So a causal
+    model's weights fit a bidirectional one. At the start a token gives half of itself, and the
+    nearest ones the other half.
 
     Args:
         dim: width of the vectors.
-        kernel_size: tokens that a causal convolution sees, its own included. A symmetric one sees
-            as many on either side.
+        kernel_size: tokens that it sees before a token, the token included, and behind it if not
+            causal.
         causal: whether later tokens are hidden.
 
     Source: So et al. 2021, "Primer" (arXiv 2109.08668).
@@ -25,9 +26,8 @@ class ShortConvolution(nn.Module):
 
     def __init__(self, dim: int, kernel_size: int, causal: bool = True):
         super().__init__()
-        self.before = kernel_size - 1
-        self.after = 0 if causal else kernel_size - 1
-        self.weight = nn.Parameter(torch.empty(dim, 1, self.before + 1 + self.after))
+        self.before, self.causal = kernel_size - 1, causal
+        self.weight = nn.Parameter(torch.empty(dim, 1, kernel_size))
         self.reset_parameters()
 
     @torch.no_grad()
@@ -35,15 +35,18 @@ class ShortConvolution(nn.Module):
         """Set the weights to what they are at the start."""
         self.weight.copy_(self.initial_weight())
 
-    def initial_weight(self) -> Float[Tensor, "dim 1 taps"]:
+    def initial_weight(self) -> Float[Tensor, "dim 1 kernel"]:
         """The weights at the start."""
         weight = torch.zeros_like(self.weight)
-        weight[..., self.before] = 0.5
-        near = 0.25 if self.after else 0.5
-        weight[..., self.before - 1] = near
-        if self.after:
-            weight[..., self.before + 1] = near
+        weight[..., -1] = 0.5
+        weight[..., -2] = 0.5 if self.causal else 0.25
         return weight
+
+    def taps(self) -> Float[Tensor, "dim 1 taps"]:
+        """The weights of all neighbours, the earliest first."""
+        if self.causal:
+            return self.weight
+        return torch.cat([self.weight, self.weight[..., :-1].flip(-1)], dim=-1)
 
     def forward(
         self,
@@ -65,10 +68,10 @@ class ShortConvolution(nn.Module):
             Vectors of the same shape.
         """
         if past is None or new is None:
-            return short_convolution(inputs, self.weight, self.before, documents)
+            return short_convolution(inputs, self.taps(), self.before, documents)
         real = new.real if new.padded else None
         joined, target = past.recent.join(inputs, self.before, real, past.recording)
-        mixed = short_convolution(joined, self.weight, self.before)
+        mixed = short_convolution(joined, self.taps(), self.before)
         if target is None:
             return mixed[:, -inputs.shape[1] :]
         return mixed.gather(1, target.unsqueeze(-1).expand_as(inputs))

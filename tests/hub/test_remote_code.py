@@ -46,7 +46,6 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with its tokenizer and the code."""
     folder = tmp_path_factory.mktemp("remote code") / "tiny.reformer"
     fields = {"attn_layers": ["local", "lsh", "full"], "redraw_rotations": False, **ALL_OPTIONS}
-    fields["conv_kernel"] = 0  # a bidirectional model, which loads these weights too, has more taps
     tiny_lm(vocab_size=258, **fields).save_pretrained(folder)
     ReformerHFByteTokenizer().save_pretrained(folder)
     add_remote_code(folder)

@@ -32,7 +32,10 @@ def mix(module, row: Tensor, documents: list[int]) -> Tensor:
     """A row after the short convolution, if the layer has one."""
     if module.convolution is None:
         return row
-    weight, causal = module.convolution.weight[:, 0], module.convolution.after == 0
+    weight, causal = module.convolution.weight[:, 0], module.convolution.causal
+    if not causal:  # by distance, from the farthest neighbour before to the one behind
+        far = weight.shape[1] - 1
+        weight = weight[:, [far - abs(offset) for offset in range(-far, far + 1)]]
     return reference.short_convolution(row, weight, documents, causal)
 
 
