@@ -38,7 +38,7 @@ from reformer_hf.training.checkpoints import compare_settings, run_settings
 from reformer_hf.training.data.text import data_settings
 from reformer_hf.training.data.token_bytes import TokenBytes
 from reformer_hf.training.parsing import parse_arguments, readable_errors
-from reformer_hf.training.record import RUN_RECORD, RunRecord, machine_record
+from reformer_hf.training.record import RUN_RECORD, RunRecord, add_to_record, machine_record
 from reformer_hf.training.storage import readable_disk_errors, write_json
 from reformer_hf.training.tasks.language_model import train_clm
 from reformer_hf.training.trainer import training_totals
@@ -81,7 +81,7 @@ class QuickstartArguments:
 
     _argument_group_name = "quickstart"
 
-    max_new_tokens: int = argument(120, "Bytes of the sample at the end.")
+    max_new_tokens: int = argument(300, "Bytes of the sample at the end.")
 
 
 def parse(arguments: list[str] | None) -> tuple[Any, ...]:
@@ -194,7 +194,7 @@ def run(
     (sample,) = write(prompt, max_new_tokens=max_new_tokens, do_sample=True, temperature=0.8)
     print(f"\n--- prompt (held-out text) ---\n{prompt}")
     print(f"--- the model goes on ---\n{sample['generated_text']}\n---")
-    write_reports(folder, trainer, scored)
+    write_reports(folder, trainer, scored, {"prompt": prompt, "text": sample["generated_text"]})
 
 
 def check_reload(
@@ -218,7 +218,9 @@ def check_reload(
         raise RuntimeError("the reloaded tokenizer gives other ids")
 
 
-def write_reports(folder: Path, trainer: Trainer, scored: dict[str, Any]) -> None:
+def write_reports(
+    folder: Path, trainer: Trainer, scored: dict[str, Any], sample: dict[str, str]
+) -> None:
     """Write the card under the quickstart's name, and `metrics.json`, which ends the run."""
     record = json.loads((folder / RUN_RECORD).read_text(encoding="utf-8"))
     metrics = {
@@ -232,6 +234,7 @@ def write_reports(folder: Path, trainer: Trainer, scored: dict[str, Any]) -> Non
         "machine": machine_record(),
     }
     with readable_disk_errors(folder, "The model is whole, and training need not be repeated."):
+        add_to_record(folder, {"sample": sample})
         write_run_card(folder, NAME)
         write_json(folder / METRICS, metrics)
 

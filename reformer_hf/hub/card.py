@@ -94,7 +94,7 @@ def build_run_card(
         record: what `RunRecord` of `reformer_hf.training` wrote. It may also have `references`:
             names, such as that of a compressor, to bits per byte of the same text, or to metrics by
             name; and a `comparison` with them: its `verdict`, and for text the model's `score`
-            among them, `unit` and `counted`.
+            among them, `unit` and `counted`; and a `sample`: a `prompt` and the `text` after it.
         license: of the weights, as the Hub abbreviates it; None if nobody has decided.
         has_code: whether the repository carries this package's code (`auto_map`).
         curve: address of the picture of the loss curve, seen from the card.

@@ -233,7 +233,7 @@ def _describe_model(model: Any) -> Mapping:
         "hidden_size": config.hidden_size,
         "num_attention_heads": config.num_attention_heads,
         "num_hashes": config.num_hashes,
-        "positions": config.max_position_embeddings,
+        "positions": config.position_limit,
         "started_from": _public_name(config._name_or_path),
     }
 

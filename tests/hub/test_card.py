@@ -157,6 +157,23 @@ def test_references_with_metrics_are_columns():
     assert "without a model" not in text
 
 
+def test_a_model_without_a_limit_of_positions_says_so():
+    made = record()
+    made["model"]["positions"] = None
+    text = plain(build_run_card("m", made))
+    assert "`band` scope, no limit of positions. Trained" in text
+    assert "beyond the length of its training rows was not measured." in text
+    assert "are an error" not in text
+
+
+def test_a_sample_is_shown_as_it_is():
+    sample = {"prompt": "def f(x):\n", "text": "    return `x`\n```"}
+    text = build_run_card("m", record() | {"sample": sample}).text
+    assert "\n~~~~text\ndef f(x):\n\n~~~~\n" in text
+    assert "\n~~~~text\n    return `x`\n```\n~~~~\n" in text
+    assert "A sample" not in build_run_card("m", record()).text
+
+
 def test_a_missing_fact_is_an_error():
     lacking = record()
     del lacking["machine"]
