@@ -131,4 +131,25 @@ OPTION_MUTATIONS = [
         "",
         ("tests/models/test_generation_cache.py",),
     ),
+    Mutation(
+        "n-grams begin anew in each cached pass",
+        "reformer_hf/models/modeling_reformer_hf.py",
+        "ngrams.continue_from(recent, input_ids, new, recording)",
+        "ngrams(input_ids)",
+        CACHED,
+    ),
+    Mutation(
+        "n-grams reach into the document before",
+        "reformer_hf/models/modeling_reformer_hf.py",
+        "ngrams(input_ids, layout.documents)",
+        "ngrams(input_ids)",
+        ("tests/models/test_modeling_documents.py",),
+    ),
+    Mutation(
+        "sizes of n-grams share their rows",
+        "reformer_hf/ops/ngrams.py",
+        "mixed % table_size + len(rows) * table_size",
+        "mixed % table_size",
+        ("tests/ops/test_ngrams.py",),
+    ),
 ]

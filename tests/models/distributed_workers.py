@@ -32,7 +32,7 @@ from reformer_hf import ReformerHFForCausalLM, ReformerHFForConditionalGeneratio
 from reformer_hf.models.layers import ReformerHFLayer
 from reformer_hf.training.processes import end_processes
 from tests.models.seq2seq import tiny_seq2seq
-from tests.models.tiny import ALL_OPTIONS, random_ids, tiny_lm
+from tests.models.tiny import WITH_NGRAMS, random_ids, tiny_lm
 
 WORLD_SIZE = 2
 Prepared = tuple[nn.Module, torch.optim.Optimizer, Callable[[Tensor], None]]
@@ -109,12 +109,12 @@ def accelerate_fsdp(model: nn.Module) -> Prepared:
 SCENARIOS: dict[str, dict] = {
     "ddp": {"prepare": ddp()},
     "ddp, find_unused_parameters": {"prepare": ddp(find_unused_parameters=True)},
-    "ddp, static_graph": {"prepare": ddp(static_graph=True), **ALL_OPTIONS},
+    "ddp, static_graph": {"prepare": ddp(static_graph=True), **WITH_NGRAMS},
     "ddp, no_sync": {"prepare": ddp(), "num_batches": 2},
     "ddp, chunked loss": {"prepare": ddp(), "chunk_size_lm_head": 4},
     "ddp, encoder-decoder": {"prepare": ddp(), "decoder_form": "cross_attention"},
     "ddp, packed decoder": {"prepare": ddp(), "decoder_form": "packed"},
-    "fsdp": {"prepare": fsdp, **ALL_OPTIONS},
+    "fsdp": {"prepare": fsdp, **WITH_NGRAMS},
     "fsdp, accelerate, encoder-decoder": {
         "prepare": accelerate_fsdp,
         "decoder_form": "cross_attention",

@@ -23,7 +23,7 @@ from tests.models.cached_passes import (
     run,
     uncached,
 )
-from tests.models.tiny import ALL_OPTIONS, random_ids, tiny_lm
+from tests.models.tiny import WITH_NGRAMS, random_ids, tiny_lm
 
 EXACT = ("local", "lsh", "full", "full_shared_qk")
 """Kinds of layers whose cached passes equal one pass in the band scope."""
@@ -131,7 +131,7 @@ def test_a_row_does_not_depend_on_the_others(scope):
 
 def test_long_rows_and_ring_wrap_around():
     """Many more tokens than a window holds, one by one, in blocks, and with a prefill."""
-    model = tiny_lm(attn_layers=["local", "lsh"], **ALL_OPTIONS).double()
+    model = tiny_lm(attn_layers=["local", "lsh"], **WITH_NGRAMS).double()
     ids = random_ids(2, 400)
     expected = uncached(model, ids)
     for sizes in ([1] * 400, [300, *[1] * 100], [100] * 4, [150, 7, 200, 43]):
@@ -154,7 +154,7 @@ def test_embedded_tokens_and_positions():
 
 
 def test_recorded_outputs_of_a_cached_pass():
-    model = tiny_lm(**ALL_OPTIONS).double()
+    model = tiny_lm(**WITH_NGRAMS).double()
     ids = random_ids(2, 12)
     options = {"output_hidden_states": True, "output_attentions": True}
     expected = model(ids, use_cache=False, **options)
@@ -176,7 +176,7 @@ def test_nothing_cached_has_a_gradient():
 
 
 def test_another_number_of_rounds_than_in_training():
-    model = tiny_lm(attn_layers=["lsh", "local", "lsh"], **ALL_OPTIONS).double()
+    model = tiny_lm(attn_layers=["lsh", "local", "lsh"], **WITH_NGRAMS).double()
     ids = random_ids(2, 30)
     expected = uncached(model, ids, num_hashes=5)
     assert not torch.allclose(expected, uncached(model, ids))

@@ -7,7 +7,7 @@ from torch import nn
 from reformer_hf.models import modeling_reformer_hf
 from tests.models.seq2seq import FORMS, padded_source, random_labels, tiny_seq2seq
 from tests.models.test_modeling_training import byte_lm, trainer_of
-from tests.models.tiny import ALL_OPTIONS, dropout_fields, loss_and_gradients, random_ids, tiny_lm
+from tests.models.tiny import WITH_NGRAMS, dropout_fields, loss_and_gradients, random_ids, tiny_lm
 
 LAYERS = ["local", "lsh", "full", "full_shared_qk", "lsh"]
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -41,7 +41,7 @@ def runs_of_layers(model: nn.Module, **inputs) -> tuple[list[int], dict]:
     ],
 )
 def test_chosen_layers_run_again_and_nothing_else_changes(options, expected, maps):
-    fields = {"attn_layers": LAYERS, **ALL_OPTIONS, **dropout_fields()}
+    fields = {"attn_layers": LAYERS, **WITH_NGRAMS, **dropout_fields()}
     model = tiny_lm(reversible=False, **fields).double().train()
     runs, gradients = runs_of_layers(model, output_attentions=maps)
     assert runs == [1] * 5

@@ -9,9 +9,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 from tests.models.tiny import (
-    ALL_OPTIONS,
     ROTARY_CONVOLUTION,
     SCOPES,
+    WITH_NGRAMS,
     dropout_fields,
     gradients,
     loss_and_gradients,
@@ -125,7 +125,7 @@ def test_low_precision_parameters_train_with_the_error_of_their_rounding(dtype, 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_lsh_layers_run_in_low_precision(dtype):
-    fields = {"attn_layers": ["lsh", "lsh"], "deduplicate_rounds": True, **ALL_OPTIONS}
+    fields = {"attn_layers": ["lsh", "lsh"], "deduplicate_rounds": True, **WITH_NGRAMS}
     model = tiny_lm(**fields).to(dtype).train()
     loss, found = loss_and_gradients(model, input_ids=IDS, labels=IDS)
     assert loss.isfinite() and all(gradient.isfinite().all() for gradient in found.values())

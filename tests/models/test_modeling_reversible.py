@@ -6,8 +6,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from tests.models.tiny import (
-    ALL_OPTIONS,
     SCOPES,
+    WITH_NGRAMS,
     dropout_fields,
     gradients,
     loss_and_gradients,
@@ -63,7 +63,7 @@ def test_gradients_equal_plain_ones_with_dropout(scope, chunk_size):
 def test_gradients_equal_plain_ones_with_documents(documents):
     ids = random_ids(2, 21)
     inputs = {"input_ids": ids, "labels": ids, **documents}
-    fields = {"attn_layers": KINDS, **ALL_OPTIONS, **dropout_fields()}
+    fields = {"attn_layers": KINDS, **WITH_NGRAMS, **dropout_fields()}
     assert_same_gradients(*both_ways(inputs=inputs, **fields))
 
 
