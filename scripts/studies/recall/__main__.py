@@ -25,15 +25,15 @@ from scripts.benchmarks.common.arguments import make_parser
 from scripts.benchmarks.common.plot import new_figure
 from scripts.benchmarks.common.runs import Planned, do_runs
 from scripts.benchmarks.common.tables import counts, describe_machine, length_table, short
-from scripts.studies.recall.run import SETTINGS, Learner, Stage, evaluate, train
+from scripts.studies.recall.run import SETTINGS, WINDOW, Learner, Stage, evaluate, train
 from scripts.studies.recall.task import SYMBOLS, TASKS, Size
 
 UNHASHED = ("local", "full", "full_shared_qk")
 CURRICULUM = {
     "recall": [
-        Stage(Size(16, 64, 16), rows=16, steps=100, num_buckets=16),
-        Stage(Size(32, 128, 96), rows=6, steps=50, num_buckets=32),
-        Stage(Size(32, 256, 768), rows=2, steps=80, num_buckets=128),
+        Stage(Size(16, 64, 16), rows=16, steps=120, num_buckets=16),
+        Stage(Size(32, 128, 96), rows=6, steps=80, num_buckets=32),
+        Stage(Size(32, 192, 320), rows=3, steps=200, num_buckets=128),
     ],
     "copy": [
         Stage(Size(16, 32, 16), rows=16, steps=200, num_buckets=16),
@@ -41,6 +41,11 @@ CURRICULUM = {
         Stage(Size(32, 256, 768), rows=2, steps=80, num_buckets=128),
     ],
 }
+SUMMARY = (
+    "Random symbols, 64 in each alphabet. One layer for recall, a local layer and one more for copy; "
+    f"hidden 128, one head of 64, window {WINDOW}, convolution over 2 tokens, no positions. Trained "
+    "by a curriculum on rows of up to 1,089 tokens, Muon and AdamW."
+)
 ASKED = {"recall": (32, 256), "copy": (32, 256)}
 """Pairs, or symbols to copy, and tokens that they are scattered over, in evaluation."""
 
@@ -58,7 +63,7 @@ class RecallArguments:
         [1024, 4096, 16384, 65536], "Tokens of filler before questions."
     )
     max_full_distance: int = argument(16384, "Largest distance of full attention.")
-    eval_tokens: int = argument(65536, "Tokens of all rows of an evaluation, four rows at least.")
+    eval_tokens: int = argument(32768, "Tokens of all rows of an evaluation, four rows at least.")
     seeds: int = argument(1, "Models of each kind.")
     num_threads: int = argument(1, "Threads of torch.")
     smoke: bool = argument(False, "A few steps and short rows, to see that everything runs.")
@@ -205,7 +210,7 @@ def main(argv: list[str] | None = None) -> int:
     }
     header = {
         "machine": machine_record() | {"torch_threads": arguments.num_threads},
-        "summary": "Small models trained by a curriculum on random symbols.",
+        "summary": SUMMARY,
         "settings": json.loads(json.dumps(settings)),  # as an earlier call's file has them
     }
     return do_runs(parser, arguments.output_dir, header, plan(arguments), render, plot)

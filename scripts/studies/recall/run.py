@@ -195,7 +195,10 @@ def evaluate(learner: Learner, path: Path, size: Size, num_hashes: int, rows: in
     Returns:
         `accuracy`, the number of `questions`, and where the last layer hashes the shares of
         questions whose answer has their `same_bucket` in a round, and that are `shown` it there.
+        An `error` where the weights are missing.
     """
+    if not path.exists():
+        return {"error": f"no {path}: delete results.json, and the same command trains again"}
     num_buckets = default_num_buckets(SPARE_BUCKETS * size.distance, WINDOW)
     model = build_model(learner, num_buckets).eval()
     model.load_state_dict(torch.load(path))
