@@ -42,9 +42,9 @@ CURRICULUM = {
     ],
 }
 SUMMARY = (
-    "Random symbols, 64 in each alphabet. One layer for recall, a local layer and one more for copy; "
-    f"hidden 128, one head of 64, window {WINDOW}, convolution over 2 tokens, no positions. Trained "
-    "by a curriculum on rows of up to 1,089 tokens, Muon and AdamW."
+    "Random symbols, 64 in each alphabet. One layer for recall, a local layer and one more for "
+    f"copy; hidden 128, one head of 64, window {WINDOW}, convolution over 2 tokens, no positions. "
+    "Trained by a curriculum on short rows, with Muon and AdamW."
 )
 ASKED = {"recall": (32, 256), "copy": (32, 256)}
 """Pairs, or symbols to copy, and tokens that they are scattered over, in evaluation."""
