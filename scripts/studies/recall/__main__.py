@@ -31,9 +31,9 @@ from scripts.studies.recall.task import SYMBOLS, TASKS, Size
 UNHASHED = ("local", "full", "full_shared_qk")
 CURRICULUM = {
     "recall": [
-        Stage(Size(16, 64, 16), rows=16, steps=120, num_buckets=16),
-        Stage(Size(32, 128, 96), rows=6, steps=80, num_buckets=32),
-        Stage(Size(32, 192, 320), rows=3, steps=200, num_buckets=128),
+        Stage(Size(16, 64, 16), rows=16, steps=100, num_buckets=16),
+        Stage(Size(32, 128, 96), rows=6, steps=80, num_buckets=64),
+        Stage(Size(32, 192, 320), rows=3, steps=300, num_buckets=512),
     ],
     "copy": [
         Stage(Size(16, 32, 16), rows=16, steps=200, num_buckets=16),
@@ -57,7 +57,7 @@ class RecallArguments:
     output_dir: str = argument("outputs/recall", "Output folder; keeps the weights, too.")
     tasks: list[str] = argument(list(TASKS), f"Of {', '.join(TASKS)}.")
     attention: list[str] = argument(["lsh", *UNHASHED], "Kinds of attention.")
-    train_hashes: list[int] = argument([4, 8, 2, 1], "Rounds in training, a model each.")
+    train_hashes: list[int] = argument([8, 4, 2, 1], "Rounds in training, a model each.")
     eval_hashes: list[int] = argument([1, 2, 4, 8], "Rounds in evaluation.")
     distances: list[int] = argument(
         [1024, 4096, 16384, 65536], "Tokens of filler before questions."
