@@ -58,7 +58,7 @@ class RecallArguments:
     tasks: list[str] = argument(list(TASKS), f"Of {', '.join(TASKS)}.")
     attention: list[str] = argument(["lsh", *UNHASHED], "Kinds of attention.")
     train_hashes: list[int] = argument([8, 4, 2, 1], "Rounds in training, a model each.")
-    eval_hashes: list[int] = argument([1, 2, 4, 8], "Rounds in evaluation.")
+    eval_hashes: list[int] = argument([1, 2, 4, 8, 16], "Rounds in evaluation.")
     distances: list[int] = argument(
         [1024, 4096, 16384, 65536], "Tokens of filler before questions."
     )
@@ -106,8 +106,8 @@ def plan(arguments: RecallArguments) -> list[Planned]:
                 identity = {**learner._asdict(), "part": "evaluation"}
                 identity |= {"distance": distance, "eval_hashes": count}
                 do = partial(evaluate, learner, path, size, count, rows)
-                label = f"{learner.name} at {short(distance)}"
-                planned.append(Planned(identity, label, partial(timed, do)))
+                name = f"{learner.name} at {short(distance)}"
+                planned.append(Planned(identity, name, partial(timed, do)))
     return planned
 
 
@@ -129,10 +129,11 @@ def label(run: dict) -> str:
 def by_line(runs: Sequence[dict], task: str) -> dict[str, dict[int, list[dict]]]:
     """The evaluations of a task: by line, then by distance, one for each seed."""
     lines: dict[str, dict[int, list[dict]]] = {}
-    for run in filter(counts, runs):
-        if run["part"] == "evaluation" and run["task"] == task:
-            lines.setdefault(label(run), {}).setdefault(run["distance"], []).append(run)
-    return dict(sorted(lines.items(), key=lambda line: line[0]))
+    mine = [run for run in runs if run["part"] == "evaluation" and run["task"] == task]
+    order = ("attention", "num_hashes", "eval_hashes")
+    for run in sorted(filter(counts, mine), key=lambda run: [run[name] for name in order]):
+        lines.setdefault(label(run), {}).setdefault(run["distance"], []).append(run)
+    return lines
 
 
 def percent(runs: Sequence[dict], name: str) -> str:
