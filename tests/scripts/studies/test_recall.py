@@ -108,7 +108,8 @@ def test_weights_fit_any_number_of_buckets():
 
 
 def test_each_part_is_done_once(tmp_path, capsys):
-    options = {"output_dir": tmp_path / "out", "attention": ["lsh", "local"], "smoke": True}
+    options = {"output_dir": tmp_path / "out", "tasks": list(TASKS), "smoke": True}
+    options["attention"] = ["lsh", "local"]
     assert main(words_of(options)) == 0
     runs = results_of(tmp_path / "out")["runs"]
     kinds = [(run["task"], run["attention"], run["part"], run.get("eval_hashes")) for run in runs]
