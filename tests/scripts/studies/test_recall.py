@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scripts.studies.recall.__main__ import main
+from scripts.studies.recall.__main__ import main, render
 from scripts.studies.recall.run import WINDOW, Learner, build_model, find_answers
 from scripts.studies.recall.task import (
     COPY_MARK,
@@ -18,11 +18,16 @@ from scripts.studies.recall.task import (
     Size,
     row_length,
 )
-from tests.scripts.benchmarks.tiny import results_of, words_of
+from tests.scripts.benchmarks.tiny import rendered_and_written, results_of, words_of
 
 
 def rows_of(task, size, rows=3, seed=0):
     return TASKS[task](size, rows, torch.Generator().manual_seed(seed))
+
+
+def test_recorded_results_give_the_same_report():
+    rendered, written = rendered_and_written(render, "recall/results")
+    assert rendered == written
 
 
 def test_recall_asks_for_the_value_that_followed_the_key():
