@@ -1,6 +1,6 @@
 """Imports run downwards only: scripts → {training, hub} → models → nn → ops.
 
-And within scripts: {benchmarks, studies} → benchmarks/common.
+And within scripts: {benchmarks, studies} → benchmarks/common, studies → studies/library.
 """
 
 import ast
@@ -125,9 +125,10 @@ def allowed_scripts(file: Path) -> tuple[str, ...]:
     common = "scripts.benchmarks.common"
     if rest[0] == "common":
         return (common,)
-    own = f"scripts.{folder}.{rest[0]}" if rest[1:] else "scripts.studies.library"
-    # The languages' messages are those of which translations are made.
-    return (common, own, "scripts.make_translation_pairs")
+    own = (f"scripts.{folder}.{rest[0]}",) if rest[1:] else ()
+    shared = ("scripts.studies.library",) if folder == "studies" else ()
+    # Studies read texts of packages, which the script of the translations downloads.
+    return (common, *own, *shared, "scripts.make_translation_pairs")
 
 
 def test_scripts_share_what_is_common_and_nothing_else():

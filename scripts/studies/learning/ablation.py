@@ -1,0 +1,196 @@
+"""What each part of the architecture and of the recipe is worth.
+
+    python -m scripts.studies.learning ablation --rows base "old recipe" --seeds 3
+
+The base is the quickstart's settings file. Each row takes one part of it away or exchanges it, and
+trains with several seeds, on each text, once for the same number of tokens and once for the same
+minutes of steps. Goes on where it was interrupted.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from reformer_hf.training.arguments import argument
+from scripts.benchmarks.common.arguments import make_parser
+from scripts.benchmarks.common.plot import new_figure
+from scripts.benchmarks.common.runs import do_runs
+from scripts.benchmarks.common.tables import describe_machine, table
+from scripts.studies.learning.common import (
+    COST_COLUMNS,
+    SMOKE_TOKENS,
+    LearningArguments,
+    Row,
+    cost_cells,
+    heading,
+    make_header,
+    mean_and_spread,
+    of,
+    plan_run,
+    values_of,
+)
+from scripts.studies.learning.recipe import Recipe
+
+BASE = "base"
+BUDGETS = ("tokens", "minutes")
+_FIELDS: dict[str, dict[str, Any]] = {
+    "axial positions": {"position_embedding_type": "axial"},
+    "conv_kernel=0": {"conv_kernel": 0},
+    "conv_kernel=2": {"conv_kernel": 2},
+    "conv_kernel=3": {"conv_kernel": 3},
+    "lsh_local_round=false": {"lsh_local_round": False},
+    "no n-grams": {"ngram_sizes": []},
+    "ngram_sizes=[2,3]": {"ngram_sizes": [2, 3]},
+    "ngram_sizes=[2,3,4,5]": {"ngram_sizes": [2, 3, 4, 5]},
+    "hidden_act=relu": {"hidden_act": "relu"},
+}
+"""Rows that change the model."""
+
+_OLD_FIELDS = {
+    "position_embedding_type": "axial",
+    "conv_kernel": 0,
+    "lsh_local_round": False,
+    "ngram_sizes": [],
+    "hidden_act": "relu",
+}
+_ADAMW = {"muon_learning_rate": None, "muon_momentum": None}
+_OLD_ADAMW = {"learning_rate": "1e-3", "weight_decay": "0.01", "adam_beta2": None, **_ADAMW}
+_LSH_KINDS = ("local", "full", "full_shared_qk")
+
+
+@dataclass
+class AblationArguments(LearningArguments):
+    """What is taken away, and how long each run trains."""
+
+    rows: list[str] | None = argument(None, "Rows to train; all by default.")
+    budgets: list[str] = argument(list(BUDGETS), f"What is equal, of {', '.join(BUDGETS)}.")
+    tokens: int = argument(2**21, "Tokens of a run where they are what is equal.")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.smoke:
+            self.tokens = SMOKE_TOKENS
+
+
+def make_rows(base: Recipe) -> dict[str, Row]:
+    """The rows of the table; without those that train as the base does."""
+    block = base.block_size
+    long_steps = {"tokens_per_step": [block]}
+    long_rows = {"row_lengths": [block], **long_steps}
+    recipes = {name: base.changed(**fields) for name, fields in _FIELDS.items()}
+    recipes["AdamW alone, 3e-3"] = base.changed({"learning_rate": "3e-3", **_ADAMW})
+    recipes[f"steps of {block:,} tokens"] = base.changed(long_steps)
+    recipes[f"rows and steps of {block:,} tokens"] = base.changed(long_rows)
+    recipes["old recipe"] = base.changed({**long_rows, **_OLD_ADAMW}, **_OLD_FIELDS)
+    for kind in _LSH_KINDS:
+        layers = [kind if layer == "lsh" else layer for layer in base.layers]
+        recipes[f"{kind} in place of lsh"] = base.changed(attn_layers=layers)
+    rows = {n: Row(recipe) for n, recipe in recipes.items() if not recipe.trains_as(base)}
+    return {BASE: Row(base), **rows}
+
+
+def budget_of(name: str, arguments: AblationArguments, recipe: Recipe) -> Mapping[str, Any]:
+    """What ends a run: its steps, or the minutes into which the script fits them."""
+    if name == "minutes":
+        return {"max_minutes": arguments.max_minutes}
+    return {"max_steps": recipe.steps_for(arguments.tokens)}
+
+
+def render(header: dict, runs: Sequence[dict]) -> str:
+    """The results as Markdown, a table for each text and budget."""
+    lines = [describe_machine(header), ""]
+    for corpus in values_of(runs, "corpus"):
+        for budget in values_of(of(runs, corpus=corpus), "budget"):
+            mine = of(runs, corpus=corpus, budget=budget)
+            lines += [f"{heading(mine)}, equal {budget}", ""]
+            lines += ablation_table(mine)
+    return "\n".join(lines)
+
+
+def ablation_table(runs: Sequence[dict]) -> list[str]:
+    """Rows of one text and budget; differences from the base are those of the same seeds."""
+    rows = []
+    for name in values_of(runs, "row"):
+        mine = of(runs, row=name)
+        bits = [run["bits_per_byte"] for run in mine]
+        gaps = gaps_to_base(runs, name)
+        gap = mean_and_spread(gaps, "+.3f") if gaps and name != BASE else ""
+        rows.append([name, *cost_cells(mine), mean_and_spread(bits), str(len(bits)), gap])
+    columns = ["row", *COST_COLUMNS, "held-out bits per byte", "seeds", "above the base"]
+    return table(columns, rows)
+
+
+def gaps_to_base(runs: Sequence[dict], name: str) -> list[float]:
+    """Bits per byte of a row above the base's, for each seed that both have."""
+    base = {run["run"]["seed"]: run["bits_per_byte"] for run in of(runs, row=BASE)}
+    mine = [(run["run"]["seed"], run["bits_per_byte"]) for run in of(runs, row=name)]
+    return [bits - base[seed] for seed, bits in mine if seed in base]
+
+
+def plot(runs: Sequence[dict], folder: Path) -> None:
+    """Draw how far each row is above the base, a dot per seed."""
+    panels = [
+        (corpus, budget)
+        for corpus in values_of(runs, "corpus")
+        for budget in values_of(of(runs, corpus=corpus), "budget")
+    ]
+    names = [name for name in values_of(runs, "row") if name != BASE]
+    if not panels or not names:
+        return
+    figure = new_figure(2 + 3.5 * len(panels), 1.5 + 0.3 * len(names))
+    all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (corpus, budget) in zip(all_axes, panels, strict=True):
+        mine = of(runs, corpus=corpus, budget=budget)
+        for place, name in enumerate(names):
+            if gaps := gaps_to_base(mine, name):
+                axes.plot(gaps, [place] * len(gaps), "C0.", alpha=0.6)
+                axes.plot(mean(gaps), place, "C0|", markersize=12)
+        axes.axvline(0.0, color="grey", linewidth=1)
+        axes.set(xlabel="bits per byte above the base", title=f"{corpus}, equal {budget}")
+        axes.grid(alpha=0.3)
+    all_axes[0].set_yticks(range(len(names)), names)
+    all_axes[0].invert_yaxis()
+    figure.savefig(folder / "results.png", dpi=120)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run what is missing."""
+    parser = make_parser([AblationArguments], "studies.learning ablation", __doc__)
+    (arguments,) = parser.parse_args_into_dataclasses(argv)
+    try:
+        base = arguments.read_recipe()
+        rows = make_rows(base)
+        wanted = list(rows) if arguments.rows is None else arguments.rows
+        choices = {"rows": (wanted, rows), "budgets": (arguments.budgets, BUDGETS)}
+        if problem := arguments.problem(**choices):
+            raise ValueError(problem)
+        corpora = arguments.write_corpora()
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    header = make_header(
+        f"Context {base.block_size:,}, layers {', '.join(base.layers)}; {arguments.tokens:,} "
+        f"tokens, or at most {arguments.max_minutes:g} minutes of steps. Means over seeds and "
+        "their standard deviation.",
+        {"tokens": arguments.tokens, "max_minutes": arguments.max_minutes},
+        base,
+    )
+    planned = [
+        plan_run(
+            "ablation",
+            arguments,
+            name,
+            rows[name],
+            corpus,
+            seed,
+            budget,
+            budget_of(budget, arguments, rows[name].recipe),
+        )
+        for seed in range(arguments.seeds)
+        for corpus in corpora.values()
+        for budget in arguments.budgets
+        for name in wanted
+    ]
+    results = str(Path(arguments.results_dir) / "ablation")
+    return do_runs(parser, results, header, planned, render, plot)

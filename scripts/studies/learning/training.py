@@ -1,0 +1,134 @@
+"""One training of the study, in a process of its own, and what its output folder says of it."""
+
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer
+
+from reformer_hf.training.arguments import (
+    DataTrainingArguments,
+    PretrainedModelArguments,
+    ReformerTrainingArguments,
+)
+from reformer_hf.training.callbacks import Clock, TellPace
+from reformer_hf.training.parsing import parse_arguments
+from reformer_hf.training.record import RUN_RECORD
+from reformer_hf.training.storage import write_json
+from reformer_hf.training.tasks.language_model import Task, train_clm
+from scripts.benchmarks.common.processes import run_process
+from scripts.studies.learning.peers import PEERS
+
+MODULE = "scripts.studies.learning.training"
+BITS = "eval_bits_per_byte"
+
+
+class StepClock(Clock):
+    """A clock on which only steps count, and which asks for evaluations meanwhile.
+
+    Args:
+        max_minutes: limit on the seconds of steps; None for no limit.
+        evaluations: how many there are in this time, the last at its end.
+    """
+
+    def __init__(self, max_minutes: float | None, evaluations: int):
+        super().__init__(max_minutes)
+        self._every = self.max_seconds / evaluations if evaluations > 1 else math.inf
+        self._next = self._every
+
+    def on_step_end(self, args, state, control, **kwargs):
+        super().on_step_end(args, state, control, **kwargs)
+        control.should_save = control.should_evaluate = False  # one of each at the end
+        if self.step_seconds >= self._next:
+            control.should_evaluate = not control.should_training_stop
+            self._next = self._every * (1 + self.step_seconds // self._every)
+
+    def _tick(self) -> None:
+        self.seconds = self.step_seconds
+
+
+def train_once(
+    folder: Path,
+    settings: Mapping[str, Any],
+    timeout: float,
+    peer: str | None = None,
+    evaluations: int = 1,
+) -> dict[str, Any]:
+    """Train in a process of its own, unless the folder holds the finished run.
+
+    Args:
+        folder: for the run; its settings file stands beside it. What an interrupted run or one with
+            other settings left there is deleted.
+        settings: arguments of `train_clm.py` but `output_dir`.
+        timeout: seconds.
+        peer: one of `PEERS` in place of this package's model.
+        evaluations: in `max_minutes`.
+
+    Returns:
+        What :func:`read_results` returns, or an `error`.
+    """
+    file = folder.parent / f"{folder.name}.json"
+    settings = {**settings, "output_dir": str(folder.absolute())}
+    is_same = file.exists() and json.loads(file.read_text(encoding="utf-8")) == settings
+    if not (is_same and is_finished(folder)):
+        if file.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, settings)
+        request = {"settings": str(file.absolute()), "peer": peer, "evaluations": evaluations}
+        result = run_process(MODULE, request, timeout)
+        if "error" in result:
+            return result
+    return read_results(folder)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run has written all its files, of which the state is the last."""
+    return all((folder / name).exists() for name in ("all_results.json", "trainer_state.json"))
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """What the output folder of a finished run says.
+
+    Returns:
+        JSON values: `date`, `parameters`, `steps`, `max_steps`, `tokens`, `seconds` of steps,
+        `peak_memory_bytes`, `bits_per_byte`, `bytes_scored`, and `curve`: seconds and bits per
+        byte of each evaluation.
+    """
+    record, results, state = (
+        json.loads((folder / name).read_text(encoding="utf-8"))
+        for name in (RUN_RECORD, "all_results.json", "trainer_state.json")
+    )
+    evaluations = [entry for entry in state["log_history"] if BITS in entry]
+    curve = {entry["step"]: (entry["step_seconds"], entry[BITS]) for entry in evaluations}
+    return {
+        "date": record["machine"]["date"],
+        "parameters": record["model"]["parameters"],
+        "steps": state["global_step"],
+        "max_steps": state["max_steps"],
+        "tokens": results["train_tokens"],
+        "seconds": results["train_step_seconds"],
+        "peak_memory_bytes": results["train_peak_memory_bytes"],
+        "bits_per_byte": results[BITS],
+        "bytes_scored": results["eval_bytes"],
+        "curve": list(curve.values()),
+    }
+
+
+def answer(request: dict) -> dict:
+    """Do the run of a request; see `run_process`."""
+    kinds = (PretrainedModelArguments, DataTrainingArguments, ReformerTrainingArguments)
+    model, data, training = parse_arguments(kinds, [request["settings"]])
+    peer = request["peer"]
+    task = None if peer is None else Task(model_class=PEERS[peer])
+
+    def prepare(trainer: Trainer) -> None:
+        for kind in (Clock, TellPace):
+            trainer.remove_callback(kind)
+        trainer.add_callback(StepClock(training.max_minutes, request["evaluations"]))
+
+    train_clm(model, data, training, task=task, prepare=prepare)
+    return {}
