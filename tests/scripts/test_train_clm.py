@@ -16,6 +16,7 @@ from reformer_hf.training.arguments import (
 )
 from reformer_hf.training.build import build_model
 from reformer_hf.training.parsing import parse_arguments
+from reformer_hf.training.row_schedule import choose_row_schedule
 from scripts import train_clm, train_clm_no_trainer
 from tests.training.runs import tiny_overrides
 
@@ -74,7 +75,8 @@ def test_a_text_that_is_not_utf_8_is_one_line(script, streaming, capsys, tmp_pat
 def test_the_small_configuration_trains(text_file, tmp_path, capsys):
     arguments = [str(CONFIGS / "small_cpu.yaml"), "--train_file", text_file, "--use_cpu"]
     arguments += ["--cache_dir", str(tmp_path / "cache"), "--output_dir", str(tmp_path / "run")]
-    arguments += ["--block_size", "256", "--max_steps", "3", "--report_to", "none"]
+    arguments += ["--block_size", "256", "--row_lengths", "64", "256", "--tokens_per_step", "256"]
+    arguments += ["--max_steps", "3", "--report_to", "none"]
     assert train_clm.main(arguments) == 0, capsys.readouterr().err
     results = json.loads((tmp_path / "run" / "all_results.json").read_text())
     assert 0 < results["eval_bits_per_byte"] < 9
@@ -83,6 +85,36 @@ def test_the_small_configuration_trains(text_file, tmp_path, capsys):
     assert f"This model needs {results['eval_bits_per_byte']:.3f}: {verdict}. Pairs and n" in card
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["attn_layers"] == ["local", "lsh", "local", "lsh"]
+
+
+NEW_MODELS = ["small_cpu", "documents", "log", "dna"]
+
+
+@pytest.mark.parametrize("name", NEW_MODELS)
+def test_the_configurations_for_a_kind_of_data_make_a_model(name):
+    """Row lengths and optimizer that the model fits, which the parser alone does not see."""
+    path, file = str(CONFIGS / f"{name}.yaml"), str(CONFIGS)
+    model_arguments, data, training = parse_arguments(KINDS, [path, "--train_file", file])
+    with torch.device("meta"):
+        model = build_model(
+            ReformerHFForCausalLM, model_arguments, ReformerHFByteTokenizer(), data.block_size
+        )
+    phases = choose_row_schedule(data, training, data.block_size, training.max_steps, 1).phases
+    assert phases[-1][2] == data.block_size and all(steps > 0 for steps, *_ in phases)
+    assert model.config.position_embedding_type == "rotary" and model.config.lsh_local_round
+    assert training.muon_learning_rate > training.learning_rate
+
+
+def test_a_folder_of_documents_is_tried_dry(tmp_path, capsys):
+    folder = tmp_path / "texts" / "deeper"
+    folder.mkdir(parents=True)
+    for number in range(40):
+        (folder / f"{number}.md").write_text(f"# Page {number}\n" + "words of it\n" * 20)
+    arguments = [str(CONFIGS / "documents.yaml"), "--train_file", str(tmp_path / "texts/**/*.md")]
+    arguments += ["--cache_dir", str(tmp_path / "cache"), "--output_dir", str(tmp_path / "run")]
+    arguments += ["--block_size", "256", "--row_lengths", "64", "256", "--tokens_per_step", "256"]
+    assert train_clm.main([*arguments, "--dry_run"]) == 0, capsys.readouterr().err
+    assert "Dry run: nothing is kept" in capsys.readouterr().out and not (tmp_path / "run").exists()
 
 
 def test_enwik8_is_the_papers_model():
