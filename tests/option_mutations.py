@@ -92,8 +92,8 @@ OPTION_MUTATIONS = [
     Mutation(
         "the convolution module forgets the documents",
         "reformer_hf/nn/convolution.py",
-        "return short_convolution(inputs, self.weight, self.before, documents)",
-        "return short_convolution(inputs, self.weight, self.before)",
+        "return short_convolution(inputs, self.taps(), self.before, documents)",
+        "return short_convolution(inputs, self.taps(), self.before)",
         MODULES,
     ),
     Mutation(

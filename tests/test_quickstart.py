@@ -44,7 +44,10 @@ def arguments(texts, output, **changes):
         "max_eval_samples": 4,
         "max_new_tokens": 8,
     } | changes
-    return [part for name, value in values.items() for part in (f"--{name}", str(value))]
+    length = values["block_size"]
+    values |= {"row_lengths": [length // 4, length], "tokens_per_step": [length]}
+    lists = {n: v if isinstance(v, list) else [v] for n, v in values.items()}
+    return [part for n, some in lists.items() for part in (f"--{n}", *map(str, some))]
 
 
 class FinishedRun(NamedTuple):

@@ -32,7 +32,7 @@ def derive_rotary(
             parameters = scaling  # a file's are old
         if theta is not None or parameters:
             raise ValueError(
-                f"rope_theta={theta!r}, rope_parameters={parameters!r} with "
+                f"rope_parameters={parameters!r}, rope_theta={theta!r} with "
                 f"position_embedding_type={config.position_embedding_type!r}: leave them out, or "
                 "set it to 'rotary'"
             )

@@ -99,7 +99,7 @@ class RowSchedule:
             return
         total = self.tokens(self.max_steps)
 
-        def by_tokens(factor: Callable[[float], float], step: int) -> float:
+        def by_tokens(factor: Callable[[Any], float], step: int) -> float:
             return factor(self.max_steps * self.tokens(step) / total)
 
         scheduler.lr_lambdas = [partial(by_tokens, factor) for factor in scheduler.lr_lambdas]

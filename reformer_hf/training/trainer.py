@@ -365,7 +365,8 @@ def run_trainer(
             totals = training_totals(trainer)
             if doing.should_save:
                 print(f"Trained on {describe_costs(totals)}")
-            metrics |= {f"train_{name}": value for name, value in totals.items()}
+            known = {name: value for name, value in totals.items() if value is not None}
+            metrics |= {f"train_{name}": value for name, value in known.items()}
             results |= keep_metrics(trainer, "train", metrics | count("train"))
         if doing.do_eval:
             metrics = (evaluate or trainer.evaluate)() | count("eval")

@@ -216,6 +216,10 @@ def test_a_file_of_version_0_1_0_means_what_it_meant(tmp_path):
     assert VERSION_0_1_0.items() <= config.to_dict().items()
     missing = ReformerHFConfig.__annotations__.keys() - VERSION_0_1_0.keys()
     missing -= PreTrainedConfig.__annotations__.keys()  # whose defaults are not saved
+    # Off where a file does not have them.
+    options = ["lsh_local_round", "conv_kernel", "ngram_sizes", "rope_parameters"]
+    assert not any(getattr(config, name) for name in options)
+    missing -= {*options, "ngram_table_size"}
     assert not missing, f"{missing}: a field that old files lack needs a default that is theirs"
 
 

@@ -20,6 +20,7 @@ from tests.training.runs import tiny_overrides
 
 SMALL = "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,feed_forward_size=16"
 TEXT = {"config_overrides": tiny_overrides(), "block_size": 64}
+GROWING = {"row_lengths": 64, "tokens_per_step": 64}
 
 
 def data(folder):
@@ -81,7 +82,7 @@ def fresh_accelerate(monkeypatch):
             2,
         ),
         (train_clm_no_trainer, TEXT | {"max_train_steps": 20, "checkpointing_steps": "5"}, None),
-        (quickstart, TEXT | {"max_steps": 20, "max_new_tokens": 8, "eval_steps": 10}, 3),
+        (quickstart, TEXT | GROWING | {"max_steps": 20, "max_new_tokens": 8, "eval_steps": 10}, 3),
     ],
 )
 def test_it_estimates_and_writes_nothing(script, values, evaluations, tmp_path, capsys):

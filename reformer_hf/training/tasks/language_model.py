@@ -121,31 +121,28 @@ def train_clm(
     )
     prepare(trainer)
 
-    evaluation: dict[str, Any] = {}
+    lines: dict[str, float] = {}
 
-    def evaluate() -> dict[str, Any]:
-        evaluation.update(trainer.evaluate())
-        return dict(evaluation)
-
-    def finish() -> dict[str, Any]:
-        comparison = None
-        if evaluation and data_arguments.baselines:
-            comparison = _compare(trainer, evaluation)
-        if training_arguments.do_train and trainer.is_world_process_zero():
-            tokenizer: Any = trainer.processing_class
-            in_bytes = not trainer.masked and tokens_are_bytes(tokenizer)
-            references = comparison.lines if comparison else None
-            log = trainer.state.log_history
-            write_curves(log, output, references=references, tokens_are_bytes=in_bytes)
+    def compare_with_baselines(evaluation: dict[str, Any]) -> dict[str, Any]:
+        comparison = _compare(trainer, evaluation) if data_arguments.baselines else None
         if comparison is None:
             return {}
         print(f"\n{comparison}")
+        lines.update(comparison.lines)
         if training_arguments.do_train:
             add_to_record(output, comparison.record())
         trainer.save_metrics("eval", evaluation | comparison.metrics())
         return comparison.metrics()
 
-    return run_trainer(trainer, checkpoint, evaluate=evaluate, finish=finish)
+    def draw() -> dict[str, Any]:
+        if training_arguments.do_train and trainer.is_world_process_zero():
+            tokenizer: Any = trainer.processing_class
+            in_bytes = not trainer.masked and tokens_are_bytes(tokenizer)
+            log = trainer.state.log_history
+            write_curves(log, output, references=lines or None, tokens_are_bytes=in_bytes)
+        return {}
+
+    return run_trainer(trainer, checkpoint, finish=draw, compare=compare_with_baselines)
 
 
 def _choose_schedule(model: Any, data: DataTrainingArguments, training: Any) -> RowSchedule | None:

@@ -76,7 +76,7 @@ class Gpt2(Peer):
         peer = GPT2LMHeadModel(
             GPT2Config(
                 vocab_size=config.vocab_size,
-                n_positions=config.max_position_embeddings,
+                n_positions=config.max_position_embeddings or config.hash_length or 8192,
                 n_embd=config.hidden_size,
                 n_layer=len(config.attn_layers),
                 n_head=config.num_attention_heads,
