@@ -17,7 +17,7 @@ from scripts.studies.learning.corpora import CORPORA, Corpus, write_corpus
 from scripts.studies.learning.recipe import Recipe
 from scripts.studies.learning.training import train_once
 
-SMOKE_BYTES = 20_000
+SMOKE_BYTES = 20_480  # whole rows on both sides
 SMOKE_TOKENS = 512
 _SMOKE_FIELDS = {"hidden_size": 16, "num_attention_heads": 2, "attention_head_size": 8}
 _SMOKE_FIELDS |= {"feed_forward_size": 16, "num_buckets": 4, "ngram_table_size": 64}

@@ -73,6 +73,7 @@ class Gpt2(Peer):
 
     @classmethod
     def make(cls, config: ReformerHFConfig) -> PreTrainedModel:
+        assert config.max_position_embeddings is not None
         peer = GPT2LMHeadModel(
             GPT2Config(
                 vocab_size=config.vocab_size,
