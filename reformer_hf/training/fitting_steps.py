@@ -16,7 +16,7 @@ from reformer_hf.training.row_schedule import RowSchedule
 STEPS_SHARE = 0.88
 """Of the time is for steps. The rest is for evaluations, checkpoints and a machine that slows."""
 
-_TIMED = 3
+_WARM_UP, _TIMED = 2, 5
 
 
 def steps_of_checkpoint(checkpoint: str | None) -> int | None:
@@ -77,7 +77,7 @@ def _seconds(model: Any, arguments: Any, rows: int, length: int) -> float:
     optimizer = make_optimizer(model, 1e-4, **muon_settings(arguments))  # type: ignore[arg-type]
     ids = torch.randint(model.config.vocab_size, (rows, length), device=arguments.device)
     taken = []
-    for _ in range(_TIMED + 1):
+    for _ in range(_WARM_UP + _TIMED):
         start = time.perf_counter()
         model(input_ids=ids, labels=ids).loss.backward()
         optimizer.step()
@@ -85,4 +85,4 @@ def _seconds(model: Any, arguments: Any, rows: int, length: int) -> float:
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
         taken.append(time.perf_counter() - start)
-    return median(taken[1:])
+    return median(taken[_WARM_UP:])
