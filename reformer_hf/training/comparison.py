@@ -35,7 +35,7 @@ _MEANINGS = {
     "byte pairs": ("a table of byte pairs", "it has barely begun to learn"),
     "3-gram": ("counts of three bytes", "it knows little more than which byte follows which"),
     "4-gram": ("counts of four bytes", "it has not learned short strings yet"),
-    "5-gram": ("counts of five bytes", "it has not learned short strings yet"),
+    "5-gram": ("counts of five bytes", "it shows nothing beyond short strings"),
     "single tokens": ("the shares of single tokens", "it has learned nothing of their order"),
     "token pairs": ("a table of token pairs", "it has barely begun to learn"),
     "gzip -9": ("gzip -9", "it makes less of repetitions than a compressor"),
