@@ -23,7 +23,7 @@ from tests.models.generation_loops import (
     sample_loop,
     some_rows,
 )
-from tests.models.tiny import SCOPES, random_ids, tiny_lm
+from tests.models.tiny import SCOPES, WITH_NGRAMS, random_ids, tiny_lm
 
 MODES = {
     "greedy": {},
@@ -211,3 +211,18 @@ def test_the_pipeline_continues_each_prompt_as_if_alone():
         assert alone["generated_token_ids"] == expected
     (text,) = writer(prompts[0], max_new_tokens=NEW, do_sample=False)
     assert text["generated_text"].startswith("Hello")
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_n_grams_are_those_of_the_own_row_and_beam(beams):
+    model = tiny_lm(**{"eos_token_id": None, **WITH_NGRAMS}).double()
+    rows = [random_ids(1, 5, seed=1), random_ids(1, 9, seed=2)]
+    ids, mask = torch.zeros(2, 9, dtype=torch.long), torch.zeros(2, 9, dtype=torch.long)
+    for row, tokens in enumerate(rows):
+        ids[row, -tokens.shape[1] :], mask[row, -tokens.shape[1] :] = tokens[0], 1
+    options = {"max_new_tokens": 8, "do_sample": False, "num_beams": beams}
+    found = model.generate(input_ids=ids, attention_mask=mask, **options)
+    for row, tokens in enumerate(rows):
+        alone = model.generate(input_ids=tokens, **options, use_cache=False)
+        assert torch.equal(found[row, 9:], alone[0, tokens.shape[1] :])
+        assert len(alone[0, tokens.shape[1] :].unique()) > 2
