@@ -134,7 +134,7 @@ OPTION_MUTATIONS = [
     Mutation(
         "n-grams begin anew in each cached pass",
         "reformer_hf/models/modeling_reformer_hf.py",
-        "ngrams.continue_from(recent, input_ids, new, recording)",
+        "ngrams(input_ids, recent=recent, new=new, recording=recording)",
         "ngrams(input_ids)",
         CACHED,
     ),

@@ -288,6 +288,9 @@ class ReformerHFConfig(PreTrainedConfig):
         """
         changes = own_names({name: kwargs.pop(name) for name in OWN_NAMES & kwargs.keys()})
         extra = {"_changed": changes.keys()} if changes else {}
+        known = (config_dict.get("rope_parameters") or {}).get("rope_theta")
+        if known is not None and changes.get("rope_parameters"):
+            changes["rope_parameters"] = {"rope_theta": known, **changes["rope_parameters"]}
         return super().from_dict({**config_dict, **changes, **extra}, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:

@@ -287,6 +287,11 @@ def check_model(config: Any) -> None:
         _check_axes(config)
     if config.position_embedding_type == "rotary":
         check_rotary(config)
+    elif config.rope_parameters:
+        raise ValueError(
+            f"rope_parameters={config.rope_parameters!r} with position_embedding_type="
+            f"{config.position_embedding_type!r}: set them to None"
+        )
     _check_windows(config)
     if config.tie_word_embeddings:
         raise ValueError(

@@ -294,7 +294,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
             layers[0].prefetch()
             assert input_ids is not None  # since vectors are refused
             recent, recording = layers[0].tokens, layers[0].record_past
-            ngrams = ngrams.continue_from(recent, input_ids, new, recording)
+            ngrams = ngrams(input_ids, recent=recent, new=new, recording=recording)
         remembered = [Remembered(layer, new, offload) for layer in layers]
         embedded = [self.embeddings(inputs_embeds, position_ids, ngrams)]
         seed = self.config.hash_seed or 0

@@ -114,37 +114,28 @@ class NgramEmbeddings(nn.Module):
         self.embedding = nn.Embedding(len(sizes) * table_size, hidden_size)
 
     def forward(
-        self, input_ids: Int[Tensor, "batch seq"], documents: Int[Tensor, "batch seq"] | None = None
+        self,
+        input_ids: Int[Tensor, "batch seq"],
+        documents: Int[Tensor, "batch seq"] | None = None,
+        *,
+        recent: RecentInputs | None = None,
+        new: NewTokens | None = None,
+        recording: bool = False,
     ) -> Float[Tensor, "batch seq dim"]:
-        """Embed the tokens of rows.
+        """Embed the tokens of rows, or new tokens behind those before them.
 
         Args:
             input_ids: token ids.
             documents: document of each place, before which no token is seen; None for one.
-
-        Returns:
-            Their embeddings.
-        """
-        return self._look_up(last_tokens(input_ids + 1, self.sizes[-1], documents))
-
-    def continue_from(
-        self,
-        recent: RecentInputs,
-        input_ids: Int[Tensor, "batch seq"],
-        new: NewTokens,
-        recording: bool = False,
-    ) -> Float[Tensor, "batch seq dim"]:
-        """Embed new tokens, and remember the last ones.
-
-        Args:
-            recent: the last tokens before.
-            input_ids: new token ids.
-            new: where they stand; padding is skipped.
+            recent: the last tokens before, which are remembered anew; in place of `documents`.
+            new: where the new tokens stand; padding is skipped.
             recording: forget nothing, so that tokens can be taken back.
 
         Returns:
             Their embeddings.
         """
+        if recent is None or new is None:
+            return self._look_up(last_tokens(input_ids + 1, self.sizes[-1], documents))
         real = new.real if new.padded else None
         count = self.sizes[-1] - 1
         joined, target = recent.join(input_ids.unsqueeze(-1) + 1, count, real, recording)

@@ -118,12 +118,15 @@ def sample_rotations(
     return _draw(seed, layer_index, num_heads, head_dim, num_hashes, columns).to(device)
 
 
+def _own_name(module: str) -> str:
+    """A name of letters that no other module has; that of remote code may hold any sign."""
+    return hashlib.blake2b(module.encode(), digest_size=8).hexdigest()
+
+
 # An operator, so that a compiled model draws anew at each call instead of keeping one draw. Its
 # name is this module's own: remote code may be imported as several copies, and torch frees an
 # operator that another one of its name replaces, while the first copy still calls it.
-@torch.library.custom_op(
-    f"reformer_hf::draw_rotations_{__name__.replace('.', '_')}", mutates_args=()
-)
+@torch.library.custom_op("reformer_hf::draw_rotations_" + _own_name(__name__), mutates_args=())
 def _draw(
     seed: int,
     layer_index: int | None,

@@ -53,6 +53,7 @@ def hash_ngrams(
     >>> hash_ngrams(torch.tensor([[5, 0, 0], [5, 4, 0]]), [2, 3], 8).shape
     torch.Size([2, 2])
     """
+    last = last.long()  # products of int32 would wrap
     number, rows = torch.zeros_like(last[..., 0]), []
     for index in range(sizes[-1]):
         number = (number * _FACTOR + last[..., index]) & _BITS

@@ -183,7 +183,7 @@ def choose_row_schedule(
     if data.row_lengths[-1] != block_size:
         raise ValueError(
             f"row_lengths={data.row_lengths}: the last one must be block_size={block_size}, the "
-            "length of the rows that are cut"
+            f"length of the rows that are cut; --row_lengths {block_size} keeps all rows that long"
         )
     refuse_epochs(training)
     tokens = data.tokens_per_step

@@ -36,6 +36,7 @@ from reformer_hf.training.costs import count_tokens, describe_costs, run_costs
 from reformer_hf.training.data.rows import FilledRows, ShuffledRows, fill
 from reformer_hf.training.dry_run import dry_run, reads_targets
 from reformer_hf.training.evaluation import score_batches
+from reformer_hf.training.fitting_steps import steps_of_checkpoint
 from reformer_hf.training.growing_rows import GrowingRowsTrainer
 from reformer_hf.training.optimizers import MuonTrainer
 from reformer_hf.training.processes import Interrupted, StopSignals
@@ -256,6 +257,8 @@ def checkpoint_to_resume(
     with arguments.main_process_first(desc="looking for checkpoints"):
         asked, tell = arguments.resume_from_checkpoint, print if speaks else None
         checkpoint = find_checkpoint(asked, directory, tell=tell)
+        if arguments.max_steps < 1:  # then it was chosen by max_minutes, if rows grow
+            arguments.max_steps = steps_of_checkpoint(checkpoint) or arguments.max_steps
         if checkpoint is not None and not _is_over(_state_of(checkpoint), arguments):
             check_complete(checkpoint)
         if settings is not None:

@@ -155,7 +155,7 @@ def test_default_bucket_count_fills_the_window_on_average(hash_length, window):
 def test_copies_of_the_module_do_not_take_each_others_operator():
     # Torch frees an operator when another of its name is made; calling it was undefined behaviour.
     names = []
-    for name in ("first.copy", "second.copy"):
+    for name in ("first.copy", "a folder (v2)+x"):
         spec = importlib.util.spec_from_file_location(name, hashing.__file__)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)

@@ -31,6 +31,7 @@ def test_each_size_has_rows_of_its_own():
     assert rows[..., 0].min() >= 0 and rows[..., 0].max() < 64
     assert rows[..., 1].min() >= 64 and rows[..., 1].max() < 128
     assert len(rows[..., 1].unique()) == 64  # and all are used
+    assert torch.equal(hash_ngrams(last.int(), [2, 4], 1000), hash_ngrams(last, [2, 4], 1000))
 
 
 def test_a_row_depends_on_its_own_tokens_and_their_order():

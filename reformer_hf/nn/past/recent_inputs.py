@@ -51,6 +51,8 @@ class RecentInputs:
             target = order.argsort(dim=1)[:, before:]
         kept = joined.shape[1] if recording else self.count
         self.stored = joined[:, joined.shape[1] - kept :].detach().clone()
+        if target is None:  # what was only recorded is not seen
+            joined = joined[:, before - count :]
         return joined, target
 
     def can_drop(self, count: int) -> bool:

@@ -35,7 +35,7 @@ from reformer_hf.training.data.text import (
     load_language_model_data,
 )
 from reformer_hf.training.data.token_bytes import tokens_are_bytes
-from reformer_hf.training.fitting_steps import fitting_steps, steps_of_checkpoint
+from reformer_hf.training.fitting_steps import fitting_steps
 from reformer_hf.training.plots import write_curves
 from reformer_hf.training.processes import hide_bars_unless
 from reformer_hf.training.record import add_to_record, describe_data
@@ -114,8 +114,6 @@ def train_clm(
     data = data_settings(data_arguments, output)
     settings = run_settings(model_arguments, data, training_arguments.seed)
     checkpoint = checkpoint_to_resume(training_arguments, settings)
-    if data_arguments.row_lengths and training_arguments.max_steps < 1:
-        training_arguments.max_steps = steps_of_checkpoint(checkpoint) or -1
     trainer = _make_trainer(
         task, model_arguments, data_arguments, training_arguments, callbacks, wanted
     )

@@ -15,9 +15,9 @@ def main(argv: list[str] | None = None) -> int:
     """Do one part of the study."""
     part, *rest = [*(sys.argv[1:] if argv is None else argv), ""]
     if part in PARTS:
-        return import_module(f"scripts.studies.learning.{part}").main(rest[:-1])
+        return import_module(f"scripts.studies.learning.{part}").run_part(rest[:-1])
     print(f"usage: python -m scripts.studies.learning {{{','.join(PARTS)}}} [--help]\n\n{__doc__}")
-    return 0 if part in ("-h", "--help") else 2
+    sys.exit(0 if part in ("-h", "--help") else 2)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,9 @@ _SMOKE_ROWS = {"block_size": 128, "row_lengths": [64, 128], "tokens_per_step": [
 _SMOKE_ROWS |= {"max_eval_samples": 2, "warmup_steps": 1, "logging_steps": 1}
 
 
+RESULTS = "scripts/results/learning"
+
+
 @dataclass
 class LearningArguments:
     """What the parts of the study have in common."""
@@ -32,7 +35,7 @@ class LearningArguments:
     recipe: str = argument(str(CONFIGURATION), "Settings file of the base; the quickstart's.")
     output_dir: str = argument("outputs/learning", "Folder of texts, and of a folder for each run.")
     results_dir: str = argument(
-        "scripts/results/learning", "Folder of results; each part of the study has its own in it."
+        RESULTS, "Folder of results; each part of the study has its own in it."
     )
     corpora: list[str] = argument(list(CORPORA), f"Texts, of {', '.join(CORPORA)}.")
     seeds: int = argument(3, "Seeds of each row.")
@@ -42,6 +45,8 @@ class LearningArguments:
     def __post_init__(self):
         if self.smoke:
             self.corpora, self.seeds, self.max_minutes = ["python"], 1, 0.005
+            if self.results_dir == RESULTS:  # which are for what was measured
+                self.results_dir = str(Path(self.output_dir, "smoke"))
 
     def read_recipe(self) -> Recipe:
         """The base; with `smoke` a tiny one of the same parts."""

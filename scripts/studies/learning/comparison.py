@@ -104,7 +104,7 @@ def plot(runs: Sequence[dict], folder: Path) -> None:
     figure.savefig(folder / "results.png", dpi=120)
 
 
-def main(argv: list[str] | None = None) -> int:
+def run_part(argv: list[str] | None = None) -> int:
     """Run what is missing."""
     parser = make_parser([ComparisonArguments], "studies.learning comparison", __doc__)
     (arguments,) = parser.parse_args_into_dataclasses(argv)

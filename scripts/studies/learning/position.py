@@ -30,7 +30,7 @@ from scripts.benchmarks.common.arguments import make_parser
 from scripts.benchmarks.common.plot import new_figure
 from scripts.benchmarks.common.runs import Planned, do_runs
 from scripts.benchmarks.common.tables import counts, describe_machine, table
-from scripts.studies.learning.common import SMOKE_BYTES, slug
+from scripts.studies.learning.common import RESULTS, SMOKE_BYTES, slug
 from scripts.studies.learning.corpora import CORPORA, write_corpus
 
 _TRAINED = Path("outputs/learning/comparison")
@@ -51,8 +51,12 @@ class PositionArguments:
     length: int = argument(8192, "Bytes in a window.")
     windows: int = argument(64, "Windows, evenly spread over the text.")
     output_dir: str = argument("outputs/learning", "Folder of the texts.")
-    results_dir: str = argument("scripts/results/learning", "Folder of the folder of results.")
+    results_dir: str = argument(RESULTS, "Folder of the folder of results.")
     smoke: bool = argument(False, "A short text, to see whether all works.")
+
+    def __post_init__(self) -> None:
+        if self.smoke and self.results_dir == RESULTS:
+            self.results_dir = str(Path(self.output_dir, "smoke"))
 
 
 def bins(length: int) -> list[tuple[int, int]]:
@@ -147,7 +151,7 @@ def plot(runs: Sequence[dict], folder: Path) -> None:
         figure.savefig(folder / "results.png", dpi=120)
 
 
-def main(argv: list[str] | None = None) -> int:
+def run_part(argv: list[str] | None = None) -> int:
     """Score what is missing."""
     parser = make_parser([PositionArguments], "studies.learning position", __doc__)
     (arguments,) = parser.parse_args_into_dataclasses(argv)
