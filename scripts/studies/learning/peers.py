@@ -73,11 +73,12 @@ class Gpt2(Peer):
 
     @classmethod
     def make(cls, config: ReformerHFConfig) -> PreTrainedModel:
-        assert config.max_position_embeddings is not None
+        assert config.max_position_embeddings is not None  # a recipe's block_size says it
+        positions: int = config.max_position_embeddings
         peer = GPT2LMHeadModel(
             GPT2Config(
                 vocab_size=config.vocab_size,
-                n_positions=config.max_position_embeddings or config.hash_length or 8192,
+                n_positions=positions,
                 n_embd=config.hidden_size,
                 n_layer=len(config.attn_layers),
                 n_head=config.num_attention_heads,

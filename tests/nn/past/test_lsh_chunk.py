@@ -50,7 +50,7 @@ def last_of_all(rows: LSHRows, length: int, layer: dict) -> tuple[Tensor, Tensor
 
 
 @given(layers, rounds, passes.passes, paddings, st.booleans(), passes.generators)
-@settings(max_examples=30)
+@settings(max_examples=60)
 def test_a_step_is_the_last_of_all_tokens(layer, rounds, steps, padding, output_map, generator):
     """At every length; a pass of several tokens is that many steps."""
     rows = LSHRows(rounds, draw_mask(padding, steps, generator), generator)
