@@ -133,3 +133,17 @@ def test_a_model_with_all_options_is_saved_and_loaded_bitwise(tmp_path):
     assert torch.equal(again(ids).logits, model(ids).logits)
     again.resize_token_embeddings(45, mean_resizing=False)
     assert torch.equal(again(ids).logits[..., :40], model(ids).logits)
+
+
+def test_a_files_theta_is_kept_where_another_scaling_is_given(tmp_path):
+    tiny_config(position_embedding_type="rotary", rope_theta=300.0).save_pretrained(tmp_path)
+    linear = {"rope_type": "linear", "factor": 2.0}
+    config = ReformerHFConfig.from_pretrained(tmp_path, rope_parameters=linear)
+    assert config.rope_parameters == {**linear, "rope_theta": 300.0}
+
+
+def test_what_could_not_be_read_back_is_refused():
+    config = tiny_config(position_embedding_type="rotary")
+    config.position_embedding_type = "none"
+    with pytest.raises(ValueError, match="rope_parameters=.*position_embedding_type='none'"):
+        config.check_fields()

@@ -4,8 +4,9 @@ import json
 
 import pytest
 import torch
+from transformers import TrainerState, TrainingArguments
 
-from reformer_hf.training import fitting_steps
+from reformer_hf.training import fitting_steps, trainer
 from reformer_hf.training.fitting_steps import steps_in, steps_of_checkpoint
 from reformer_hf.training.row_schedule import RowSchedule
 
@@ -25,6 +26,19 @@ def test_a_checkpoint_knows_the_steps_of_its_run(tmp_path):
     schedule = RowSchedule([8, 16], [16], 7)
     (tmp_path / "rows.json").write_text(json.dumps(schedule.record()))
     assert steps_of_checkpoint(str(tmp_path)) == 7
+
+
+def test_a_planned_run_is_over_at_its_last_step_not_after_some_passes(tmp_path, monkeypatch):
+    record = RowSchedule([8, 16], [16], 7).record()
+    (tmp_path / "rows.json").write_text(json.dumps(record))
+    TrainerState(global_step=3, epoch=50.0).save_to_json(str(tmp_path / "trainer_state.json"))
+    looked_at = []
+    monkeypatch.setattr(trainer, "find_checkpoint", lambda *_, **__: tmp_path)
+    monkeypatch.setattr(trainer, "check_complete", looked_at.append)
+    fields = {"do_train": True, "use_cpu": True, "report_to": "none"}
+    arguments = TrainingArguments(str(tmp_path / "run"), **fields)
+    assert trainer.checkpoint_to_resume(arguments) == str(tmp_path)
+    assert arguments.max_steps == 7 and looked_at == [tmp_path]
 
 
 def test_timing_leaves_model_and_generator_alone(monkeypatch):
