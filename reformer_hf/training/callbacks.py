@@ -37,10 +37,10 @@ class Clock(TrainerCallback):
         self._last = time.perf_counter()
 
     def on_step_begin(self, args, state, control, **kwargs):
-        self._step_start = time.perf_counter()
+        self._step_start = self.now()
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.step_seconds += time.perf_counter() - self._step_start
+        self.step_seconds += self.now() - self._step_start
         self._tick()
         if self.seconds >= self.max_seconds and state.global_step < state.max_steps:
             control.should_log = control.should_evaluate = control.should_save = True
@@ -53,6 +53,10 @@ class Clock(TrainerCallback):
             step_seconds=round(self.step_seconds, 3),
             peak_memory_bytes=max(peak_memory_bytes() or 0, recorded_peak(state)),
         )
+
+    def now(self) -> float:
+        """The seconds of which `step_seconds` are made."""
+        return time.perf_counter()
 
     def _tick(self) -> None:
         now = time.perf_counter()

@@ -4,7 +4,7 @@
 
 The base is the quickstart's settings file. Each row takes one part of it away or exchanges it, and
 trains with several seeds, on each text, once for the same number of tokens and once for the same
-minutes of steps. Goes on where it was interrupted.
+minutes of steps on one thread. Goes on where it was interrupted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,6 +40,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "conv_kernel=0": {"conv_kernel": 0},
     "conv_kernel=2": {"conv_kernel": 2},
     "conv_kernel=3": {"conv_kernel": 3},
+    "conv_kernel=4": {"conv_kernel": 4},
     "lsh_local_round=false": {"lsh_local_round": False},
     "no n-grams": {"ngram_sizes": []},
     "ngram_sizes=[2,3]": {"ngram_sizes": [2, 3]},
@@ -66,7 +67,8 @@ class AblationArguments(LearningArguments):
 
     rows: list[str] | None = argument(None, "Rows to train; all by default.")
     budgets: list[str] = argument(list(BUDGETS), f"What is equal, of {', '.join(BUDGETS)}.")
-    tokens: int = argument(2**21, "Tokens of a run where they are what is equal.")
+    tokens: int = argument(2**18, "Tokens of a run where they are what is equal.")
+    max_minutes: float = argument(1.0, "Minutes of a run where they are what is equal.")
 
     def __post_init__(self):
         super().__post_init__()
@@ -171,8 +173,8 @@ def run_part(argv: list[str] | None = None) -> int:
         parser.error(str(error))
     header = make_header(
         f"Context {base.block_size:,}, layers {', '.join(base.layers)}; {arguments.tokens:,} "
-        f"tokens, or at most {arguments.max_minutes:g} minutes of steps. Means over seeds and "
-        "their standard deviation.",
+        f"tokens, or at most {arguments.max_minutes:g} minutes of steps on one "
+        "thread. Means over seeds and their standard deviation.",
         {"tokens": arguments.tokens, "max_minutes": arguments.max_minutes},
         base,
     )

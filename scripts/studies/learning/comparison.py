@@ -120,8 +120,8 @@ def run_part(argv: list[str] | None = None) -> int:
         parser.error(str(error))
     header = make_header(
         f"Context {base.block_size:,}, layers {', '.join(base.layers)}; at most "
-        f"{arguments.max_minutes:g} minutes of steps. Means over seeds and their standard "
-        "deviation.",
+        f"{arguments.max_minutes:g} minutes of steps on one thread. Means over seeds and "
+        "their standard deviation.",
         {"max_minutes": arguments.max_minutes, "evaluations": arguments.evaluations},
         base,
     )
