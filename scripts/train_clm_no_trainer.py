@@ -504,13 +504,19 @@ def take_step(run: Run, batches: Sequence[dict[str, Tensor]]) -> float:
 def dry_run(run: Run) -> dict[str, Any]:
     """Take a few steps, score a batch, save a checkpoint, and say what all of it would take."""
     accelerator, progress = run.accelerator, Progress()
-    timer, memory = StepTimer(), MemoryWatch()
+    timer, memory, schedule = StepTimer(), MemoryWatch(), None
+    measured_steps, order = MEASURED_STEPS, run.order
+    if isinstance(order, PieceBatches):  # steps of all lengths, with their shares
+        schedule, order.schedule = order.schedule, order.schedule.sample()
+        measured_steps = order.schedule.max_steps
     run.model.train()
     timer.begin()
-    for group in islice(groups_of_batches(run, progress), MEASURED_STEPS):
+    for group in islice(groups_of_batches(run, progress), measured_steps):
         tokens = tokens_of(run, group)
         take_step(run, group)
         timer.end_step(tokens)
+    if isinstance(order, PieceBatches) and schedule is not None:
+        order.schedule = schedule
     if not timer.seconds:
         raise ValueError("dataset_name, train_file: there are no rows to train on")
     memory.after_steps(run.model, run.optimizer)

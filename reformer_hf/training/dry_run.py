@@ -25,10 +25,11 @@ class FewSteps(TrainerCallback):
 
     Args:
         timer: of the steps.
+        steps: how many.
     """
 
-    def __init__(self, timer: StepTimer):
-        self.timer, self._tokens = timer, 0
+    def __init__(self, timer: StepTimer, steps: int):
+        self.timer, self.steps, self._tokens = timer, steps, 0
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.timer.begin()
@@ -38,7 +39,7 @@ class FewSteps(TrainerCallback):
         self._tokens += tokens
         self.timer.end_step(tokens)
         control.should_evaluate = control.should_save = False
-        control.should_training_stop = state.global_step >= min(MEASURED_STEPS, state.max_steps)
+        control.should_training_stop = state.global_step >= min(self.steps, state.max_steps)
 
     def on_epoch_end(self, args, state, control, **kwargs):
         control.should_evaluate = control.should_save = False
@@ -50,6 +51,8 @@ def dry_run(
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
     """Train a few steps, evaluate a batch, save a checkpoint, and print what the run would cost.
+
+    Where rows grow, the steps are of all lengths, with the shares that these have in the run.
 
     Args:
         trainer: as for the run; its model is changed. Its `output_dir` gets a checkpoint.
@@ -63,8 +66,15 @@ def dry_run(
         trainer.pop_callback(callback)
     timer, memory = StepTimer(clock), MemoryWatch()
     trainer.args.eval_on_start = False
-    trainer.add_callback(FewSteps(timer))
+    schedule: RowSchedule | None = getattr(trainer, "row_schedule", None)
+    measured_steps = MEASURED_STEPS
+    if schedule is not None:
+        trainer.row_schedule = schedule.sample()  # type: ignore[attr-defined]
+        measured_steps = trainer.args.max_steps = trainer.row_schedule.max_steps  # type: ignore[attr-defined]
+    trainer.add_callback(FewSteps(timer, measured_steps))
     trainer.train()
+    if schedule is not None:
+        trainer.row_schedule, trainer.state.max_steps = schedule, schedule.max_steps  # type: ignore[attr-defined]
     memory.after_steps(trainer.model, trainer.optimizer)
     evaluation = _evaluation_seconds(trainer, clock)
     checkpoint = _checkpoint_seconds(trainer, clock)

@@ -1,8 +1,9 @@
 """Rows that grow with the steps of a run: how long those of each step are, and how many."""
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property, partial
 from itertools import accumulate
@@ -85,6 +86,12 @@ class RowSchedule:
             total += min(steps, count) * rows * length
             steps = max(0, steps - count)
         return total
+
+    def sample(self) -> "RowSchedule":
+        """The schedule in few steps, of which each length has one or more, for a dry run."""
+        shares = [Fraction(1, rows * length) for _, rows, length in self.phases]
+        steps = 1 + math.ceil(sum(shares) / min(shares))
+        return replace(self, max_steps=min(steps, self.max_steps))
 
     def slow_down(self, scheduler: Any) -> None:
         """Let a learning rate follow the tokens of the run, which steps have different numbers of.

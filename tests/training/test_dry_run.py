@@ -1,16 +1,22 @@
 """A few steps of a Trainer, by a clock that moves a second each time it is read."""
 
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import TrainerCallback
+from datasets import Dataset
+from transformers import TrainerCallback, TrainingArguments
 
+from reformer_hf import ReformerHFByteTokenizer
 from reformer_hf.training import dry_run as module
 from reformer_hf.training.arguments import LoopArguments, ReformerTrainingArguments
 from reformer_hf.training.callbacks import Clock
+from reformer_hf.training.data.collator import ReformerDataCollator
 from reformer_hf.training.dry_run import dry_run, planned_steps
+from reformer_hf.training.row_schedule import RowSchedule
+from reformer_hf.training.trainer import CausalLMTrainer
+from tests.models.tiny import tiny_lm
 from tests.training.test_trainer import LENGTHS, trainer_of
 
 
@@ -107,6 +113,33 @@ def test_the_plan_is_what_the_trainer_does(tmp_path, fields):
     plan = list(planned_steps(trainer, 0))
     planned = [(name, step) for step, each in enumerate(plan, 1) for name in done_names(each)]
     assert planned == done and len(plan) == 8
+
+
+def test_rows_that_grow_are_tried_at_all_their_lengths(tmp_path, monkeypatch, capsys):
+    seen = []
+
+    class Note(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            seen.append(state.num_input_tokens_seen)
+
+    schedule = RowSchedule([4, 8, 32], [8], 600)
+    rows = Dataset.from_dict({"input_ids": [[5] * 32] * 20})
+    trainer = CausalLMTrainer(
+        model=tiny_lm(vocab_size=258),
+        args=TrainingArguments(
+            **{"output_dir": str(tmp_path), "report_to": "none", "use_cpu": True},
+            **{"max_steps": 600, "save_strategy": "no", "include_num_input_tokens_seen": "all"},
+        ),
+        train_dataset=rows,
+        processing_class=ReformerHFByteTokenizer(),
+        data_collator=ReformerDataCollator(ReformerHFByteTokenizer()),
+        row_schedule=schedule,
+    )
+    trainer.add_callback(Note())
+    found = dry_run(trainer)
+    sizes = [after - before for before, after in pairwise([0, *seen])]
+    assert {8, 32} == set(sizes) and len(sizes) == schedule.sample().max_steps
+    assert (found["steps"], found["tokens"]) == (600, schedule.tokens(600))
 
 
 def done_names(step):

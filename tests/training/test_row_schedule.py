@@ -37,6 +37,18 @@ def test_shares_are_equal_up_to_a_step_and_no_step_is_lost(steps):
         assert abs(tokens - share) <= 2 * max(rows * length, 32)
 
 
+@pytest.mark.parametrize("lengths", [[512, 1024, 2048, 8192], [4, 8, 64], [16]])
+def test_a_sample_has_all_lengths_with_their_shares(lengths):
+    schedule = RowSchedule(lengths, [24], 10_000)
+    sample = schedule.sample()
+    assert sample.max_steps < 50
+    assert all(steps for steps, *_ in sample.phases)
+    largest = max(rows * length for _, rows, length in schedule.phases)
+    share = schedule.tokens(10_000) / len(lengths) / schedule.max_steps * sample.max_steps
+    assert all(abs(tokens - share) <= 2 * largest for tokens in tokens_of(sample))
+    assert RowSchedule(lengths, [24], 2).sample().max_steps <= 2
+
+
 def test_every_step_knows_its_rows():
     schedule = RowSchedule([4, 8, 32], [16], 9)
     assert schedule.phases == [(4, 4, 4), (3, 2, 8), (2, 1, 32)]
