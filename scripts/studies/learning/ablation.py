@@ -14,9 +14,7 @@ from statistics import mean
 from typing import Any
 
 from reformer_hf.training.arguments import argument
-from scripts.benchmarks.common.arguments import make_parser
 from scripts.benchmarks.common.plot import new_figure
-from scripts.benchmarks.common.runs import do_runs
 from scripts.benchmarks.common.tables import describe_machine, table
 from scripts.studies.learning.common import (
     COST_COLUMNS,
@@ -25,10 +23,9 @@ from scripts.studies.learning.common import (
     Row,
     cost_cells,
     heading,
-    make_header,
     mean_and_spread,
     of,
-    plan_run,
+    run_rows,
     values_of,
 )
 from scripts.studies.learning.recipe import Recipe
@@ -65,7 +62,6 @@ _LSH_KINDS = ("local", "full", "full_shared_qk")
 class AblationArguments(LearningArguments):
     """What is taken away, and how long each run trains."""
 
-    rows: list[str] | None = argument(None, "Rows to train; all by default.")
     budgets: list[str] = argument(list(BUDGETS), f"What is equal, of {', '.join(BUDGETS)}.")
     tokens: int = argument(2**18, "Tokens of a run where they are what is equal.")
     max_minutes: float = argument(1.0, "Minutes of a run where they are what is equal.")
@@ -74,6 +70,16 @@ class AblationArguments(LearningArguments):
         super().__post_init__()
         if self.smoke:
             self.tokens = SMOKE_TOKENS
+
+    def choices(self) -> dict:
+        """See the base class."""
+        return {**super().choices(), "budgets": (self.budgets, BUDGETS)}
+
+    def budget_of(self, name: str, recipe: Recipe) -> Mapping[str, Any]:
+        """See the base class; or its steps end a run."""
+        if name == "minutes":
+            return super().budget_of(name, recipe)
+        return {"max_steps": recipe.steps_for(self.tokens)}
 
 
 def make_rows(base: Recipe) -> dict[str, Row]:
@@ -91,13 +97,6 @@ def make_rows(base: Recipe) -> dict[str, Row]:
         recipes[f"{kind} in place of lsh"] = base.changed(attn_layers=layers)
     rows = {n: Row(recipe) for n, recipe in recipes.items() if not recipe.trains_as(base)}
     return {BASE: Row(base), **rows}
-
-
-def budget_of(name: str, arguments: AblationArguments, recipe: Recipe) -> Mapping[str, Any]:
-    """What ends a run: its steps, or the minutes into which the script fits them."""
-    if name == "minutes":
-        return {"max_minutes": arguments.max_minutes}
-    return {"max_steps": recipe.steps_for(arguments.tokens)}
 
 
 def render(header: dict, runs: Sequence[dict]) -> str:
@@ -159,40 +158,5 @@ def plot(runs: Sequence[dict], folder: Path) -> None:
 
 def run_part(argv: list[str] | None = None) -> int:
     """Run what is missing."""
-    parser = make_parser([AblationArguments], "studies.learning ablation", __doc__)
-    (arguments,) = parser.parse_args_into_dataclasses(argv)
-    try:
-        base = arguments.read_recipe()
-        rows = make_rows(base)
-        wanted = list(rows) if arguments.rows is None else arguments.rows
-        choices = {"rows": (wanted, rows), "budgets": (arguments.budgets, BUDGETS)}
-        if problem := arguments.problem(**choices):
-            raise ValueError(problem)
-        corpora = arguments.write_corpora()
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
-    header = make_header(
-        f"Context {base.block_size:,}, layers {', '.join(base.layers)}; {arguments.tokens:,} "
-        f"tokens, or at most {arguments.max_minutes:g} minutes of steps on one "
-        "thread. Means over seeds and their standard deviation.",
-        {"tokens": arguments.tokens, "max_minutes": arguments.max_minutes},
-        base,
-    )
-    planned = [
-        plan_run(
-            "ablation",
-            arguments,
-            name,
-            rows[name],
-            corpus,
-            seed,
-            budget,
-            budget_of(budget, arguments, rows[name].recipe),
-        )
-        for seed in range(arguments.seeds)
-        for corpus in corpora.values()
-        for budget in arguments.budgets
-        for name in wanted
-    ]
-    results = str(Path(arguments.results_dir) / "ablation")
-    return do_runs(parser, results, header, planned, render, plot)
+    settings = ("tokens", "max_minutes")
+    return run_rows("ablation", AblationArguments, __doc__, make_rows, settings, render, plot, argv)

@@ -1,7 +1,7 @@
 """What the parts of the study share: arguments, corpora, planned runs, means over seeds."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from reformer_hf.quickstart import CONFIGURATION
 from reformer_hf.training.arguments import argument
 from reformer_hf.training.record import machine_record
-from scripts.benchmarks.common.runs import Planned
+from scripts.benchmarks.common.arguments import make_parser
+from scripts.benchmarks.common.runs import Planned, do_runs
 from scripts.benchmarks.common.tables import counts
 from scripts.studies.learning.corpora import CORPORA, Corpus, write_corpus
 from scripts.studies.learning.recipe import Recipe
@@ -32,6 +33,7 @@ RESULTS = "scripts/results/learning"
 class LearningArguments:
     """What the parts of the study have in common."""
 
+    rows: list[str] | None = argument(None, "Rows of the table to train; all by default.")
     recipe: str = argument(str(CONFIGURATION), "Settings file of the base; the quickstart's.")
     output_dir: str = argument("outputs/learning", "Folder of texts, and of a folder for each run.")
     results_dir: str = argument(
@@ -61,19 +63,26 @@ class LearningArguments:
         folder, size = Path(self.output_dir) / "texts", SMOKE_BYTES if self.smoke else None
         return {name: write_corpus(name, folder, size) for name in self.corpora}
 
-    def problem(self, **choices: tuple[Sequence[str], Sequence[str] | Mapping]) -> str | None:
-        """The first field that holds an unknown name or a number that is too small, or None.
+    def choices(self) -> dict[str, tuple[Sequence[str], Sequence[str] | Mapping]]:
+        """Names that fields hold, and those that they may hold, by field."""
+        return {"corpora": (self.corpora, CORPORA)}
 
-        Args:
-            **choices: by field, the names that it holds, and those that it may hold.
+    def check(self, rows: Mapping[str, "Row"]) -> None:
+        """Check the names that fields hold, and their numbers.
+
+        Raises:
+            ValueError: naming the field, its value and the fix.
         """
-        for name, (given, known) in {"corpora": (self.corpora, CORPORA), **choices}.items():
+        for name, (given, known) in {"rows": (self.rows or [], rows), **self.choices()}.items():
             if unknown := set(given) - set(known):
-                return f"{name}={sorted(unknown)}: choose from {', '.join(known)}"
-        for name in ("seeds", "max_minutes"):
-            if getattr(self, name) <= 0:
-                return f"{name}={getattr(self, name)}: must be above 0"
-        return None
+                raise ValueError(f"{name}={sorted(unknown)}: choose from {', '.join(known)}")
+        for name in ("seeds", "max_minutes", "evaluations"):
+            if getattr(self, name, 1) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must be above 0")
+
+    def budget_of(self, name: str, recipe: Recipe) -> Mapping[str, Any]:
+        """What ends a run: the minutes into which the script fits its steps."""
+        return {"max_minutes": self.max_minutes}
 
 
 class Row(NamedTuple):
@@ -95,9 +104,7 @@ def plan_run(
     row: Row,
     corpus: Corpus,
     seed: int,
-    budget_name: str,
-    budget: Mapping[str, Any],
-    evaluations: int = 1,
+    budget: str,
 ) -> Planned:
     """Plan a training.
 
@@ -108,20 +115,18 @@ def plan_run(
         row: what is trained.
         corpus: what is read.
         seed: of weights, order and hashing.
-        budget_name: `tokens` or `minutes`.
-        budget: `max_steps` or `max_minutes`.
-        evaluations: in `max_minutes`.
+        budget: `tokens` or `minutes`.
     """
-    run = {"row": name, "corpus": corpus.name, "budget": budget_name, "seed": seed}
+    run = {"row": name, "corpus": corpus.name, "budget": budget, "seed": seed}
     folder = Path(arguments.output_dir) / part / slug(*run.values())
     attempt = partial(
         train_once,
         folder,
-        row.recipe.settings(corpus, seed, **budget),
+        row.recipe.settings(corpus, seed, **arguments.budget_of(budget, row.recipe)),
         # Evaluations, and peers that are slow in them, take their own time.
         timeout=60 * (10 * arguments.max_minutes + 60),
         peer=row.peer,
-        evaluations=evaluations,
+        evaluations=getattr(arguments, "evaluations", 1),
     )
     label = ", ".join(map(str, run.values()))
     return Planned({"run": run}, label, attempt, {"text": corpus.record()})
@@ -144,6 +149,57 @@ def make_header(summary: str, settings: Mapping[str, Any], recipe: Recipe) -> di
         "summary": summary,
         "settings": {"recipe": base, **settings},
     }
+
+
+def run_rows(
+    part: str,
+    kind: type[LearningArguments],
+    description: str | None,
+    make_rows: Callable[[Recipe], dict[str, Row]],
+    settings: Sequence[str],
+    render: Callable[[dict, Sequence[dict]], str],
+    plot: Callable[[Sequence[dict], Path], None],
+    argv: list[str] | None,
+) -> int:
+    """Train what is missing of a part whose tables have a row for each recipe.
+
+    Args:
+        part: of the study.
+        kind: its arguments.
+        description: for its help.
+        make_rows: of the base.
+        settings: arguments that make runs comparable.
+        render: makes its tables.
+        plot: draws its runs.
+        argv: words of the command line behind the part.
+    """
+    parser = make_parser([kind], f"studies.learning {part}", description)
+    (arguments,) = parser.parse_args_into_dataclasses(argv)
+    try:
+        base = arguments.read_recipe()
+        rows = make_rows(base)
+        arguments.check(rows)
+        corpora = arguments.write_corpora()
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    budgets = getattr(arguments, "budgets", ["minutes"])
+    lengths = {"tokens": "{tokens:,} tokens", "minutes": "at most {max_minutes:g} minutes of steps"}
+    length = ", or ".join(lengths[budget] for budget in budgets).format(**vars(arguments))
+    header = make_header(
+        f"Context {base.block_size:,}, layers {', '.join(base.layers)}; {length} on one thread. "
+        "Means over seeds and their standard deviation.",
+        {name: getattr(arguments, name) for name in settings},
+        base,
+    )
+    planned = [
+        plan_run(part, arguments, name, rows[name], corpus, seed, budget)
+        for seed in range(arguments.seeds)
+        for corpus in corpora.values()
+        for budget in budgets
+        for name in arguments.rows or rows
+    ]
+    results = str(Path(arguments.results_dir) / part)
+    return do_runs(parser, results, header, planned, render, plot)
 
 
 def of(runs: Sequence[dict], **wanted: Any) -> list[dict]:

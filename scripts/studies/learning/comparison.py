@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reformer_hf.training.arguments import argument
-from scripts.benchmarks.common.arguments import make_parser
 from scripts.benchmarks.common.plot import new_figure
-from scripts.benchmarks.common.runs import do_runs
 from scripts.benchmarks.common.tables import describe_machine, table
 from scripts.studies.learning.common import (
     COST_COLUMNS,
@@ -22,10 +20,9 @@ from scripts.studies.learning.common import (
     Row,
     cost_cells,
     heading,
-    make_header,
     mean_and_spread,
     of,
-    plan_run,
+    run_rows,
     values_of,
 )
 from scripts.studies.learning.recipe import Recipe
@@ -49,7 +46,6 @@ class ComparisonArguments(LearningArguments):
     """What is compared, and how long each run trains."""
 
     corpora: list[str] = argument(["python"], "Texts, of python and bible.")
-    models: list[str] = argument(list(STYLES), f"Of {', '.join(STYLES)}.")
     evaluations: int = argument(8, "Evaluations in the minutes of a run.")
 
 
@@ -106,41 +102,7 @@ def plot(runs: Sequence[dict], folder: Path) -> None:
 
 def run_part(argv: list[str] | None = None) -> int:
     """Run what is missing."""
-    parser = make_parser([ComparisonArguments], "studies.learning comparison", __doc__)
-    (arguments,) = parser.parse_args_into_dataclasses(argv)
-    try:
-        base = arguments.read_recipe()
-        rows = make_rows(base)
-        if problem := arguments.problem(models=(arguments.models, rows)):
-            raise ValueError(problem)
-        if arguments.evaluations < 1:
-            raise ValueError(f"evaluations={arguments.evaluations}: must be above 0")
-        corpora = arguments.write_corpora()
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
-    header = make_header(
-        f"Context {base.block_size:,}, layers {', '.join(base.layers)}; at most "
-        f"{arguments.max_minutes:g} minutes of steps on one thread. Means over seeds and "
-        "their standard deviation.",
-        {"max_minutes": arguments.max_minutes, "evaluations": arguments.evaluations},
-        base,
+    settings = ("max_minutes", "evaluations")
+    return run_rows(
+        "comparison", ComparisonArguments, __doc__, make_rows, settings, render, plot, argv
     )
-    budget = {"max_minutes": arguments.max_minutes}
-    planned = [
-        plan_run(
-            "comparison",
-            arguments,
-            name,
-            rows[name],
-            corpus,
-            seed,
-            "minutes",
-            budget,
-            arguments.evaluations,
-        )
-        for seed in range(arguments.seeds)
-        for corpus in corpora.values()
-        for name in arguments.models
-    ]
-    results = str(Path(arguments.results_dir) / "comparison")
-    return do_runs(parser, results, header, planned, render, plot)

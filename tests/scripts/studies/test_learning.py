@@ -317,7 +317,7 @@ def test_the_bibles_text_is_cut_out_of_its_module(tmp_path):
         ("ablation", ["--budgets", "euros"], "choose from tokens, minutes"),
         ("ablation", ["--corpora", "german"], "choose from python, bible"),
         ("ablation", ["--recipe", "absent.yaml"], "absent.yaml"),
-        ("comparison", ["--models", "nothing"], "choose from reformer_hf"),
+        ("comparison", ["--rows", "nothing"], "choose from reformer_hf"),
         ("comparison", ["--seeds", "0"], "seeds=0: must be above 0"),
         ("position", ["--models", "outputs/mine"], "give name=folder"),
         ("position", ["--corpus", "german"], "choose from python, bible"),
@@ -356,7 +356,7 @@ def test_smoke(tmp_path, recipe_file, monkeypatch, capsys):
     assert [run["tokens"] for run in runs] == [512, 512]
     assert runs[0]["parameters"] > runs[1]["parameters"]
     models = [name for name in comparison.STYLES if name != "full attention"]
-    comparing = ["comparison", *learning, "--models", *models]
+    comparing = ["comparison", *learning, "--rows", *models]
     assert main(comparing) == 0
     runs = results_of(tmp_path / "results" / "comparison")["runs"]
     assert [run["run"]["row"] for run in runs] == models
