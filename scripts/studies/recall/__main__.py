@@ -125,7 +125,8 @@ def label(run: dict) -> str:
     """How a line of the tables and of the plot is named."""
     if not run["num_hashes"]:
         return run["attention"]
-    return f"lsh, {run['num_hashes']} rounds in training, {run['eval_hashes']} in evaluation"
+    rounds = f"{run['num_hashes']} round{'s' * (run['num_hashes'] > 1)}"
+    return f"lsh, {rounds} in training, {run['eval_hashes']} in evaluation"
 
 
 def by_line(runs: Sequence[dict], task: str) -> dict[str, dict[int, list[dict]]]:
@@ -177,7 +178,13 @@ def render(header: dict, runs: Sequence[dict]) -> str:
 
 
 def plot(runs: Sequence[dict], folder: Path) -> None:
-    """Draw the right answers over the distance."""
+    """Draw the right answers over the distance.
+
+    Of LSH only models of the most rounds in training, and all models with as many in evaluation.
+    """
+    most = max(run["num_hashes"] for run in runs)
+    counted = ((run["num_hashes"], run.get("eval_hashes")) for run in runs)
+    runs = [run for run, both in zip(runs, counted, strict=True) if not both[0] or most in both]
     tasks = [task for task in TASKS if by_line(runs, task)]
     figure = new_figure(6.5 * max(1, len(tasks)), 4.5)
     for axes, task in zip(figure.subplots(1, max(1, len(tasks)), squeeze=False)[0], tasks):  # noqa: B905

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scripts.studies.recall.__main__ import main, render
+from scripts.studies.recall.__main__ import label, main, render
 from scripts.studies.recall.run import WINDOW, Learner, build_model, find_answers
 from scripts.studies.recall.task import (
     COPY_MARK,
@@ -110,6 +110,12 @@ def test_weights_fit_any_number_of_buckets():
     short, long = build_model(learner, 16), build_model(learner, [64, 64])
     assert long.config.num_buckets == [64, 64]
     long.load_state_dict(short.state_dict())
+
+
+def test_lines_name_the_rounds():
+    run = {"attention": "lsh", "num_hashes": 1, "eval_hashes": 8}
+    assert label(run) == "lsh, 1 round in training, 8 in evaluation"
+    assert label({"attention": "local", "num_hashes": 0, "eval_hashes": 0}) == "local"
 
 
 def test_each_part_is_done_once(tmp_path, capsys):
