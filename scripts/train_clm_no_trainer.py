@@ -71,7 +71,11 @@ from reformer_hf.training.data.token_bytes import tokens_are_bytes
 from reformer_hf.training.estimate import MEASURED_STEPS, PlannedStep, conclude
 from reformer_hf.training.evaluation import Score, score_batches
 from reformer_hf.training.memory import MemoryWatch
-from reformer_hf.training.optimizer_in_backward import OptimizerInBackward, check_processes
+from reformer_hf.training.optimizer_in_backward import (
+    OptimizerInBackward,
+    check_processes,
+    in_backward_settings,
+)
 from reformer_hf.training.optimizers import (
     check_machine,
     decay_groups,
@@ -642,7 +646,7 @@ def make_run_record(
         "last_loss": losses[-1] if losses else None,
     }
     hyperparameters = {name: getattr(run.arguments, name) for name in HYPERPARAMETERS}
-    hyperparameters |= muon_settings(run.arguments)
+    hyperparameters |= muon_settings(run.arguments) | in_backward_settings(run.arguments)
     hyperparameters["num_processes"] = run.accelerator.num_processes
     return make_record(
         run.accelerator.unwrap_model(run.model),

@@ -23,6 +23,8 @@ from transformers import Trainer
 
 from reformer_hf.training.memory import tensor_bytes
 
+_NAME = "optimizer_in_backward"
+
 
 class OptimizerInBackward:
     """Lets an optimizer update each layer in backward, and frees its gradients there.
@@ -200,6 +202,11 @@ def check_processes(optimizer_in_backward: bool, accelerator: Accelerator) -> No
         )
 
 
+def in_backward_settings(arguments: Any) -> dict[str, bool]:
+    """What a record says beside the other hyperparameters; nothing of the usual step."""
+    return {_NAME: True} if getattr(arguments, _NAME, False) else {}
+
+
 class OptimizerInBackwardTrainer(Trainer):
     """A `Trainer` whose arguments may have `optimizer_in_backward`.
 
@@ -210,7 +217,7 @@ class OptimizerInBackwardTrainer(Trainer):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.in_backward: OptimizerInBackward | None = None
-        asked = getattr(self.args, "optimizer_in_backward", False)
+        asked = getattr(self.args, _NAME, False)
         check_processes(asked, self.accelerator)
         if asked and self.args.n_gpu > 1:
             raise ValueError(
@@ -220,7 +227,7 @@ class OptimizerInBackwardTrainer(Trainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Forward, backward, and with `optimizer_in_backward` the optimizer's step."""
-        if getattr(self.args, "optimizer_in_backward", False):
+        if getattr(self.args, _NAME, False):
             self._prepare_optimizer()
         loss = super().training_step(*args, **kwargs)
         if self.in_backward is not None:

@@ -62,31 +62,38 @@ def run_child(case: Case, arguments: SwappingArguments, shape: Shape) -> dict:
 
 
 def render(header: dict, runs: list[dict]) -> str:
-    """The table of all runs, and what each optimizer's step in backward saves."""
-    rows, lines = [], []
-    done = {(run["optimizer"], run["in_backward"]): run for run in runs if counts(run)}
-    for (optimizer, in_backward), run in done.items():
-        sizes = ("parameter_bytes", "optimizer_bytes", "held_gradient_bytes")
-        where = "in backward, layer by layer" if in_backward else "after backward"
-        peak = "-" if run["peak_bytes"] is None else f"{run['peak_bytes'] / 1e6:,.0f}"
-        cells = [f"{run[name] / 1e6:,.0f}" for name in sizes]
-        rows.append([optimizer, where, *cells, peak, f"{run['seconds_fastest_step']:.2f}"])
-    for optimizer in dict.fromkeys(optimizer for optimizer, _ in done):
-        pair = [done.get((optimizer, value)) for value in (False, True)]
-        if all(run is not None and run["peak_bytes"] is not None for run in pair):
-            usual, ours = (run["peak_bytes"] for run in pair if run)
-            saved, of = (usual - ours) / 1e6, pair[0]["parameter_bytes"] / 1e6  # type: ignore[index]
-            same = "the same" if pair[0]["losses"] == pair[1]["losses"] else "other"  # type: ignore[index]
-            lines += [
-                f"{optimizer}: the peak is {saved:,.0f} MB lower, of {of:,.0f} MB that all gradients "
-                f"take; {same} losses.",
-                "",
-            ]
-    names = ["optimizer", "its step", "parameters", "its state", "gradients held", "peak, MB"]
-    failed = [f"Failed: {run['optimizer']}: {run['error']}" for run in runs if "error" in run]
-    head = ["# Peak memory of a training step", "", describe_machine(header), ""]
-    text = [*head, *table([*names, "seconds of the fastest step"], rows), *lines, *failed]
-    return "\n".join(text).rstrip() + "\n"
+    """The table of all runs, and what the step in backward saves with each optimizer."""
+    done = {Case(run["optimizer"], run["in_backward"]): run for run in runs if counts(run)}
+    sizes = ("parameter_bytes", "optimizer_bytes", "held_gradient_bytes", "peak_bytes")
+    rows = [
+        [
+            case.optimizer,
+            "in backward, layer by layer" if case.in_backward else "after backward",
+            *(megabytes(run[name]) for name in sizes),
+            f"{run['seconds_fastest_step']:.2f}",
+        ]
+        for case, run in done.items()
+    ]
+    names = ["parameters", "optimizer's state", "gradients held", "peak"]
+    columns = ["optimizer", "its step", *(f"{name}, MB" for name in names), "fastest step, s"]
+    lines = ["# Peak memory of a training step", "", describe_machine(header), ""]
+    lines += table(columns, rows)
+    for optimizer in dict.fromkeys(case.optimizer for case in done):
+        usual, ours = (done.get(Case(optimizer, value)) for value in (False, True))
+        if usual and ours and usual["peak_bytes"] is not None:
+            saved = megabytes(usual["peak_bytes"] - ours["peak_bytes"])
+            losses = "the same" if usual["losses"] == ours["losses"] else "not the same"
+            lines.append(
+                f"- {optimizer}: the peak is {saved} MB lower; all gradients take "
+                f"{megabytes(usual['parameter_bytes'])}. The losses of the steps are {losses}."
+            )
+    lines += [f"- {run['optimizer']} failed: {run['error']}" for run in runs if "error" in run]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def megabytes(count: int | None) -> str:
+    """Bytes in MB; a dash where they are unknown."""
+    return "-" if count is None else f"{count / 1e6:,.1f}"
 
 
 def main(argv: list[str] | None = None) -> int:
