@@ -83,6 +83,9 @@ class OptimizerInBackward:
         """Give the optimizer back its usual step."""
         for handle in self._handles:
             handle.remove()
+        optimizer: Any = self._optimizer()
+        if optimizer is not None:
+            optimizer._in_backward = None
 
     def finish(self) -> None:
         """Update the layers that backward left, and end the step; `optimizer.step()` does it."""
@@ -237,11 +240,13 @@ class OptimizerInBackwardTrainer(Trainer):
     def _prepare_optimizer(self) -> None:
         """Hook in when accelerate has shared out the parameters; once for each optimizer."""
         optimizer: Any = getattr(self.optimizer, "optimizer", self.optimizer)
-        if getattr(optimizer, "_in_backward", None) is None:
+        hooked = getattr(optimizer, "_in_backward", None)
+        if hooked is None:
             if self.in_backward is not None:
                 self.in_backward.remove()
             model: Any = self.accelerator.unwrap_model(self.model_wrapped)
-            self.in_backward = OptimizerInBackward(model, optimizer, self.args.max_grad_norm)
+            hooked = OptimizerInBackward(model, optimizer, self.args.max_grad_norm)
+        self.in_backward = hooked
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, with the norm of the gradients that are gone."""

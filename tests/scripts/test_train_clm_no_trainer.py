@@ -162,23 +162,17 @@ def test_an_interrupted_run_ends_bit_for_bit_like_another(
 
 
 def test_the_optimizer_in_backward_learns_the_same_and_goes_on_bit_for_bit(train, tmp_path):
-    model = {"config_overrides": tiny_overrides(dropout=0.1)}
-    train("usual", model)
+    model, data = {"config_overrides": tiny_overrides(dropout=0.1)}, {"baselines": False}
+    train("usual", model, data)
     fields = {"optimizer_in_backward": True, "checkpointing_steps": "2"}
-    train("ours", model, **fields)
+    train("ours", model, data, **fields)
     checkpoint = str(tmp_path / "ours" / "checkpoint-2")
-    train("again", model, resume_from_checkpoint=checkpoint, max_train_steps=4, **fields)
+    train("again", model, data, resume_from_checkpoint=checkpoint, **fields)
     ours = weights(tmp_path / "ours")
     assert largest_difference(ours, weights(tmp_path / "usual")) < 1e-5
     assert largest_difference(ours, weights(tmp_path / "again")) == 0
     record = json.loads((tmp_path / "ours" / "run_record.json").read_text())["hyperparameters"]
     assert record["optimizer_in_backward"] is True
-    dry = {
-        name: train(name, model, dry_run=True, optimizer_in_backward=name == "in")
-        for name in ("in", "out")
-    }
-    held = {name: estimate["memory_bytes"]["gradients"] for name, estimate in dry.items()}
-    assert 0 < held["in"] < held["out"]
 
 
 def test_accumulation_weights_every_token_the_same(train, tmp_path, curves):
