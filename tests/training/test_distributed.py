@@ -223,7 +223,7 @@ def test_fsdp_learns_the_same_and_its_checkpoints_load_anywhere(data, alone, tmp
 @pytest.mark.parametrize("config", ["accelerate_fsdp2.yaml", "accelerate_fsdp2_offload.yaml"])
 def test_fsdp_learns_the_same_with_the_optimizer_in_backward(data, tmp_path, config):
     """Gradients of both, a step at a time: clipping would be of layers, not of the model."""
-    fields = {"max_grad_norm": 0, "gradient_accumulation_steps": 1, "max_train_steps": 4}
+    fields = {"max_grad_norm": 0, "max_train_steps": 4}
     processes.run(1, WORKER, *loop_arguments(data, tmp_path / "alone", 8, **fields))
     arguments = loop_arguments(data, tmp_path / "run", 4, **fields, checkpointing_steps=2)
     arguments += ["--optimizer_in_backward", "true"]
