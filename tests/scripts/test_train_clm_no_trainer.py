@@ -162,9 +162,10 @@ def test_an_interrupted_run_ends_bit_for_bit_like_another(
 
 
 def test_the_optimizer_in_backward_learns_the_same_and_goes_on_bit_for_bit(train, tmp_path):
-    model, data = {"config_overrides": tiny_overrides(dropout=0.1)}, {"baselines": False}
-    train("usual", model, data)
-    fields = {"optimizer_in_backward": True, "checkpointing_steps": "2"}
+    model = {"config_overrides": tiny_overrides(dropout=0.1)}
+    data, steps = {"baselines": False, "max_eval_samples": 1}, {"max_train_steps": 3}
+    train("usual", model, data, **steps)
+    fields = {"optimizer_in_backward": True, "checkpointing_steps": "2"} | steps
     train("ours", model, data, **fields)
     checkpoint = str(tmp_path / "ours" / "checkpoint-2")
     train("again", model, data, resume_from_checkpoint=checkpoint, **fields)

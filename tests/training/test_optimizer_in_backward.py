@@ -337,8 +337,7 @@ def group_of_one():
     distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("in_backward", [False, True])
-def test_layers_that_come_one_at_a_time_from_the_host_learn_the_same(group_of_one, in_backward):
+def test_layers_that_come_one_at_a_time_from_the_host_learn_the_same(group_of_one):
     """What trax tests of its memory-efficient trainer; here host and device are the same."""
     usual, _ = train(tiny_lm(**dropout_fields()), in_backward=False)
     model = tiny_lm(**dropout_fields()).double()
@@ -352,7 +351,7 @@ def test_layers_that_come_one_at_a_time_from_the_host_learn_the_same(group_of_on
         fully_shard(part, mesh=group_of_one, offload_policy=CPUOffloadPolicy(pin_memory=False))
     for layer in layers:
         layer.feed_forward.register_forward_hook(count)  # again when it is replayed in backward
-    found, _ = train(model, in_backward=in_backward)
+    found, _ = train(model)
     found = {name: each.full_tensor() for name, each in found.items()}
     assert largest_difference(found, usual) < ROUNDING
     assert at_a_time == [1] * (2 * len(layers) * 2)
