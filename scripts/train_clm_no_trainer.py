@@ -71,6 +71,11 @@ from reformer_hf.training.data.token_bytes import tokens_are_bytes
 from reformer_hf.training.estimate import MEASURED_STEPS, PlannedStep, conclude
 from reformer_hf.training.evaluation import Score, score_batches
 from reformer_hf.training.memory import MemoryWatch
+from reformer_hf.training.optimizer_in_backward import (
+    OptimizerInBackward,
+    check_processes,
+    in_backward_settings,
+)
 from reformer_hf.training.optimizers import (
     check_machine,
     decay_groups,
@@ -116,6 +121,7 @@ class Run:
     eval_loader: Any
     max_steps: int
     checkpoint: Path | None
+    in_backward: OptimizerInBackward | None = None
 
     @property
     def schedule(self) -> RowSchedule | None:
@@ -216,6 +222,7 @@ def prepare_run(
     """Load model and data, and share them out among the processes."""
     hide_bars_unless(accelerator.is_local_main_process)
     check_machine(arguments.muon_learning_rate, accelerator)
+    check_processes(arguments.optimizer_in_backward, accelerator)
     output, is_main = Path(arguments.output_dir), accelerator.is_main_process
     with accelerator.main_process_first():
         checkpoint = find_checkpoint(
@@ -258,6 +265,11 @@ def prepare_run(
     model, optimizer, train_loader, eval_loader = accelerator.prepare(
         model, optimizer, train_loader, eval_loader
     )
+    in_backward = None
+    if arguments.optimizer_in_backward:
+        in_backward = OptimizerInBackward(
+            accelerator.unwrap_model(model), optimizer.optimizer, arguments.max_grad_norm
+        )
     max_steps = choose_max_steps(arguments, train_loader, isinstance(data.train, IterableDataset))
     # Not prepared, or it would take a step for each process.
     scheduler = get_scheduler(
@@ -268,7 +280,7 @@ def prepare_run(
     accelerator.register_for_checkpointing(scheduler)
     return Run(
         *(arguments, accelerator, tokenizer, model, optimizer, scheduler),
-        *(data, train_loader, order, eval_loader, max_steps, checkpoint),
+        *(data, train_loader, order, eval_loader, max_steps, checkpoint, in_backward),
     )
 
 
@@ -484,7 +496,7 @@ def take_step(run: Run, batches: Sequence[dict[str, Tensor]]) -> float:
             # DDP and FSDP take the mean over the processes, which the count has divided by already.
             accelerator.backward(share * accelerator.num_processes)
         loss += share.detach()
-    if run.arguments.max_grad_norm:
+    if run.arguments.max_grad_norm and run.in_backward is None:
         accelerator.clip_grad_norm_(model.parameters(), run.arguments.max_grad_norm)
     run.optimizer.step()
     run.scheduler.step()
@@ -519,7 +531,8 @@ def dry_run(run: Run) -> dict[str, Any]:
         order.schedule = schedule
     if not timer.seconds:
         raise ValueError("dataset_name, train_file: there are no rows to train on")
-    memory.after_steps(run.model, run.optimizer)
+    gradients = None if run.in_backward is None else run.in_backward.gradient_bytes
+    memory.after_steps(run.model, run.optimizer, gradients)
     start, evaluation, checkpoint = time.perf_counter(), None, None
     batches: Any = run.eval_loader
     if has_length(run.eval_loader):
@@ -639,7 +652,7 @@ def make_run_record(
         "last_loss": losses[-1] if losses else None,
     }
     hyperparameters = {name: getattr(run.arguments, name) for name in HYPERPARAMETERS}
-    hyperparameters |= muon_settings(run.arguments)
+    hyperparameters |= muon_settings(run.arguments) | in_backward_settings(run.arguments)
     hyperparameters["num_processes"] = run.accelerator.num_processes
     return make_record(
         run.accelerator.unwrap_model(run.model),

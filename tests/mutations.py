@@ -19,6 +19,7 @@ REPLAY = (
     "tests/nn/test_reversible_replay.py",
     "tests/nn/test_surroundings.py",
 )
+IN_BACKWARD = ("tests/training/test_optimizer_in_backward.py",)
 OUTPUTS = ("tests/models/test_modeling_outputs.py",)
 
 MUTATIONS = [
@@ -273,6 +274,20 @@ MUTATIONS = [
         "output if value is None else dense @ value",
         "output",
         ("tests/models/test_attention_maps.py",),
+    ),
+    Mutation(
+        "a layer is updated before it is replayed",
+        "reformer_hf/training/optimizer_in_backward.py",
+        "self._complete = layer",
+        "self._update(layer)",
+        IN_BACKWARD,
+    ),
+    Mutation(
+        "all layers are updated at the end",
+        "reformer_hf/training/optimizer_in_backward.py",
+        "layer.missing.discard(parameter)",
+        "pass",
+        IN_BACKWARD,
     ),
     *FAST_PATH_MUTATIONS,
     *CACHE_MUTATIONS,

@@ -9,6 +9,8 @@ _HOMES = {
     "GrowingRowsTrainer": "growing_rows",
     "MaskedLMTrainer": "trainer",
     "MuonTrainer": "optimizers",
+    "OptimizerInBackward": "optimizer_in_backward",
+    "OptimizerInBackwardTrainer": "optimizer_in_backward",
     "PieceBatches": "data.pieces",
     "PretrainedModelArguments": "arguments",
     "ReformerDataCollator": "data.collator",

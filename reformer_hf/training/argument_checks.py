@@ -165,6 +165,45 @@ def check_muon(arguments: Any, *optimizers: str) -> None:
         )
 
 
+def check_optimizer_in_backward(arguments: Any, is_fp16: bool, *optimizers: str) -> None:
+    """Check that the optimizer may step in backward, if it is to.
+
+    Args:
+        arguments: with `optimizer_in_backward`, `optim` and `gradient_accumulation_steps`.
+        is_fp16: whether a scaler looks at all gradients before a step.
+        *optimizers: that update each parameter by its own gradient alone.
+
+    Raises:
+        ValueError: naming field and value.
+    """
+    if not arguments.optimizer_in_backward:
+        return
+    optim = str(getattr(arguments.optim, "value", arguments.optim))
+    accumulation = arguments.gradient_accumulation_steps
+    for is_wrong, what, fix in (
+        (
+            accumulation > 1,
+            f"gradient_accumulation_steps={accumulation}: gradients are used at once",
+            "Choose 1, and a larger batch size if it fits",
+        ),
+        (is_fp16, "fp16: its scaler looks at all gradients before a step", "Choose bf16 or none"),
+        (
+            optim not in optimizers,
+            f"optim={optim!r}, which may need all gradients",
+            f"Choose optim from {', '.join(optimizers)}",
+        ),
+        (
+            getattr(arguments, "auto_find_batch_size", False),
+            "auto_find_batch_size: what runs out of memory has updated some layers",
+            "Choose per_device_train_batch_size",
+        ),
+    ):
+        if is_wrong:
+            raise ValueError(
+                f"optimizer_in_backward=True with {what}. {fix}, or leave optimizer_in_backward out"
+            )
+
+
 def check_use(arguments: Any) -> None:
     """Warn of what the Trainer leaves out in silence.
 

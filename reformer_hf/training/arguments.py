@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from reformer_hf.training.argument_checks import (
     check_choices,
     check_muon,
+    check_optimizer_in_backward,
     check_ranges,
     check_seed,
     check_source,
@@ -32,6 +33,10 @@ _SCHEDULERS = [
 _MUON_RATE = (
     "Highest learning rate of Muon, which then trains the matrices of the layers; AdamW trains the "
     "rest. Default, or 0: AdamW alone."
+)
+_IN_BACKWARD = (
+    "Update each layer in backward as soon as its gradients are there, and free them: the set of "
+    "all gradients is never in memory. max_grad_norm is of each layer then, not of the model."
 )
 Packing = Literal["documents", "blocks", "none"]
 DRY_RUN = (
@@ -248,6 +253,7 @@ class ReformerTrainingArguments(TrainingArguments):
 
     muon_learning_rate: float | None = argument(None, _MUON_RATE)
     muon_momentum: float = argument(0.95, "Momentum of Muon.")
+    optimizer_in_backward: bool = argument(False, _IN_BACKWARD)
 
     def __post_init__(self):
         expand_home(self, "resume_from_checkpoint")
@@ -259,6 +265,8 @@ class ReformerTrainingArguments(TrainingArguments):
         read_mappings(self)
         check_ranges(self)
         check_muon(self, "adamw_torch", "adamw_torch_fused")
+        optimizers = ("adamw_torch", "adamw_torch_fused", "adafactor")
+        check_optimizer_in_backward(self, self.fp16, *optimizers)
         check_use(self)
         super().__post_init__()
         move_token(self)
@@ -280,6 +288,7 @@ class LoopArguments:
     learning_rate: float = argument(5e-5, "Highest learning rate.")
     muon_learning_rate: float | None = argument(None, _MUON_RATE)
     muon_momentum: float = argument(0.95, "Momentum of Muon.")
+    optimizer_in_backward: bool = argument(False, _IN_BACKWARD)
     weight_decay: float = argument(0.0, "Weight decay, not of biases and layer norms.")
     adam_beta1: float = argument(0.9, "Of AdamW; also Adafactor's if it is not 0.9.")
     adam_beta2: float = argument(0.999, "Of AdamW.")
@@ -318,6 +327,8 @@ class LoopArguments:
         if not self.with_tracking and self.report_to != "none":
             refuse_unused(self, "without with_tracking", "report_to")
         check_muon(self, "adamw")
+        is_fp16 = self.mixed_precision == "fp16"
+        check_optimizer_in_backward(self, is_fp16, "adamw", "adafactor")
         if self.optim == "adafactor":
             refuse_unused(self, "with optim='adafactor'", "adam_beta2")
         if self.lr_scheduler_type == "constant":

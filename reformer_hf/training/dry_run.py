@@ -14,6 +14,7 @@ from transformers.trainer_utils import has_length
 from reformer_hf.training.costs import mean_step_tokens
 from reformer_hf.training.estimate import MEASURED_STEPS, PlannedStep, conclude
 from reformer_hf.training.memory import MemoryWatch
+from reformer_hf.training.optimizer_in_backward import OptimizerInBackward
 from reformer_hf.training.pace import StepTimer
 from reformer_hf.training.row_schedule import RowSchedule
 
@@ -75,7 +76,9 @@ def dry_run(
     trainer.train()
     if schedule is not None:
         trainer.row_schedule, trainer.state.max_steps = schedule, schedule.max_steps  # type: ignore[attr-defined]
-    memory.after_steps(trainer.model, trainer.optimizer)
+    in_backward: OptimizerInBackward | None = getattr(trainer, "in_backward", None)
+    gradients = None if in_backward is None else in_backward.gradient_bytes
+    memory.after_steps(trainer.model, trainer.optimizer, gradients)
     evaluation = _evaluation_seconds(trainer, clock)
     checkpoint = _checkpoint_seconds(trainer, clock)
     minutes = getattr(trainer.args, "max_minutes", None)

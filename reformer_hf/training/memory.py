@@ -57,7 +57,7 @@ class MemoryUse:
         peak: largest resident memory of the process.
         device_peak: largest memory of tensors on its GPU.
         parameters: of the model.
-        gradients: of its trained parameters.
+        gradients: of its trained parameters, as far as they are there at a time.
         optimizer: of the state of the optimizer.
         activations: what the steps took besides: activations, and tensors that live shortly.
     """
@@ -77,12 +77,19 @@ class MemoryWatch:
         self._before, self._peak_before = resident_bytes(), peak_memory_bytes()
         self._activations: int | None = None
 
-    def after_steps(self, model: Any, optimizer: Any) -> None:
-        """Note what the steps took; evaluations and checkpoints may come then."""
+    def after_steps(self, model: Any, optimizer: Any, gradients: int | None = None) -> None:
+        """Note what the steps took; evaluations and checkpoints may come then.
+
+        Args:
+            model: that was trained.
+            optimizer: of it.
+            gradients: bytes of those that were there at a time; None for all.
+        """
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         states = (value for state in optimizer.state.values() for value in state.values())
         self._parameters = tensor_bytes(model.parameters())
-        self._gradients, self._optimizer = tensor_bytes(trained), tensor_bytes(states)
+        self._gradients = tensor_bytes(trained) if gradients is None else gradients
+        self._optimizer = tensor_bytes(states)
         needed = self._gradients + self._optimizer
         on_device, peak = peak_device_bytes(), peak_memory_bytes()
         if on_device is not None:

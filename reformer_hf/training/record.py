@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerState, Trainin
 
 from reformer_hf.training.callbacks import recorded_peak, recorded_seconds
 from reformer_hf.training.costs import run_costs
+from reformer_hf.training.optimizer_in_backward import in_backward_settings
 from reformer_hf.training.optimizers import muon_settings
 from reformer_hf.training.row_schedule import RowSchedule
 from reformer_hf.training.storage import write_json
@@ -193,7 +194,8 @@ class RunRecord(TrainerCallback):
             with_schedule(
                 {name: getattr(args, name) for name in _HYPERPARAMETERS}, self.row_schedule
             )
-            | muon_settings(args),
+            | muon_settings(args)
+            | in_backward_settings(args),
             self._evaluation if is_evaluated else {},
         )
         write_json(Path(str(args.output_dir), RUN_RECORD), record)

@@ -38,6 +38,7 @@ from reformer_hf.training.dry_run import dry_run, reads_targets
 from reformer_hf.training.evaluation import score_batches
 from reformer_hf.training.fitting_steps import steps_of_checkpoint
 from reformer_hf.training.growing_rows import GrowingRowsTrainer
+from reformer_hf.training.optimizer_in_backward import OptimizerInBackwardTrainer
 from reformer_hf.training.optimizers import MuonTrainer
 from reformer_hf.training.processes import Interrupted, StopSignals
 from reformer_hf.training.record import RUN_RECORD, RunRecord
@@ -54,7 +55,7 @@ from reformer_hf.training.storage import readable_disk_errors
 _KEPT = "The checkpoints are whole, and training need not be repeated."
 
 
-class SealedCheckpoints(MuonTrainer):
+class SealedCheckpoints(OptimizerInBackwardTrainer, MuonTrainer):
     """A `Trainer` that seals each checkpoint when it is whole, and only then deletes older ones.
 
     A full disk and a loss that is no number end the run with a readable error. Mix it in before

@@ -161,6 +161,21 @@ def test_an_interrupted_run_ends_bit_for_bit_like_another(
     assert curves[-1] != curves[0]
 
 
+def test_the_optimizer_in_backward_learns_the_same_and_goes_on_bit_for_bit(train, tmp_path):
+    model = {"config_overrides": tiny_overrides(dropout=0.1)}
+    data, steps = {"baselines": False, "max_eval_samples": 1}, {"max_train_steps": 3}
+    train("usual", model, data, **steps)
+    fields = {"optimizer_in_backward": True, "checkpointing_steps": "2"} | steps
+    train("ours", model, data, **fields)
+    checkpoint = str(tmp_path / "ours" / "checkpoint-2")
+    train("again", model, data, resume_from_checkpoint=checkpoint, **fields)
+    ours = weights(tmp_path / "ours")
+    assert largest_difference(ours, weights(tmp_path / "usual")) < 1e-5
+    assert largest_difference(ours, weights(tmp_path / "again")) == 0
+    record = json.loads((tmp_path / "ours" / "run_record.json").read_text())["hyperparameters"]
+    assert record["optimizer_in_backward"] is True
+
+
 def test_accumulation_weights_every_token_the_same(train, tmp_path, curves):
     model = {"config_overrides": tiny_overrides(redraw_rotations=False)}
     data = {"packing": "none", "block_size": 200}

@@ -5,7 +5,7 @@ Usage: accelerate launch --config_file CONFIG.yaml distributed_worker.py ARGUMEN
 with the arguments of scripts/train_clm_no_trainer.py. The gradients of the first step, before they
 are clipped, go to gradients.safetensors in `output_dir`. accelerate takes its FSDP plugin on
 accelerators only, so its state is set by hand here; what the configuration says comes through the
-environment, as it would there. OFFLOAD=1 adds the policy that keeps parameters on the host.
+environment, as it would there. Only memory of the host is not pinned, for want of an accelerator.
 """
 
 import os
@@ -33,7 +33,7 @@ from scripts.train_clm_no_trainer import Run, make_accelerator
 def sharded_accelerator() -> Accelerator:
     """What `Accelerator()` is on accelerators under that configuration."""
     plugin = FullyShardedDataParallelPlugin()
-    if os.environ.get("OFFLOAD") == "1":
+    if isinstance(plugin.cpu_offload, CPUOffloadPolicy):
         plugin.cpu_offload = CPUOffloadPolicy(pin_memory=False)  # type: ignore[assignment]
     accelerator = Accelerator(
         cpu=True, dataloader_config=DataLoaderConfiguration(dispatch_batches=False)
@@ -92,7 +92,8 @@ def main() -> None:
 
     def prepare_run(*args):
         run = prepare(*args)
-        keep_gradients(run)
+        if arguments.max_grad_norm and run.in_backward is None:  # or nobody clips them
+            keep_gradients(run)
         expect_the_model_gone_first(run)
         if sharded:
             check_sharding(run)

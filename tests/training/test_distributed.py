@@ -200,23 +200,41 @@ def test_a_process_that_is_killed_costs_no_more_than_the_steps_since_the_checkpo
     check_results(tmp_path / "one", alone)
 
 
-@pytest.mark.parametrize("offload", ["0", "1"])
-def test_fsdp_learns_the_same_and_its_checkpoints_load_anywhere(data, alone, tmp_path, offload):
+@pytest.mark.parametrize("config", ["accelerate_fsdp2.yaml", "accelerate_fsdp2_offload.yaml"])
+def test_fsdp_learns_the_same_and_its_checkpoints_load_anywhere(data, alone, tmp_path, config):
     output = tmp_path / "run"
     arguments = loop_arguments(data, output, 2, 2, checkpointing_steps=5)
-    environment = launch("accelerate_fsdp2.yaml")[1] | {"OFFLOAD": offload}
+    environment = launch(config)[1]
     processes.run(2, WORKER, *arguments, **environment)
     check_results(output, alone)
     check_gradients(output, alone)
     # In one process the last checkpoint is the model that the run ended with.
     model = AutoModelForCausalLM.from_pretrained(output / "checkpoint-10")
     assert largest_difference(model.state_dict(), weights(output)) == 0
-    if offload == "0":
+    if config == "accelerate_fsdp2.yaml":
         shutil.rmtree(output / "checkpoint-10")
         (output / "all_results.json").unlink()
         again = ["--resume_from_checkpoint", "last"]
         processes.run(2, WORKER, *arguments, *again, **environment)
         check_results(output, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["accelerate_fsdp2.yaml", "accelerate_fsdp2_offload.yaml"])
+def test_fsdp_learns_the_same_with_the_optimizer_in_backward(data, tmp_path, config):
+    """Gradients of both, a step at a time: clipping would be of layers, not of the model."""
+    fields = {"max_grad_norm": 0, "max_train_steps": 4}
+    processes.run(1, WORKER, *loop_arguments(data, tmp_path / "alone", 8, **fields))
+    arguments = loop_arguments(data, tmp_path / "run", 4, **fields, checkpointing_steps=2)
+    arguments += ["--optimizer_in_backward", "true"]
+    processes.run(2, WORKER, *arguments, **launch(config)[1])
+    straight = weights(tmp_path / "run")
+    assert largest_difference(straight, weights(tmp_path / "alone")) < TOLERANCE
+    shutil.rmtree(tmp_path / "run" / "checkpoint-4")
+    (tmp_path / "run" / "model.safetensors").unlink()
+    again = ["--resume_from_checkpoint", "last"]
+    processes.run(2, WORKER, *arguments, *again, **launch(config)[1])
+    assert largest_difference(weights(tmp_path / "run"), straight) == 0
 
 
 MUON = {"muon_learning_rate": 2e-2, "max_train_steps": 4}
