@@ -1,10 +1,12 @@
-"""Faults of rotary positions, convolution and local round; a part of `tests.mutations`."""
+"""Faults of rotary positions, convolution, recurrence and so on; a part of `tests.mutations`."""
 
 from tests.mutation import Mutation
 
 ROTARY = ("tests/ops/test_rotary.py",)
 CONVOLUTION = ("tests/ops/test_convolution.py",)
 MODULES = ("tests/nn/test_attention.py",)
+RECURRENCE = ("tests/ops/test_recurrence.py",)
+SRU = ("tests/nn/test_sru.py",)
 RECENT = ("tests/nn/past/test_recent_inputs.py",)
 CACHED = ("tests/models/test_cached_forward.py",)
 
@@ -151,5 +153,82 @@ OPTION_MUTATIONS = [
         "mixed % table_size + len(rows) * table_size",
         "mixed % table_size",
         ("tests/ops/test_ngrams.py",),
+    ),
+    Mutation(
+        "the state goes on into the next document",
+        "reformer_hf/ops/recurrence.py",
+        "_scan(forget * goes_on, ",
+        "_scan(forget, ",
+        RECURRENCE,
+    ),
+    Mutation(
+        "states stay in the order of the documents",
+        "reformer_hf/ops/recurrence.py",
+        "return rearrange(states, inverse, order).squeeze(1)",
+        "return states",
+        RECURRENCE,
+    ),
+    Mutation(
+        "the start is kept whole",
+        "reformer_hf/ops/recurrence.py",
+        "torch.addcmul(addends[:, :1], forget[:, :1], start.unsqueeze(1))",
+        "addends[:, :1] + start.unsqueeze(1)",
+        RECURRENCE,
+    ),
+    Mutation(
+        "half of the states see the state before the last",
+        "reformer_hf/ops/recurrence.py",
+        "torch.addcmul(first, forget_first, before)",
+        "torch.addcmul(first, forget_first * forget_second, before)",
+        RECURRENCE,
+    ),
+    Mutation(
+        "a unit sees other documents",
+        "reformer_hf/nn/sru.py",
+        "mixed, states = unit(mixed, documents, start)",
+        "mixed, states = unit(mixed, None, start)",
+        SRU,
+    ),
+    Mutation(
+        "a unit behind a past starts anew",
+        "reformer_hf/nn/sru.py",
+        "starts = list(last.chunk(len(self.units), dim=-1))",
+        "pass",
+        SRU,
+    ),
+    Mutation(
+        "states are those of bfloat16",
+        "reformer_hf/nn/sru.py",
+        "wide = torch.promote_types(inputs.dtype, torch.float32)",
+        "wide = inputs.dtype",
+        SRU,
+    ),
+    Mutation(
+        "states that are taken back stay",
+        "reformer_hf/nn/past/base.py",
+        "        self.states.drop_last(count)\n",
+        "",
+        SRU,
+    ),
+    Mutation(
+        "states that are gone are said to be there",
+        "reformer_hf/nn/past/base.py",
+        "return self.recent.can_drop(count) and self.states.can_drop(count)",
+        "return self.recent.can_drop(count)",
+        SRU,
+    ),
+    Mutation(
+        "states keep their rows when rows are chosen",
+        "reformer_hf/nn/past/base.py",
+        "        self.states.change_rows(change)\n",
+        "",
+        ("tests/models/test_cache_reformer_hf.py",),
+    ),
+    Mutation(
+        "recurrent units read a piece of the row",
+        "reformer_hf/models/layers.py",
+        "lengths.append(0)",
+        "lengths.append(lengths[0])",
+        ("tests/models/test_modeling_memory.py",),
     ),
 ]

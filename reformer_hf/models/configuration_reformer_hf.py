@@ -103,6 +103,10 @@ class ReformerHFConfig(PreTrainedConfig):
         conv_kernel (`int`): tokens that a short depthwise convolution on the input of attention
             sees, the own one included; in bidirectional layers as many on either side. 0, the
             default, for none.
+        ff_sru_size (`int`): width of simple recurrent units beside the feed-forward sub-layer, as
+            in Terraformer, which has 32. 0, the default, for none. Causal models only; of an
+            encoder-decoder, the decoder.
+        ff_sru_layers (`int`): how many of them stand one behind the other.
         reversible (`bool`): rebuild activations in backward instead of storing them.
         activation_budget (`int`): bytes of activations that a training pass may store all the
             same, of the first layers, which saves the time to rebuild them; 0 to rebuild all.
@@ -184,6 +188,8 @@ class ReformerHFConfig(PreTrainedConfig):
     deduplicate_rounds: bool = False
     lsh_local_round: bool = False
     conv_kernel: int = 0
+    ff_sru_size: int = 0
+    ff_sru_layers: int = 1
     reversible: bool = True
     activation_budget: int = 2**29
 
@@ -402,6 +408,8 @@ class ReformerHFConfig(PreTrainedConfig):
         own.activation_budget = self.activation_budget // 2
         if side == "decoder":
             own.local_num_chunks_after = own.lsh_num_chunks_after = None  # for the encoder alone
+        else:
+            own.ff_sru_size = 0  # for the decoder alone
         return own
 
     def decided(self, is_decoder: bool) -> Self:

@@ -283,6 +283,8 @@ def check_model(config: Any) -> None:
             f"ngram_sizes={sizes!r}: give different numbers of tokens, each at least 2"
         )
     check_kernel(config.conv_kernel)
+    if config.ff_sru_size and config.is_decoder is not None:
+        check_recurrence(config)
     if config.position_embedding_type == "axial":
         _check_axes(config)
     if config.position_embedding_type == "rotary":
@@ -298,6 +300,15 @@ def check_model(config: Any) -> None:
             "tie_word_embeddings=True: the output projection reads both streams and is "
             f"{2 * config.hidden_size} wide, the embeddings are {config.hidden_size} wide; "
             "set it to False"
+        )
+
+
+def check_recurrence(config: Any) -> None:
+    """Check that recurrent units, which read a row from its start, stand in a causal model."""
+    if not config.is_decoder:
+        raise ValueError(
+            f"ff_sru_size={config.ff_sru_size} with is_decoder={config.is_decoder}: recurrent "
+            "units see earlier tokens only; set ff_sru_size to 0, or is_decoder to True"
         )
 
 
@@ -416,7 +427,7 @@ def _check_sizes(config: Any) -> None:
 _SIZES = """
 hidden_size num_attention_heads attention_head_size feed_forward_size num_hashes vocab_size
 max_position_embeddings hash_length local_attn_chunk_length lsh_attn_chunk_length
-ngram_table_size
+ngram_table_size ff_sru_layers
 """
 _LOOKS = """
 local_num_chunks_before local_num_chunks_after lsh_num_chunks_before lsh_num_chunks_after
@@ -430,6 +441,7 @@ _BOUNDS = (
     (_SIZES, 1, math.inf, "at least 1"),
     (_LOOKS, 0, math.inf, "at least 0"),
     (_CHUNKS, 0, math.inf, "0 (no chunks), or a number of heads or tokens"),
+    ("ff_sru_size", 0, math.inf, "0 (no recurrent units), or their width"),
     ("activation_budget", 0, math.inf, "0 (rebuild all activations) or a number of bytes"),
     ("initializer_range axial_norm_std layer_norm_eps", 0, math.inf, "at least 0"),
     (_DROPOUTS, 0, 1, "in [0, 1)"),

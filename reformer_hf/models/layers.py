@@ -19,6 +19,7 @@ from transformers.modeling_outputs import (
 
 from reformer_hf.models.cache_reformer_hf import Remembered
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
+from reformer_hf.models.configuration_rules import check_recurrence
 from reformer_hf.models.encoder_decoder.cross_attention import Source
 from reformer_hf.models.self_attention import LayerInputs, ReformerHFAttention
 from reformer_hf.nn.dropout import SeededDropout
@@ -31,6 +32,7 @@ from reformer_hf.nn.feed_forward import ChunkedFeedForward
 from reformer_hf.nn.layer_norm import StreamLayerNorm
 from reformer_hf.nn.reversible import Decision, PlainCoupling, ReversibleCoupling
 from reformer_hf.nn.self_attention import Hashing
+from reformer_hf.nn.sru import LowRankSRU
 from reformer_hf.ops.attention_map import AttentionMap, MapForm
 from reformer_hf.ops.dropout import draw_seed
 from reformer_hf.ops.rotary import Rotary
@@ -79,7 +81,10 @@ class ReformerHFEmbeddings(nn.Module):
 
 
 class ReformerHFLayer(GradientCheckpointingLayer):
-    """A reversible block: ``y1 = x1 + attention(x2)``, ``y2 = x2 + feed_forward(y1)``."""
+    """A reversible block: ``y1 = x1 + attention(x2)``, ``y2 = x2 + feed_forward(y1)``.
+
+    With recurrent units, ``y2 = x2 + feed_forward(y1) + sru(y1)``.
+    """
 
     def __init__(self, config: ReformerHFConfig, layer_index: int):
         super().__init__()
@@ -92,6 +97,15 @@ class ReformerHFLayer(GradientCheckpointingLayer):
             chunk_size=config.chunk_size_feed_forward,
             layer_norm_eps=config.layer_norm_eps,
         )
+        self.sru = None
+        if config.ff_sru_size:
+            check_recurrence(config)
+            self.sru = LowRankSRU(
+                hidden_size=config.hidden_size,
+                size=config.ff_sru_size,
+                num_layers=config.ff_sru_layers,
+                layer_norm_eps=config.layer_norm_eps,
+            )
 
     def forward(
         self,
@@ -112,7 +126,7 @@ class ReformerHFLayer(GradientCheckpointingLayer):
             Both streams, and the map or None.
         """
         x1, attention_map = self.add_attention(x1, x2, coupling, inputs)
-        x2 = self.add_feed_forward(x2, x1, coupling)
+        x2 = self.add_feed_forward(x2, x1, coupling, inputs)
         return x1, x2, attention_map
 
     def add_attention(
@@ -138,11 +152,19 @@ class ReformerHFLayer(GradientCheckpointingLayer):
         target = coupling.couple(target, terms, stream)
         return target, maps[0]
 
-    def add_feed_forward(self, target: Tensor, stream: Tensor, coupling: PlainCoupling) -> Tensor:
-        """Add the feed-forward sub-layer of a stream to the other."""
-        return coupling.couple(
-            target, self.feed_forward, stream, self.feed_forward.piece_length(stream)
-        )
+    def add_feed_forward(
+        self, target: Tensor, stream: Tensor, coupling: PlainCoupling, inputs: LayerInputs
+    ) -> Tensor:
+        """Add the feed-forward sub-layer of a stream to the other, and recurrent units if any."""
+        terms: list[Callable[[Tensor], Tensor]] = [self.feed_forward]
+        lengths = [self.feed_forward.piece_length(stream)]
+        if self.sru is not None:
+            options: dict[str, Any] = {"documents": inputs.documents}
+            if inputs.remembered is not None:
+                options = {"past": inputs.remembered.layer.past, "new": inputs.remembered.new}
+            terms.append(partial(self.sru, **options))
+            lengths.append(0)  # a recurrence needs whole rows
+        return coupling.couple(target, terms, stream, lengths)
 
 
 def mean_of_streams(hidden_states: Tensor) -> Tensor:

@@ -52,6 +52,9 @@ SubLayer = Callable[[Tensor], Tensor]
 Terms = Sequence[SubLayer]
 """Sub-layers of one source whose results are added one after another, such as groups of heads."""
 
+Lengths = int | Sequence[int]
+"""Places given to a sub-layer at a time, 0 for all; the same for all terms, or one for each."""
+
 MODIFIED = "uses a tensor that was modified in place between forward and backward"
 
 T = TypeVar("T")
@@ -97,7 +100,7 @@ class PlainCoupling:
         target: Float[Tensor, "*batch seq dim"],
         sublayer: SubLayer | Terms,
         source: Float[Tensor, "*batch seq dim"],
-        piece_length: int = 0,
+        piece_length: Lengths = 0,
     ) -> Float[Tensor, "*batch seq dim"]:
         """Adds to the target stream a function of the source stream.
 
@@ -106,17 +109,16 @@ class PlainCoupling:
             sublayer: maps the source to an addend of the target's shape; or several that do.
             source: stream to read, (batch, seq, dim).
             piece_length: places given to the sub-layer at a time, if it treats each place by
-                itself; 0 for all.
+                itself; 0 for all. Several may have one each.
 
         Returns:
             `target + sublayer(source)`, (batch, seq, dim).
         """
-        outputs = []
-        for part, piece in zip(cut(target, piece_length), cut(source, piece_length), strict=True):
-            for term in _terms(sublayer):
-                part = part + term(piece)
-            outputs.append(part)
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-2)
+        for term, length in _terms(sublayer, piece_length):
+            parts = zip(cut(target, length), cut(source, length), strict=True)
+            outputs = [part + term(piece) for part, piece in parts]
+            target = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-2)
+        return target
 
 
 class ReversibleCoupling(PlainCoupling):
@@ -149,7 +151,7 @@ class ReversibleCoupling(PlainCoupling):
         target: Float[Tensor, "*batch seq dim"],
         sublayer: SubLayer | Terms,
         source: Float[Tensor, "*batch seq dim"],
-        piece_length: int = 0,
+        piece_length: Lengths = 0,
     ) -> Float[Tensor, "*batch seq dim"]:
         """Adds to the target stream a function of the source stream, and remembers how.
 
@@ -160,7 +162,8 @@ class ReversibleCoupling(PlainCoupling):
                 backward holds what one saved at a time.
             source: stream to read, (batch, seq, dim); after the first call, the last output.
             piece_length: places given to the sub-layer at a time, if it treats each place by
-                itself; 0 for all. Backward holds what one piece saved at a time.
+                itself; 0 for all. Backward holds what one piece saved at a time. Several
+                sub-layers may have one each.
 
         Returns:
             `target + sublayer(source)`, (batch, seq, dim).
@@ -180,8 +183,8 @@ class ReversibleCoupling(PlainCoupling):
                 )
         if self._ends is not None:
             self._ends.check_continued_by(target, source)
-        step = _Step(piece_length, self._kept, self._lock)
-        output = step.run(target, _terms(sublayer), source)
+        step = _Step(self._kept, self._lock)
+        output = step.run(target, _terms(sublayer, piece_length), source)
         step.outputs = self._ends = _Ends(source, output)
         if self._last is not None:
             self._last.outputs = step
@@ -269,25 +272,25 @@ class _Kept:
 class _Step:
     """One call of `couple`: what is needed to run it again and to undo it, piece by piece."""
 
-    def __init__(
-        self, piece_length: int, kept: _Kept, lock: AbstractContextManager[object]
-    ) -> None:
-        self.piece_length, self.kept, self.lock = piece_length, kept, lock
+    def __init__(self, kept: _Kept, lock: AbstractContextManager[object]) -> None:
+        self.kept, self.lock = kept, lock
         self.keeps = kept.bytes < kept.budget
         self.pieces: list[_Piece] = []
         self.outputs: _Step | _Ends | None = None  # who gives them: the next step, or the ends
         self.inversion: _Inversion | None = None  # from the first piece to the step before
 
-    def run(self, target: Tensor, terms: Terms, source: Tensor) -> Tensor:
+    def run(self, target: Tensor, terms: list[tuple[SubLayer, int]], source: Tensor) -> Tensor:
         """Runs the sub-layers in forward; the graph gets a slot for each tensor they save."""
-        output = GrowingSum(target, self.piece_length)
-        for part, piece_source in enumerate(cut_gathering(source, self.piece_length)):
-            for term in terms:
-                self.pieces.append(_Piece(term, part, piece_source))
+        output = GrowingSum(target)
+        for term, length in terms:
+            start = 0
+            for piece_source in cut_gathering(source, length):
+                self.pieces.append(_Piece(term, start, piece_source))
                 # Autograd keeps the hooks as long as the graph: they must not refer to the source.
                 with saved_tensors_hooks(partial(self.drop, len(self.pieces) - 1), _unpack):
                     addend = term(piece_source)
-                output.add(addend, part)
+                output.add(addend, start)
+                start += addend.shape[-2]
                 del addend
         return output.result()
 
@@ -311,11 +314,10 @@ class _Step:
             if self.outputs is None:
                 raise RuntimeError(f"{piece.name} was differentiated within its own forward")
             # Handed on without a name, which would keep a stream alive that is copied.
-            self.inversion = _Inversion(
-                self.outputs.take_inputs(), piece.surroundings.device, self.piece_length
-            )
-        addend = piece.replay(self.inversion.sources[piece.part])
-        target = self.inversion.targets[piece.part]
+            self.inversion = _Inversion(self.outputs.take_inputs(), piece.surroundings.device)
+        inputs = self.inversion.inputs
+        addend = piece.replay(inputs.source.narrow(-2, *piece.place))
+        target = inputs.target.narrow(-2, *piece.place)
         accumulate(target, target, addend, factor=-1)
         self.inversion.undone.add(index)
 
@@ -335,20 +337,19 @@ class _Step:
 class _Inversion:
     """The rebuilding of a step's inputs from its outputs."""
 
-    def __init__(self, outputs: _Inputs, device: torch.device, piece_length: int) -> None:
+    def __init__(self, outputs: _Inputs, device: torch.device) -> None:
         # A step's source and output are the target and the source of the step after it.
         source, output = outputs.target.to(device), outputs.source.to(device)
         target = output if outputs.own_source else output.clone()
         self.inputs = _Inputs(target, source, True, outputs.own_target)
-        self.sources, self.targets = cut(source, piece_length), cut(target, piece_length)
         self.undone: set[int] = set()  # pieces that are subtracted again
 
 
 class _Piece:
     """One run of a sub-layer on a part of a step's places."""
 
-    def __init__(self, sublayer: SubLayer, part: int, source: Tensor) -> None:
-        self.sublayer, self.part = sublayer, part
+    def __init__(self, sublayer: SubLayer, start: int, source: Tensor) -> None:
+        self.sublayer, self.place = sublayer, (start, source.shape[-2])
         function = getattr(sublayer, "func", sublayer)  # of a partial
         self.name = getattr(function, "__qualname__", type(function).__name__)
         self.surroundings = Surroundings(source.device)
@@ -412,8 +413,11 @@ def _describe(tensor: Tensor, source_storage: int, source_version: int) -> tuple
     return tensor.shape, tensor.dtype, tensor._version - (source_version if is_source else 0)
 
 
-def _terms(sublayer: SubLayer | Terms) -> Terms:
-    return sublayer if isinstance(sublayer, Sequence) else [sublayer]
+def _terms(sublayer: SubLayer | Terms, piece_length: Lengths) -> list[tuple[SubLayer, int]]:
+    """Sub-layers, each with its number of places at a time."""
+    terms = sublayer if isinstance(sublayer, Sequence) else [sublayer]
+    lengths = [piece_length] * len(terms) if isinstance(piece_length, int) else piece_length
+    return list(zip(terms, lengths, strict=True))
 
 
 def _unpack(slot: _Slot) -> Tensor:

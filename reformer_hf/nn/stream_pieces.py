@@ -63,34 +63,32 @@ class GrowingSum:
 
     Args:
         stream: the first summand, (batch, seq, dim); it is not changed.
-        piece_length: places that each addend covers, as in :func:`cut`.
     """
 
-    def __init__(self, stream: Float[Tensor, "*batch seq dim"], piece_length: int) -> None:
+    def __init__(self, stream: Float[Tensor, "*batch seq dim"]) -> None:
         self.stream, self.value = stream, torch.empty_like(stream)
-        self.summands = list(cut(stream.detach(), piece_length))
-        self.parts = cut(self.value, piece_length)
-        self.added: list[tuple[int, Tensor]] = []
+        self.begun = 0  # first places, which have got an addend
+        self.places: list[tuple[int, int]] = []
+        self.tokens: list[Tensor] = []
 
-    def add(self, addend: Float[Tensor, "*batch piece dim"], part: int) -> None:
-        """Add to a piece.
+    def add(self, addend: Float[Tensor, "*batch piece dim"], start: int = 0) -> None:
+        """Add to some places; the first addends of all places come in order.
 
         Args:
-            addend: of the piece's shape.
-            part: which piece.
+            addend: of these places.
+            start: the first of them.
         """
-        accumulate(self.parts[part], self.summands[part], addend.detach())
-        self.summands[part] = self.parts[part]
-        self.added.append((part, _Deposit.apply(addend, self.stream.dtype)))  # type: ignore[arg-type]
+        place = start, addend.shape[-2]
+        summand = self.stream.detach() if start >= self.begun else self.value
+        out = self.value.narrow(-2, *place)
+        accumulate(out, summand.narrow(-2, *place), addend.detach())
+        self.begun = max(self.begun, sum(place))
+        self.places.append(place)
+        self.tokens.append(_Deposit.apply(addend, self.stream.dtype))  # type: ignore[arg-type]
 
     def result(self) -> Float[Tensor, "*batch seq dim"]:
-        """The sum, with the history of all summands; each piece must have got an addend."""
-        parts, tokens = zip(*self.added, strict=True)
-        offsets = [0]
-        for piece in self.parts:
-            offsets.append(offsets[-1] + piece.shape[-2])
-        places = [(offsets[part], self.parts[part].shape[-2]) for part in parts]
-        return _Collect.apply(self.stream, self.value, places, *tokens)  # type: ignore[return-value]
+        """The sum, with the history of all summands; each place must have got an addend."""
+        return _Collect.apply(self.stream, self.value, self.places, *self.tokens)  # type: ignore[return-value]
 
 
 def accumulate(

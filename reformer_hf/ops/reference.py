@@ -14,12 +14,14 @@ The whole of LSH attention is four steps:
 
 Before the projections to queries, keys and values there may be a :func:`short_convolution`.
 Between hashing and attention, queries and keys may be turned by their position (:func:`rotate`).
+Beside the feed-forward sub-layer there may be a :func:`simple_recurrent_unit`.
 
 Source: Kitaev, Kaiser, Levskaya, "Reformer: The Efficient Transformer", ICLR 2020
 (arXiv 2001.04451), section 2 and appendix A.
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -307,3 +309,70 @@ def short_convolution(inputs: Tensor, weight: Tensor, documents: list[int], caus
                 total = total + weight[:, tap] * inputs[own[neighbour]]
         mixed.append(total)
     return torch.stack(mixed)
+
+
+def gated_recurrence(
+    forget: Tensor, inputs: Tensor, documents: list[int], start: Tensor | None = None
+) -> Tensor:
+    """Go through a row: keep a part of the document's state, and take the input for the rest.
+
+    Args:
+        forget: how much is kept, from 0 to 1, shape ``(seq, dim)``.
+        inputs: shape ``(seq, dim)``.
+        documents: the document of each place; padding is a document of its own.
+        start: state before the first token of document 0, shape ``(dim,)``; None for zeros, from
+            which all others start.
+
+    Returns:
+        The state behind each token, shape ``(seq, dim)``, float64.
+
+    Source: Lei et al. 2018, "Simple Recurrent Units" (arXiv 1709.02755): the light recurrence.
+
+    >>> forget, inputs = torch.tensor([[0.5], [0.5], [0.25]]), torch.ones(3, 1)
+    >>> gated_recurrence(forget, inputs, documents=[0, 1, 0]).tolist()
+    [[0.5], [0.5], [0.875]]
+    """
+    forget, inputs = forget.double(), inputs.double()
+    last = {} if start is None else {0: start.double()}
+    states = []
+    for kept, taken, document in zip(forget, inputs, documents, strict=True):
+        before = last.get(document, torch.zeros_like(taken))
+        last[document] = kept * before + (1 - kept) * taken
+        states.append(last[document])
+    return torch.stack(states)
+
+
+def simple_recurrent_unit(
+    inputs: Tensor,
+    weights: Mapping[str, Tensor],
+    biases: Mapping[str, Tensor],
+    documents: list[int],
+) -> Tensor:
+    """Mix each token's input with a state that a gate remembers and forgets.
+
+    Args:
+        inputs: shape ``(seq, dim)``.
+        weights: of ``forget``, ``reset`` and ``candidate``, each of shape ``(dim, dim)``.
+        biases: of the same, each of shape ``(dim,)``.
+        documents: the document of each place; padding is a document of its own.
+
+    Returns:
+        Shape ``(seq, dim)``, float64.
+
+    Source: Lei et al. 2018, "Simple Recurrent Units" (arXiv 1709.02755), with ``v = 0``, no
+    activation, a bias of the candidate, and the skip connection times ``3 ** 0.5``, which is the
+    paper's factor for gates whose biases are zero; as Terraformer has it.
+
+    >>> zeros = dict.fromkeys(("forget", "reset", "candidate"), torch.zeros(1, 1))
+    >>> biases = {name: value[0] for name, value in zeros.items()}
+    >>> simple_recurrent_unit(torch.tensor([[2.0]]), zeros, biases, [0]).item() == 3**0.5
+    True
+    """
+    inputs = inputs.double()
+    forget, reset, candidate = (
+        inputs @ weights[name].double().T + biases[name].double()
+        for name in ("forget", "reset", "candidate")
+    )
+    states = gated_recurrence(torch.sigmoid(forget), candidate, documents)
+    kept = torch.sigmoid(reset)
+    return kept * states + (1 - kept) * 3**0.5 * inputs

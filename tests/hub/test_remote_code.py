@@ -35,7 +35,7 @@ from reformer_hf.hub.remote_code import (
     rewritten_imports,
 )
 from tests.models.seq2seq import FORMS, tiny_seq2seq
-from tests.models.tiny import WITH_NGRAMS, tiny_lm
+from tests.models.tiny import WITH_NGRAMS, WITH_SRU, tiny_lm
 
 WORKER = Path(__file__).with_name("remote_code_worker.py")
 HUB_NAME = "someone/tiny-reformer"
@@ -67,7 +67,8 @@ def encoder_decoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
     """Models with their code, by form."""
     root = tmp_path_factory.mktemp("encoder-decoders")
     for form in FORMS:
-        tiny_seq2seq(decoder_form=form, redraw_rotations=False).save_pretrained(root / form)
+        fields = {"redraw_rotations": False, **WITH_SRU}
+        tiny_seq2seq(decoder_form=form, **fields).save_pretrained(root / form)
         add_remote_code(root / form)
     return {form: root / form for form in FORMS}
 

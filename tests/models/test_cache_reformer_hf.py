@@ -8,7 +8,7 @@ from transformers import DynamicCache
 
 from reformer_hf import ReformerHFCache, ReformerHFForCausalLM
 from reformer_hf.models.cache_reformer_hf import ReformerHFCacheLayer
-from tests.models.tiny import SCOPES, random_ids, tiny_lm
+from tests.models.tiny import SCOPES, WITH_SRU, random_ids, tiny_lm
 
 KINDS = ["local", "lsh", "full", "lsh"]
 PROMPT, MORE = 12, 7
@@ -17,7 +17,8 @@ PROMPT, MORE = 12, 7
 @pytest.fixture(params=SCOPES)
 def model(request) -> ReformerHFForCausalLM:
     """A model with all kinds of past in either scope."""
-    return tiny_lm(attention_scope=request.param, attn_layers=KINDS, eos_token_id=None).double()
+    fields = {"attn_layers": KINDS, "eos_token_id": None, **WITH_SRU}
+    return tiny_lm(attention_scope=request.param, **fields).double()
 
 
 def step(model: ReformerHFForCausalLM, cache, ids: Tensor, mask: Tensor | None = None) -> Tensor:

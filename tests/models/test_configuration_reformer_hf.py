@@ -64,6 +64,8 @@ BROKEN_RULES = [
     ),
     ("conv_kernel", {"conv_kernel": 1}, ["1", "0 for none", "at least 2"]),
     ("conv_kernel", {"conv_kernel": -1}, ["-1", "at least 0"]),
+    ("ff_sru_size", {"ff_sru_size": -1}, ["-1", "0 (no recurrent units)"]),
+    ("ff_sru_size", {"ff_sru_size": 3, "is_decoder": False}, ["3", "is_decoder=False", "to 0"]),
     (
         "lsh_local_round",
         {"lsh_local_round": True, "attention_scope": "chunk"},

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from reformer_hf import ReformerHFModel
 from reformer_hf.nn.attention import LSHSelfAttention
 from reformer_hf.ops import reference
-from tests.models.tiny import ALL_OPTIONS, SCOPES, random_ids, tiny_config, tiny_encoder
+from tests.models.tiny import ALL_OPTIONS, SCOPES, WITH_SRU, random_ids, tiny_config, tiny_encoder
 from tests.nn.attention_oracle import HEAD_DIM, HEADS, lsh_oracle, qkv_oracle
 
 ORACLE_SIZES = {"num_attention_heads": HEADS, "attention_head_size": HEAD_DIM, "hash_seed": 5}
@@ -100,3 +100,8 @@ def test_local_layers_do_not_wrap_around(scope):
         after = model(changed).last_hidden_state
         assert_close(after[:, reach], before[:, reach], rtol=0, atol=1e-12)
         assert (after[:, places] - before[:, places]).abs().max() > 0.1
+
+
+def test_recurrent_units_are_refused():
+    with pytest.raises(ValueError, match="ff_sru_size=3 with is_decoder=None: .* set ff_sru_size"):
+        tiny_encoder(**WITH_SRU)

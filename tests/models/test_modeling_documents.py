@@ -12,6 +12,7 @@ from tests.models.tiny import (
     ROTARY_CONVOLUTION,
     SCOPES,
     WITH_NGRAMS,
+    WITH_SRU,
     gradients,
     random_ids,
     tiny_encoder,
@@ -22,12 +23,17 @@ MIXED = {"attn_layers": ["local", "lsh", "full_shared_qk", "lsh"]}
 
 
 def build_models(band: dict, chunk: dict) -> dict:
-    """Causal and bidirectional models of either scope, with these fields."""
-    return {
-        (scope, causal): tiny_encoder(attention_scope=scope, is_decoder=causal, **fields).double()
-        for scope, fields in (("band", band), ("chunk", chunk))
-        for causal in (True, None)
-    }
+    """Causal and bidirectional models of either scope, with these fields.
+
+    Causal ones with options have recurrent units, too.
+    """
+    models = {}
+    for scope, fields in (("band", band), ("chunk", chunk)):
+        for causal in (True, None):
+            units = WITH_SRU if causal and fields != MIXED else {}
+            model = tiny_encoder(attention_scope=scope, is_decoder=causal, **fields, **units)
+            models[scope, causal] = model.double()
+    return models
 
 
 MODELS = build_models(MIXED, MIXED)

@@ -9,6 +9,7 @@ from reformer_hf.models.self_attention import LayerInputs
 from reformer_hf.nn.reversible import Decision
 from tests.models.tiny import (
     SCOPES,
+    WITH_SRU,
     dropout_fields,
     gradients,
     loss_and_gradients,
@@ -123,7 +124,7 @@ def test_decisions_of_one_pass_can_be_given_to_another():
 
 
 def test_hidden_states_are_both_streams_before_each_layer_and_the_last():
-    model, ids = tiny_encoder(), random_ids(2, 9)
+    model, ids = tiny_encoder(is_decoder=True, **WITH_SRU), random_ids(2, 9)
     output = model(ids, output_hidden_states=True)
     assert len(output.hidden_states) == 3
     first, second, last = output.hidden_states
@@ -132,7 +133,7 @@ def test_hidden_states_are_both_streams_before_each_layer_and_the_last():
     layer = model.encoder.layers[0]
     attended, _ = layer.attention(embedded, LayerInputs())
     upper = embedded + attended
-    lower = embedded + layer.feed_forward(upper)
+    lower = embedded + layer.feed_forward(upper) + layer.sru(upper)
     assert_close(second, torch.cat([upper, lower], dim=-1))
     assert torch.equal(last, output.last_hidden_state)
     assert model(ids).hidden_states is None

@@ -13,6 +13,7 @@ from reformer_hf.nn.reversible import Decision
 from tests.models.tiny import (
     ALL_OPTIONS,
     SCOPES,
+    WITH_SRU,
     dropout_fields,
     loss_and_gradients,
     random_ids,
@@ -52,7 +53,7 @@ def test_results_do_not_change(scope, fields, padded):
         mask[1, :6] = 0
     common = {"attention_scope": scope, "chunk_size_lm_head": 7, **MIXED}
     if scope == "band":
-        common |= ALL_OPTIONS
+        common |= ALL_OPTIONS | WITH_SRU
     assert_same_results(
         tiny_lm(**common, **fields),
         tiny_lm(**common),

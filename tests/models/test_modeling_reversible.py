@@ -8,6 +8,7 @@ from torch.testing import assert_close
 from tests.models.tiny import (
     SCOPES,
     WITH_NGRAMS,
+    WITH_SRU,
     dropout_fields,
     gradients,
     loss_and_gradients,
@@ -63,7 +64,8 @@ def test_gradients_equal_plain_ones_with_dropout(scope, chunk_size):
 def test_gradients_equal_plain_ones_with_documents(documents):
     ids = random_ids(2, 21)
     inputs = {"input_ids": ids, "labels": ids, **documents}
-    fields = {"attn_layers": KINDS, **WITH_NGRAMS, **dropout_fields()}
+    options = {**WITH_NGRAMS, **WITH_SRU, "chunk_size_feed_forward": 5}
+    fields = {"attn_layers": KINDS, **options, **dropout_fields()}
     assert_same_gradients(*both_ways(inputs=inputs, **fields))
 
 

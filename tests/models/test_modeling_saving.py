@@ -112,6 +112,8 @@ INITIAL = {
     "self_attention.query_key.weight": (0.0, 0.3),
     "feed_forward.dense.dense.weight": (0.0, 0.3),
     "feed_forward.dense.dense.bias": (0.0, 0.0),
+    "sru.output.weight": (0.0, 0.3),
+    "sru.units.0.forget.bias": (0.0, 0.0),
 }
 
 
@@ -125,7 +127,7 @@ def assert_initial(weight: Tensor, mean: float, std: float) -> None:
 @pytest.mark.parametrize("part", INITIAL)
 def test_initial_values_in_a_new_model_and_where_a_file_lacks_them(part, tmp_path):
     positions = "learned" if "position_embeddings.embedding" in part else "axial"
-    fields = {"position_embedding_type": positions, "axial_norm_std": 0.7}
+    fields = {"position_embedding_type": positions, "axial_norm_std": 0.7, "ff_sru_size": 8}
     torch.manual_seed(0)
     model = ReformerHFForCausalLM(tiny_config(**fields))
     new = {name: weight for name, weight in model.named_parameters() if part in name}

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, jvp, vmap
 from torch.testing import assert_close
 
-from tests.models.tiny import ALL_OPTIONS, dropout_fields, random_ids, tiny_lm
+from tests.models.tiny import ALL_OPTIONS, WITH_SRU, dropout_fields, random_ids, tiny_lm
 
 # Of torch itself: in its first forward derivative, and where vmap is slow.
 pytestmark = [
@@ -30,7 +30,7 @@ def loss_of(model: nn.Module, weights: dict[str, Tensor], ids: Tensor) -> Tensor
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_transforms_of_plain_eager_layers(kind):
-    model = model_of(kind, **ALL_OPTIONS)
+    model = model_of(kind, **ALL_OPTIONS, **WITH_SRU)
     weights = dict(model.named_parameters())
     by_row = [torch.autograd.grad(loss_of(model, weights, ids[None]), [*weights.values()])
               for ids in IDS]  # fmt: skip

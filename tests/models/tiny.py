@@ -14,6 +14,8 @@ ALL_OPTIONS = {**ROTARY_CONVOLUTION, "lsh_local_round": True}
 """The same and a local round, for the band scope."""
 WITH_NGRAMS = {**ALL_OPTIONS, "ngram_sizes": [2, 4], "ngram_table_size": 8}
 """The same and n-grams, for models that read token ids."""
+WITH_SRU = {"ff_sru_size": 3, "ff_sru_layers": 2}
+"""Recurrent units, for causal models."""
 
 
 def tiny_config(**fields: Any) -> ReformerHFConfig:

@@ -20,16 +20,23 @@ class Terms(nn.ModuleList):
 
 
 def run(
-    sublayers: nn.ModuleList, coupling: PlainCoupling, stream: Tensor, piece_length: int
+    sublayers: nn.ModuleList,
+    coupling: PlainCoupling,
+    stream: Tensor,
+    piece_length: int | tuple[int, ...],
 ) -> Tensor:
+    """A tuple has the piece length of each term; single sub-layers have the first."""
     target = source = stream
     for sublayer in sublayers:
-        terms = list(sublayer) if isinstance(sublayer, Terms) else sublayer
-        target, source = source, coupling.couple(target, terms, source, piece_length)
+        terms = list(sublayer) if isinstance(sublayer, Terms) else [sublayer]
+        lengths = piece_length[: len(terms)] if isinstance(piece_length, tuple) else piece_length
+        target, source = source, coupling.couple(target, terms, source, lengths)
     return (target * source.cos()).sum()
 
 
-def results(sublayers: nn.ModuleList, coupling: PlainCoupling, piece_length: int) -> list[Tensor]:
+def results(
+    sublayers: nn.ModuleList, coupling: PlainCoupling, piece_length: int | tuple[int, ...]
+) -> list[Tensor]:
     torch.manual_seed(5)
     stream = torch.linspace(-1, 1, 2 * SEQ * DIM, dtype=torch.float64).view(2, SEQ, DIM)
     stream.requires_grad_()
@@ -43,7 +50,7 @@ def make_sublayers() -> nn.ModuleList:
     return nn.ModuleList([FeedForward().double(), Terms(), FeedForward().double(), Terms(2)])
 
 
-@pytest.mark.parametrize("piece_length", [0, 1, 2, 4, SEQ, 100])
+@pytest.mark.parametrize("piece_length", [0, 1, 2, 4, SEQ, 100, (4, 0, 2), (0, 5, 5)])
 @pytest.mark.parametrize("frozen", [[], [1], [0, 3], [1, 2]])
 def test_gradients_equal_plain_ones_with_dropout(piece_length, frozen):
     sublayers = make_sublayers()
@@ -72,8 +79,9 @@ def test_terms_that_save_nothing_are_taken_from_the_stream_again(piece_length):
 
 def test_each_piece_is_replayed_once():
     sublayers = make_sublayers()
-    results(sublayers, ReversibleCoupling(), 4)
-    assert [m.calls for m in sublayers.modules() if isinstance(m, FeedForward)] == [6] * 7
+    results(sublayers, ReversibleCoupling(), (4, 0, 4))
+    calls = [m.calls for m in sublayers.modules() if isinstance(m, FeedForward)]
+    assert calls == [6, 6, 2, 6, 6, 6, 2]
 
 
 @pytest.mark.parametrize("piece_length", [0, 4])

@@ -16,10 +16,12 @@ STREAM = 1000 * 8 * 4
 
 
 def grown(stream: Tensor, source: Tensor, piece_length: int, terms: int = 2) -> Tensor:
-    total = GrowingSum(stream, piece_length)
-    for part, piece in enumerate(cut_gathering(source, piece_length)):
-        for term in range(terms):
-            total.add(piece * (piece + term), part)
+    total = GrowingSum(stream)
+    for term in range(terms):
+        start = 0
+        for piece in cut_gathering(source, piece_length):
+            total.add(piece * (piece + term), start)
+            start += piece.shape[-2]
     return total.result()
 
 

@@ -19,6 +19,7 @@ from reformer_hf.ops.convolution import short_convolution
 from reformer_hf.ops.full_attention import full_attention
 from reformer_hf.ops.hashing import hash_vectors, sample_rotations
 from reformer_hf.ops.losses import chunked_cross_entropy
+from reformer_hf.ops.recurrence import gated_recurrence
 from reformer_hf.ops.rotary import rotary_angles, rotary_frequencies, rotate_queries
 from reformer_hf.ops.sorting import number_documents, places_in_document
 from reformer_hf.ops.window import Window
@@ -124,6 +125,12 @@ def test_short_convolution(device, documents):
     weight = torch.randn(DIM, 1, 3, device=device, requires_grad=True)
     mixed = short_convolution(inputs, weight, 2, documents_on(device, documents))
     check(mixed, device, inputs, weight)
+
+
+@pytest.mark.parametrize("documents", ["none", "packed"])
+def test_gated_recurrence(device, documents):
+    leaves = [torch.rand(BATCH, SEQ, DIM, device=device, requires_grad=True) for _ in range(2)]
+    check(gated_recurrence(*leaves, documents_on(device, documents)), device, *leaves)
 
 
 def test_places_in_document(device):

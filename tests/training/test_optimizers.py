@@ -17,7 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 from reformer_hf.training import make_optimizer, optimizers
 from reformer_hf.training.optimizers import MuonAdamW, check_machine, hidden_matrices, muon_rate
 from tests.models.heads import HEADS
-from tests.models.tiny import random_ids, tiny_lm
+from tests.models.tiny import WITH_SRU, random_ids, tiny_lm
 
 MODELS = {name: head.build for name, head in HEADS.items()} | {
     "causal": tiny_lm,
@@ -81,6 +81,14 @@ def both(model, **fields):
 def same(first, second):
     pairs = zip(first.parameters(), second.parameters(), strict=True)
     return all(torch.equal(*pair) for pair in pairs)
+
+
+def test_the_gates_of_recurrent_units_are_matrices_of_their_own():
+    model = tiny_lm(attn_layers=["local"], **WITH_SRU)
+    unit = model.reformer.encoder.layers[0].sru.units[1]
+    matrices = hidden_matrices(model)
+    for gate in (unit.forget, unit.reset, unit.candidate):
+        assert any(gate.weight is each for each in matrices) and gate.weight.shape == (3, 3)
 
 
 def test_a_step_is_that_of_the_two_optimizers_of_torch():

@@ -15,7 +15,7 @@ class ReformerHFDecoderLayer(ReformerHFLayer):
     """A reversible block of three steps.
 
     ``y1 = x1 + attention(x2)``, ``y2 = x2 + cross_attention(y1, source)``,
-    ``z1 = y1 + feed_forward(y2)``.
+    ``z1 = y1 + feed_forward(y2)``, with recurrent units ``+ sru(y2)``.
 
     The roles of the streams swap after every step, and three is odd: the stream that self-attention
     adds to in one block is the one that it reads in the next. So the block returns its streams in
@@ -49,5 +49,5 @@ class ReformerHFDecoderLayer(ReformerHFLayer):
 
         x1, attention_map = self.add_attention(x1, x2, coupling, inputs)
         x2 = coupling.couple(x2, attend, x1)
-        x1 = self.add_feed_forward(x1, x2, coupling)
+        x1 = self.add_feed_forward(x1, x2, coupling, inputs)
         return x2, x1, attention_map, probabilities[0]

@@ -43,13 +43,14 @@ class Past:
         length: tokens of each row so far, padding included.
         tokens: their keys and values side by side.
         recent: their last inputs, where a short convolution sees them.
+        states: the last states of recurrent units, side by side.
         recording: from now on, keep what :meth:`drop_last` needs.
     """
 
     def __init__(self) -> None:
         self.length = 0
         self.tokens = TokenStore()
-        self.recent = RecentInputs()
+        self.recent, self.states = RecentInputs(), RecentInputs()
         self.recording = False
 
     def can_drop(self, count: int) -> bool:
@@ -61,7 +62,7 @@ class Past:
         Returns:
             True if so.
         """
-        return self.recent.can_drop(count)
+        return self.recent.can_drop(count) and self.states.can_drop(count)
 
     def drop_last(self, count: int) -> None:
         """Forget the last tokens of every row, as if they had never been.
@@ -73,6 +74,7 @@ class Past:
         self.length -= count
         self.tokens.drop_last(count)
         self.recent.drop_last(count)
+        self.states.drop_last(count)
 
     def change_rows(self, change: Callable[[Tensor], Tensor]) -> None:
         """Replace each tensor by a function of it, such as a choice or repetition of rows.
@@ -82,6 +84,7 @@ class Past:
         """
         self.tokens.change_rows(change)
         self.recent.change_rows(change)
+        self.states.change_rows(change)
 
     @property
     def keys(self) -> Float[Tensor, "batch heads stored dim"]:
@@ -101,7 +104,7 @@ class Past:
     @property
     def fixed_bytes(self) -> int:
         """Bytes that do not grow with the length."""
-        return self.recent.allocated_bytes
+        return self.recent.allocated_bytes + self.states.allocated_bytes
 
     @property
     def token_bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""The last inputs of a row, which a short convolution or n-grams still see."""
+"""The last inputs of a row, which a convolution or n-grams still see, or its last state."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class RecentInputs:
-    """Vectors or ids of the last real tokens of each row; zeros before its first.
+    """Vectors, ids or states of the last real tokens of each row; zeros before its first.
 
     Attributes:
         count: how many of them a later token sees.
@@ -54,6 +54,11 @@ class RecentInputs:
         if target is None:  # what was only recorded is not seen
             joined = joined[:, before - count :]
         return joined, target
+
+    @property
+    def last(self) -> Shaped[Tensor, "batch dim"] | None:
+        """The last one of each row; None before the first tokens."""
+        return None if self.stored is None else self.stored[:, -1]
 
     def can_drop(self, count: int) -> bool:
         """Whether the inputs before the last ``count`` tokens are still there."""

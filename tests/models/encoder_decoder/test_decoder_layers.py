@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from tests.models.seq2seq import FORMS, KINDS, padded_source, random_labels, tiny_seq2seq
 from tests.models.tiny import (
     ALL_OPTIONS,
+    WITH_SRU,
     dropout_fields,
     gradients,
     loss_and_gradients,
@@ -43,10 +44,17 @@ def assert_same_gradients(found: dict, expected: dict) -> None:
 @pytest.mark.parametrize("depth", [3, 4])  # after an odd number of blocks the streams are swapped
 def test_gradients_equal_plain_ones_with_dropout(form, depth):
     layers = {"encoder_attn_layers": KINDS, "decoder_attn_layers": KINDS[:depth]}
-    options = ALL_OPTIONS if depth == 4 else {}
+    options = ALL_OPTIONS | WITH_SRU if depth == 4 else {}
     found, expected = both_ways(decoder_form=form, **layers, **options, **dropout_fields())
     assert_same_gradients(found, expected)
     assert all(gradient.any() for gradient in found.values())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_recurrent_units_stand_in_the_decoder_alone(form):
+    model = tiny_seq2seq(decoder_form=form, **WITH_SRU).reformer
+    assert all(layer.sru is None for layer in model.encoder.encoder.layers)
+    assert all(layer.sru is not None for layer in model.decoder.encoder.layers)
 
 
 def test_gradients_with_heads_in_groups_and_everything_in_pieces():
