@@ -372,7 +372,7 @@ def _check_sparsity(config: Any) -> None:
             f"ff_sparsity={size} with feed_forward_size={units}: give a divisor of "
             f"feed_forward_size, or make feed_forward_size {-(-units // size) * size}"
         )
-    if ACT2FN[config.hidden_act](torch.zeros(())) != 0:
+    if ACT2FN[config.hidden_act](torch.zeros((), device="cpu")) != 0:
         raise ValueError(
             f"hidden_act={config.hidden_act!r} with ff_sparsity={size}: units that are not used "
             "must give 0; choose an activation that gives 0 for 0, such as 'relu' or 'gelu'"

@@ -152,7 +152,7 @@ class ReformerHFPreTrainedModel(PreTrainedModel):
         elif isinstance(module, ShortConvolution):
             init.copy_(module.weight, module.initial_weight())
         elif isinstance(module, SparseFeedForward):
-            for weight in (module.up, module.down):
+            for weight in (module.up_weight, module.down_weight):
                 init.normal_(weight, std=self.config.initializer_range)
             for bias in (module.up_bias, module.down_bias):
                 init.zeros_(bias)

@@ -115,10 +115,10 @@ def recalled_decision() -> Decision | None:
     """Find the decision of a layer that runs now within a `ReversibleCoupling`.
 
     Returns:
-        A cell of this run of the sub-layer, full in its replay; None outside a coupling. Each call
-        within a run gives the next cell.
+        A cell of this run of the sub-layer, full in its replay; None outside a coupling, and in
+        code that is compiled, which has no way to ask. Each call within a run gives the next cell.
     """
-    running = _RUNNING.get()
+    running = None if torch.compiler.is_compiling() else _RUNNING.get()
     if running is None:
         return None
     if running.used == len(running.decisions):

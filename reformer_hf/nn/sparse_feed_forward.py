@@ -123,16 +123,17 @@ class SparseFeedForward(ChunkedSubLayer):
         self.block_size, self.temperature = block_size, temperature
         self.hard_share, self.activation = hard_share, activation
         self.controller = Controller(hidden_size, feed_forward_size, block_size, controller_rank)
-        self.up = nn.Parameter(torch.empty(feed_forward_size, hidden_size))
+        self.up_weight = nn.Parameter(torch.empty(feed_forward_size, hidden_size))
         self.up_bias = nn.Parameter(torch.empty(feed_forward_size))
-        self.down = nn.Parameter(torch.empty(feed_forward_size, hidden_size))
+        self.down_weight = nn.Parameter(torch.empty(feed_forward_size, hidden_size))
         self.down_bias = nn.Parameter(torch.empty(hidden_size))
         self.dropout = nn.Dropout(dropout)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Set the units' weights to what those of two `nn.Linear` are at the start."""
-        for weight, inputs in ((self.up, self.up.shape[1]), (self.down, self.down.shape[0])):
+        units, width = self.up_weight.shape
+        for weight, inputs in ((self.up_weight, width), (self.down_weight, units)):
             nn.init.uniform_(weight, -(inputs**-0.5), inputs**-0.5)
         nn.init.zeros_(self.up_bias)
         nn.init.zeros_(self.down_bias)
@@ -140,7 +141,7 @@ class SparseFeedForward(ChunkedSubLayer):
     def _forward_chunk(self, chunk: Tensor) -> Tensor:
         normalised = cast_for_products(self.layer_norm(chunk))
         logits = self.controller(normalised)
-        units = Units(self.up, self.up_bias, self.down, self.down_bias)
+        units = Units(self.up_weight, self.up_bias, self.down_weight, self.down_bias)
         if not self.training and self._reads_chosen(chunk):
             return chosen_feed_forward(normalised, choose(logits), units, self.activation)
         mask = self.dropout(self._draw_mask(logits) if self.training else self._mask(logits))
@@ -160,6 +161,11 @@ class SparseFeedForward(ChunkedSubLayer):
         """A mask of training. The replay draws the same seed, and no noise."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         soft = logits.softmax(dim=-1)
+        if torch.compiler.is_compiling() or transform_runs():
+            # They take no generator, and cannot go by what is drawn.
+            noisy = logits + self.temperature * gumbel_noise(logits, None)
+            is_drawn = torch.rand((), device=logits.device) < self.hard_share
+            return torch.where(is_drawn, straight_through(choose(noisy), soft), soft)
         seed = draw_seed()
         if not is_hard(seed, self.hard_share):
             return soft

@@ -32,6 +32,7 @@ def model_fields(draw: st.DrawFn, *kinds: str) -> dict[str, Any]:
         "position_embedding_type": draw(st.sampled_from(["axial", "learned", "rotary", "none"])),
         "conv_kernel": draw(st.sampled_from([0, 2, 3, 4])),
         "lsh_local_round": draw(st.booleans()),  # of the band scope
+        "ff_sparsity": draw(st.sampled_from([0, 4])),
         "eos_token_id": None,
     }
 

@@ -23,7 +23,7 @@ BASES: list[dict[str, Any]] = [
 AT_LEAST_1 = [
     *("hidden_size", "num_attention_heads", "attention_head_size", "feed_forward_size"),
     *("num_hashes", "hash_length", "num_buckets", "vocab_size", "max_position_embeddings"),
-    *("local_attn_chunk_length", "lsh_attn_chunk_length"),
+    *("local_attn_chunk_length", "lsh_attn_chunk_length", "ff_sparsity_rank"),
     *("d_model", "n_embd", "num_heads", "n_head", "head_dim", "intermediate_size", "ffn_dim"),
     *("n_positions", "max_seq_len", "num_layers", "n_layer", *LAYER_COUNTS),
 ]
@@ -31,7 +31,7 @@ AT_LEAST_0 = [
     *("local_num_chunks_before", "local_num_chunks_after"),
     *("lsh_num_chunks_before", "lsh_num_chunks_after"),
     *("chunk_size_attention_heads", "chunk_size_feed_forward", "chunk_size_lm_head"),
-    "activation_budget",
+    *("activation_budget", "ff_sparsity"),
 ]
 OWN = {field.name for field in fields(ReformerHFConfig)} & {*ReformerHFConfig.__annotations__}
 
