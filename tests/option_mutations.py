@@ -206,8 +206,8 @@ OPTION_MUTATIONS = [
     Mutation(
         "many tokens read chosen weights",
         "reformer_hf/nn/sparse_feed_forward.py",
-        "return few and not torch.is_grad_enabled()",
-        "return not torch.is_grad_enabled()",
+        "if tokens > TOKENS_PER_BLOCK_SIZE * self.block_size or torch.is_grad_enabled():",
+        "if torch.is_grad_enabled():",
         SPARSE,
     ),
     Mutation(

@@ -150,8 +150,9 @@ class SparseFeedForward(ChunkedSubLayer):
     def _reads_chosen(self, chunk: Tensor) -> bool:
         """Whether to read the weights of the chosen units alone."""
         tokens = chunk.shape[0] * chunk.shape[1]
-        few = tokens <= TOKENS_PER_BLOCK_SIZE * self.block_size
-        return few and not torch.is_grad_enabled() and not transform_runs()
+        if tokens > TOKENS_PER_BLOCK_SIZE * self.block_size or torch.is_grad_enabled():
+            return False
+        return torch.compiler.is_compiling() or not transform_runs()
 
     def _mask(self, logits: Tensor) -> Tensor:
         """The mask of evaluation."""
