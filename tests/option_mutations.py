@@ -1,4 +1,4 @@
-"""Faults of rotary positions, convolution, recurrence and so on; a part of `tests.mutations`."""
+"""Faults of options that are off by default; a part of `tests.mutations`."""
 
 from tests.mutation import Mutation
 
@@ -9,6 +9,8 @@ RECURRENCE = ("tests/ops/test_recurrence.py",)
 SRU = ("tests/nn/test_sru.py",)
 RECENT = ("tests/nn/past/test_recent_inputs.py",)
 CACHED = ("tests/models/test_cached_forward.py",)
+SPARSE_OPS = ("tests/ops/test_sparse_feed_forward.py",)
+SPARSE = ("tests/nn/test_sparse_feed_forward.py",)
 
 _TURNED = "query if rotary is None else rotate_queries(query, rotary)"
 
@@ -230,5 +232,75 @@ OPTION_MUTATIONS = [
         "lengths.append(0)",
         "lengths.append(lengths[0])",
         ("tests/models/test_modeling_memory.py",),
+    ),
+    Mutation(
+        "units of the wrong block are read",
+        "reformer_hf/ops/sparse_feed_forward.py",
+        "chosen = (choices + starts).view(-1)",
+        "chosen = (choices + starts.flip(0)).view(-1)",
+        SPARSE_OPS,
+    ),
+    Mutation(
+        "the mask acts behind the activation",
+        "reformer_hf/ops/sparse_feed_forward.py",
+        "inner = activation(inner * mask.flatten(-2).to(inner.dtype))",
+        "inner = activation(inner) * mask.flatten(-2).to(inner.dtype)",
+        SPARSE_OPS,
+    ),
+    Mutation(
+        "the chosen units have no bias",
+        "reformer_hf/ops/sparse_feed_forward.py",
+        "activation(inner + units.up_bias.index_select(0, chosen))",
+        "activation(inner)",
+        SPARSE_OPS,
+    ),
+    Mutation(
+        "a choice has no gradient in training",
+        "reformer_hf/ops/sparse_feed_forward.py",
+        "+ (soft - soft.detach())",
+        "+ 0 * soft",
+        SPARSE_OPS,
+    ),
+    Mutation(
+        "units are chosen without noise",
+        "reformer_hf/nn/sparse_feed_forward.py",
+        "choose(logits + self.temperature * gumbel_noise(logits, seed))",
+        "choose(logits)",
+        SPARSE,
+    ),
+    Mutation(
+        "the replay chooses again",
+        "reformer_hf/nn/sparse_feed_forward.py",
+        "return decide() if decision is None else decision.recall(decide)",
+        "return decide()",
+        SPARSE,
+    ),
+    Mutation(
+        "a replay asks for choices that nobody made",
+        "reformer_hf/nn/reversible.py",
+        "        self.used = 0\n        token",
+        "        token",
+        SPARSE,
+    ),
+    Mutation(
+        "many tokens read chosen weights",
+        "reformer_hf/nn/sparse_feed_forward.py",
+        "if tokens > TOKENS_PER_BLOCK_SIZE * self.block_size or torch.is_grad_enabled():",
+        "if torch.is_grad_enabled():",
+        SPARSE,
+    ),
+    Mutation(
+        "the share of hard calls is that of soft ones",
+        "reformer_hf/nn/sparse_feed_forward.py",
+        "seed < hard_share * 2**63",
+        "seed >= hard_share * 2**63",
+        SPARSE,
+    ),
+    Mutation(
+        "Muon steps of transposed matrices are those of others",
+        "reformer_hf/training/optimizers.py",
+        "rows, columns = matrix.shape if matrix in stored else (1, 1)",
+        "rows, columns = (1, 1)",
+        ("tests/training/test_optimizers.py",),
     ),
 ]

@@ -76,6 +76,14 @@ class ReformerHFConfig(PreTrainedConfig):
         feed_forward_size (`int`): width inside the feed-forward sub-layer; by default 4 times
             `hidden_size`.
         hidden_act (`str`): activation of the feed-forward sub-layer.
+        ff_sparsity (`int`): units in a block of the feed-forward sub-layer, of which a token uses
+            one, chosen by a controller; 0, the default, to use all units.
+        ff_sparsity_rank (`int`, *optional*): rank of the controller; by default the number of
+            blocks, at most half of `hidden_size`.
+        ff_sparsity_temperature (`float`): factor of the noise with which units are chosen in
+            training.
+        ff_sparsity_hard_share (`float`): share of training passes of a layer that choose units;
+            the others weigh all units by a softmax.
         chunk_size_feed_forward (`int`): tokens of a row computed at a time; 0 for as many as are
             fast, which is all but on a CPU.
         chunk_size_attention_heads (`int`): heads that attend at a time in self-attention, which
@@ -167,6 +175,10 @@ class ReformerHFConfig(PreTrainedConfig):
     attention_head_size: int = 64
     feed_forward_size: int = 1024
     hidden_act: str = "relu"
+    ff_sparsity: int = 0
+    ff_sparsity_rank: int | None = None
+    ff_sparsity_temperature: float | int = 0.1
+    ff_sparsity_hard_share: float | int = 0.3
     chunk_size_attention_heads: int = 0
     chunk_size_feed_forward: int = 0
     chunk_size_lm_head: int = 0

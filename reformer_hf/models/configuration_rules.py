@@ -5,11 +5,13 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+import torch
 from transformers import GenerationConfig, PreTrainedConfig, ReformerConfig
 from transformers.activations import ACT2FN
 
 from reformer_hf.models.rotary_rules import ROPE_NAMES, check_rotary
 from reformer_hf.nn.checks import check_kernel
+from reformer_hf.nn.sparse_feed_forward import default_rank
 from reformer_hf.ops.hashing import bucket_factors, default_num_buckets
 
 STOCK_TYPE = "reformer"
@@ -67,7 +69,10 @@ STOCK_DEFAULTS: dict[str, Any] = {
 DEPENDENTS = {
     "hidden_size": (
         ["num_attention_heads", "attention_head_size", "feed_forward_size", "axial_pos_embds_dim"]
+        + ["ff_sparsity_rank"]
     ),
+    "feed_forward_size": ["ff_sparsity_rank"],
+    "ff_sparsity": ["ff_sparsity_rank"],
     "axial_pos_shape": ["max_position_embeddings"],
     "max_position_embeddings": ["axial_pos_shape"],
     "num_hidden_layers": ["attn_layers", "encoder_attn_layers", "decoder_attn_layers"],
@@ -224,6 +229,8 @@ def _derive_widths(config: Any, given: Mapping[str, Any]) -> None:
         config.attention_head_size = max(1, width // max(1, config.num_attention_heads))
     if "feed_forward_size" not in given:
         config.feed_forward_size = 4 * width
+    if config.ff_sparsity > 0 and "ff_sparsity_rank" not in given:
+        config.ff_sparsity_rank = default_rank(width, config.feed_forward_size, config.ff_sparsity)
     axes = len(given.get("axial_pos_shape", config.axial_pos_shape))
     if not dims and axes:
         dims = [width // axes] * (axes - 1)
@@ -285,6 +292,8 @@ def check_model(config: Any) -> None:
     check_kernel(config.conv_kernel)
     if config.ff_sru_size and config.is_decoder is not None:
         check_recurrence(config)
+    if config.ff_sparsity:
+        _check_sparsity(config)
     if config.position_embedding_type == "axial":
         _check_axes(config)
     if config.position_embedding_type == "rotary":
@@ -363,6 +372,24 @@ def _check_layers(config: Any) -> None:
         )
 
 
+def _check_sparsity(config: Any) -> None:
+    size, units = config.ff_sparsity, config.feed_forward_size
+    if size == 1:
+        raise ValueError(
+            "ff_sparsity=1: all units of such blocks are used; give 0 for that, or at least 2"
+        )
+    if units % size:
+        raise ValueError(
+            f"ff_sparsity={size} with feed_forward_size={units}: give a divisor of "
+            f"feed_forward_size, or make feed_forward_size {-(-units // size) * size}"
+        )
+    if ACT2FN[config.hidden_act](torch.zeros((), device="cpu")) != 0:
+        raise ValueError(
+            f"hidden_act={config.hidden_act!r} with ff_sparsity={size}: units that are not used "
+            "must give 0; choose an activation that gives 0 for 0, such as 'relu' or 'gelu'"
+        )
+
+
 def _check_axes(config: Any) -> None:
     shape, dims = config.axial_pos_shape, config.axial_pos_embds_dim
     _check_positive("axial_pos_shape", shape)
@@ -427,7 +454,7 @@ def _check_sizes(config: Any) -> None:
 _SIZES = """
 hidden_size num_attention_heads attention_head_size feed_forward_size num_hashes vocab_size
 max_position_embeddings hash_length local_attn_chunk_length lsh_attn_chunk_length
-ngram_table_size ff_sru_layers
+ngram_table_size ff_sru_layers ff_sparsity_rank
 """
 _LOOKS = """
 local_num_chunks_before local_num_chunks_after lsh_num_chunks_before lsh_num_chunks_after
@@ -443,6 +470,9 @@ _BOUNDS = (
     (_CHUNKS, 0, math.inf, "0 (no chunks), or a number of heads or tokens"),
     ("ff_sru_size", 0, math.inf, "0 (no recurrent units), or their width"),
     ("activation_budget", 0, math.inf, "0 (rebuild all activations) or a number of bytes"),
+    ("ff_sparsity", 0, math.inf, "0 (use all units) or a number of units"),
+    ("ff_sparsity_hard_share", 0, math.nextafter(1, 2), "in [0, 1]"),
+    ("ff_sparsity_temperature", 0, math.inf, "at least 0"),
     ("initializer_range axial_norm_std layer_norm_eps", 0, math.inf, "at least 0"),
     (_DROPOUTS, 0, 1, "in [0, 1)"),
 )

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
@@ -21,6 +20,7 @@ from reformer_hf.models.cache_reformer_hf import Remembered
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.configuration_rules import check_recurrence
 from reformer_hf.models.encoder_decoder.cross_attention import Source
+from reformer_hf.models.feed_forward import build_feed_forward
 from reformer_hf.models.self_attention import LayerInputs, ReformerHFAttention
 from reformer_hf.nn.dropout import SeededDropout
 from reformer_hf.nn.embeddings import (
@@ -28,7 +28,6 @@ from reformer_hf.nn.embeddings import (
     LearnedPositionEmbeddings,
     NgramEmbeddings,
 )
-from reformer_hf.nn.feed_forward import ChunkedFeedForward
 from reformer_hf.nn.layer_norm import StreamLayerNorm
 from reformer_hf.nn.reversible import Decision, PlainCoupling, ReversibleCoupling
 from reformer_hf.nn.self_attention import Hashing
@@ -89,14 +88,7 @@ class ReformerHFLayer(GradientCheckpointingLayer):
     def __init__(self, config: ReformerHFConfig, layer_index: int):
         super().__init__()
         self.attention = ReformerHFAttention(config, layer_index)
-        self.feed_forward = ChunkedFeedForward(
-            hidden_size=config.hidden_size,
-            feed_forward_size=config.feed_forward_size,
-            activation=ACT2FN[config.hidden_act],
-            dropout=config.hidden_dropout_prob,
-            chunk_size=config.chunk_size_feed_forward,
-            layer_norm_eps=config.layer_norm_eps,
-        )
+        self.feed_forward = build_feed_forward(config)
         self.sru = None
         if config.ff_sru_size:
             check_recurrence(config)

@@ -59,36 +59,21 @@ class OutputProjection(_Dropped):
         return drop(part, self.dropout.p, dropout_seed, inplace=True)
 
 
-class ChunkedFeedForward(nn.Module):
-    """LayerNorm, linear, dropout, activation, linear, dropout: sub-layer g of a reversible block.
+class ChunkedSubLayer(nn.Module):
+    """A sub-layer that treats each token by itself, behind a layer norm.
 
     Args:
         hidden_size: width of the stream.
-        feed_forward_size: width inside.
-        activation: elementwise function.
-        dropout: probability, before the activation and at the end.
         chunk_size: tokens of each row computed at a time; 0 for all. Any length is accepted.
         layer_norm_eps: epsilon of the layer norm.
 
     Source: paper section 3, "Chunking".
     """
 
-    def __init__(
-        self,
-        *,
-        hidden_size: int,
-        feed_forward_size: int,
-        activation: Callable[[Tensor], Tensor],
-        dropout: float = 0.0,
-        chunk_size: int = 0,
-        layer_norm_eps: float = 1e-12,
-    ):
+    def __init__(self, hidden_size: int, chunk_size: int, layer_norm_eps: float):
         super().__init__()
         self.chunk_size = chunk_size
         self.layer_norm = StreamLayerNorm(hidden_size, eps=layer_norm_eps)
-        self.dense = _Dropped(hidden_size, feed_forward_size, bias=True, dropout=dropout)
-        self.activation = activation
-        self.output = _Dropped(feed_forward_size, hidden_size, bias=True, dropout=dropout)
 
     def piece_length(self, hidden_states: Float[Tensor, "batch seq dim"]) -> int:
         """How many tokens of each row are best computed at a time.
@@ -114,11 +99,42 @@ class ChunkedFeedForward(nn.Module):
         Returns:
             What is added to the other stream.
         """
-        check_hidden_states(hidden_states, self.dense.dense.in_features)
+        check_hidden_states(hidden_states, self.layer_norm.normalized_shape[0])
         if not 0 < self.chunk_size < hidden_states.shape[1]:
             return self._forward_chunk(hidden_states)
         chunks = hidden_states.split(self.chunk_size, dim=1)
         return torch.cat([self._forward_chunk(chunk) for chunk in chunks], dim=1)
+
+    def _forward_chunk(self, chunk: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class ChunkedFeedForward(ChunkedSubLayer):
+    """LayerNorm, linear, dropout, activation, linear, dropout: sub-layer g of a reversible block.
+
+    Args:
+        hidden_size: width of the stream.
+        feed_forward_size: width inside.
+        activation: elementwise function.
+        dropout: probability, before the activation and at the end.
+        chunk_size: tokens of each row computed at a time; 0 for all. Any length is accepted.
+        layer_norm_eps: epsilon of the layer norm.
+    """
+
+    def __init__(
+        self,
+        *,
+        hidden_size: int,
+        feed_forward_size: int,
+        activation: Callable[[Tensor], Tensor],
+        dropout: float = 0.0,
+        chunk_size: int = 0,
+        layer_norm_eps: float = 1e-12,
+    ):
+        super().__init__(hidden_size, chunk_size, layer_norm_eps)
+        self.dense = _Dropped(hidden_size, feed_forward_size, bias=True, dropout=dropout)
+        self.activation = activation
+        self.output = _Dropped(feed_forward_size, hidden_size, bias=True, dropout=dropout)
 
     def _forward_chunk(self, chunk: Tensor) -> Tensor:
         normalised = cast_for_products(self.layer_norm(chunk))

@@ -18,7 +18,7 @@ from reformer_hf.nn.checks import (
     check_rotary,
 )
 from reformer_hf.nn.past.base import NewTokens, Past
-from reformer_hf.nn.reversible_sequence import recalled_decision
+from reformer_hf.nn.reversible import recalled_decision
 from reformer_hf.nn.self_attention import DEFAULT_HASHING, Hashing
 from reformer_hf.ops.attend import Implementation
 from reformer_hf.ops.checks import require_bools, require_ints

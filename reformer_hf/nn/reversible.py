@@ -21,7 +21,8 @@ What holds between the parts:
   inverted and hands them over once. A stream that a step has rebuilt is overwritten by the next
   to be rebuilt from it.
 - A replay repeats its forward: same random numbers, autocast state, gradient flags and discrete
-  decisions (`Decision`). It must save the same tensors in the same order, which is checked.
+  decisions (`Decision`, `recalled_decision`). It must save the same tensors in the same order,
+  which is checked.
 - A sub-layer that treats each place by itself may run on pieces of the sequence, which are
   replayed one at a time.
 - Replayed tensors live as long as plain autograd would keep them, and at most until the step
@@ -34,6 +35,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from functools import partial
 from typing import Generic, NamedTuple, TypeVar, cast
 
@@ -90,6 +92,42 @@ class Decision(Generic[T]):
         if not self._choice:
             self._choice.append(decide())
         return self._choice[0]
+
+
+class _Recalling:
+    """A sub-layer and the decisions of one run of it, for layers that are given none."""
+
+    def __init__(self, sublayer: SubLayer) -> None:
+        self.sublayer = sublayer
+        self.decisions: list[Decision] = []  # in the order in which the layers inside ask for them
+        self.used = 0
+
+    def __call__(self, source: Tensor) -> Tensor:
+        self.used = 0
+        token = _RUNNING.set(self)
+        try:
+            return self.sublayer(source)
+        finally:
+            _RUNNING.reset(token)
+
+
+_RUNNING: ContextVar[_Recalling | None] = ContextVar("running sub-layer", default=None)
+
+
+def recalled_decision() -> Decision | None:
+    """Find the decision of a layer that runs now within a `ReversibleCoupling`.
+
+    Returns:
+        A cell of this run of the sub-layer, full in its replay; None outside a coupling, and in
+        code that is compiled, which has no way to ask. Each call within a run gives the next cell.
+    """
+    running = None if torch.compiler.is_compiling() else _RUNNING.get()
+    if running is None:
+        return None
+    if running.used == len(running.decisions):
+        running.decisions.append(Decision())
+    running.used += 1
+    return running.decisions[running.used - 1]
 
 
 class PlainCoupling:
@@ -288,7 +326,7 @@ class _Step:
                 self.pieces.append(_Piece(term, start, piece_source))
                 # Autograd keeps the hooks as long as the graph: they must not refer to the source.
                 with saved_tensors_hooks(partial(self.drop, len(self.pieces) - 1), _unpack):
-                    addend = term(piece_source)
+                    addend = self.pieces[-1].sublayer(piece_source)
                 output.add(addend, start)
                 start += addend.shape[-2]
                 del addend
@@ -349,7 +387,7 @@ class _Piece:
     """One run of a sub-layer on a part of a step's places."""
 
     def __init__(self, sublayer: SubLayer, start: int, source: Tensor) -> None:
-        self.sublayer, self.place = sublayer, (start, source.shape[-2])
+        self.sublayer, self.place = _Recalling(sublayer), (start, source.shape[-2])
         function = getattr(sublayer, "func", sublayer)  # of a partial
         self.name = getattr(function, "__qualname__", type(function).__name__)
         self.surroundings = Surroundings(source.device)

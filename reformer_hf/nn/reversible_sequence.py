@@ -1,7 +1,6 @@
 """A stack of sub-layers for a model of your own, on reversible coupling."""
 
 from collections.abc import Iterable, Sequence
-from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -11,60 +10,8 @@ from torch import Tensor, nn
 
 from reformer_hf.nn.checks import check_hidden_states
 from reformer_hf.nn.layer_norm import StreamLayerNorm, cast_for_products
-from reformer_hf.nn.reversible import Decision, PlainCoupling, ReversibleCoupling, SubLayer
+from reformer_hf.nn.reversible import PlainCoupling, ReversibleCoupling
 from reformer_hf.ops.checks import require_bools, require_ints
-
-
-class Replayable:
-    """A sub-layer whose replay hashes to the buckets of its forward.
-
-    A replay sees its source with another rounding error, so a vector between two buckets may fall
-    into the other one. Wrap a sub-layer that has LSH layers inside in a new one for each
-    `ReversibleCoupling.couple`. `ReversibleSequence` does that.
-
-    Args:
-        sublayer: maps a source to an addend.
-    """
-
-    def __init__(self, sublayer: SubLayer):
-        self.func = sublayer
-        self._decisions: list[Decision] = []  # of the LSH layers inside, in the order of the calls
-        self._used = 0
-
-    def __call__(self, source: Float[Tensor, "*batch seq dim"]) -> Float[Tensor, "*batch seq dim"]:
-        """Run the sub-layer.
-
-        Args:
-            source: stream to read.
-
-        Returns:
-            The addend.
-        """
-        self._used = 0
-        token = _RUNNING.set(self)
-        try:
-            return self.func(source)
-        finally:
-            _RUNNING.reset(token)
-
-    def _next_decision(self) -> Decision:
-        if self._used == len(self._decisions):
-            self._decisions.append(Decision())
-        self._used += 1
-        return self._decisions[self._used - 1]
-
-
-_RUNNING: ContextVar[Replayable | None] = ContextVar("replayable", default=None)
-
-
-def recalled_decision() -> Decision | None:
-    """Find the decision of the LSH layer that runs now.
-
-    Returns:
-        A cell, full in a replay; None outside `Replayable`.
-    """
-    running = _RUNNING.get()
-    return None if running is None else running._next_decision()
 
 
 class ReversibleSequence(nn.Module):
@@ -134,7 +81,7 @@ class ReversibleSequence(nn.Module):
             if hasattr(sublayer, "new_cache"):
                 options = {"attention_mask": attention_mask, "seq_idx": seq_idx}
                 options["cache"] = remembered
-            run = Replayable(partial(_run_normalised, norm, sublayer, options))
+            run = partial(_run_normalised, norm, sublayer, options)
             target, source = source, coupling.couple(target, run, source)
         return ((target + source) / 2).to(x.dtype)
 

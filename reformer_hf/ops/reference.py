@@ -376,3 +376,59 @@ def simple_recurrent_unit(
     states = gated_recurrence(torch.sigmoid(forget), candidate, documents)
     kept = torch.sigmoid(reset)
     return kept * states + (1 - kept) * 3**0.5 * inputs
+
+
+def sparse_feed_forward(
+    vectors: Tensor,
+    controller: tuple[Tensor, Tensor, Tensor],
+    up: tuple[Tensor, Tensor],
+    down: tuple[Tensor, Tensor],
+    block_size: int,
+    noise: Tensor | None = None,
+    soft: bool = False,
+) -> tuple[Tensor, list[list[int]]]:
+    """A feed-forward layer of which each token uses one unit of every block.
+
+    Args:
+        vectors: shape ``(seq, dim)``.
+        controller: weights of shape ``(rank, dim)`` and ``(units, rank)``, and a bias of ``units``
+            numbers: its products are the logits of the units.
+        up: weights of shape ``(units, dim)`` and a bias of ``units`` numbers.
+        down: weights of shape ``(units, dim)``, a row for each unit, and a bias of ``dim`` numbers.
+        block_size: units of a block, which follow each other.
+        noise: added to the logits before the choice, shape ``(seq, units)``: a training pass, in
+            which the gradient of a choice is that of the softmax. None for evaluation.
+        soft: weigh all units by the softmax instead of choosing one.
+
+    Returns:
+        The output, shape ``(seq, dim)``, float64 and differentiable, and the unit of each block
+        that each token uses, counted from the block's first.
+
+    Source: Jaszczur et al. 2021, "Sparse is Enough in Scaling Transformers" (arXiv 2111.12763),
+    section 3.1.
+
+    >>> x, one, zero = torch.ones(1, 1), torch.ones(2, 1), torch.zeros(2)
+    >>> controller = torch.ones(1, 1), torch.tensor([[1.0], [2.0]]), zero
+    >>> output, chosen = sparse_feed_forward(x, controller, (3 * one, zero), (one, zero[:1]), 2)
+    >>> output.tolist(), chosen
+    ([[3.0]], [[1]])
+    """
+    outputs, chosen = [], []
+    for place, vector in enumerate(vectors.double()):
+        logits = controller[1].double() @ (controller[0].double() @ vector) + controller[2].double()
+        output, choices = down[1].double(), []
+        for first in range(0, len(logits), block_size):
+            block = slice(first, first + block_size)
+            weights = torch.softmax(logits[block], dim=0)
+            noisy = logits[block] if noise is None else logits[block] + noise[place, block].double()
+            choices.append(int(noisy.argmax()))
+            for unit in range(block_size):
+                weight = weights[unit]
+                if not soft:
+                    gradient = 0.0 if noise is None else weight - weight.detach()
+                    weight = float(unit == choices[-1]) + gradient
+                inner = up[0][first + unit].double() @ vector + up[1][first + unit].double()
+                output = output + torch.relu(weight * inner) * down[0][first + unit].double()
+        outputs.append(output)
+        chosen.append(choices)
+    return torch.stack(outputs), chosen

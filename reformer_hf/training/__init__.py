@@ -27,6 +27,7 @@ _HOMES = {
     "score_documents": "perplexity",
     "train_clm": "tasks.language_model",
     "train_mlm": "tasks.language_model",
+    "unit_use": "units",
 }
 
 

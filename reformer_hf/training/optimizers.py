@@ -1,5 +1,6 @@
 """Optimizers: AdamW, or Muon for the matrices of the layers and AdamW for the rest, as one."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.optim import AdamW, Optimizer
 from transformers import PreTrainedModel, Trainer
 from transformers.utils import logging
 
+from reformer_hf.nn.sparse_feed_forward import SparseFeedForward
 from reformer_hf.ops.precision import multiplies_bfloat16
 
 logger = logging.get_logger(__name__)
@@ -104,7 +106,7 @@ def make_optimizer(
     rest = set(trained) - set(matrices)
     groups = decay_groups((each for each in trained if each in rest), weight_decay)
     muon = torch.optim.Muon(
-        matrices,
+        _muon_groups(model, matrices, muon_learning_rate, weight_decay),
         lr=muon_learning_rate,
         momentum=muon_momentum,
         weight_decay=weight_decay,
@@ -126,12 +128,31 @@ def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> lis
     return [group for group in groups if group["params"]]
 
 
+def _muon_groups(
+    model: nn.Module, matrices: list[nn.Parameter], rate: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Param groups of Muon, those of matrices that are stored transposed with rates of their own.
+
+    Muon multiplies a rate by what follows from rows and columns. There it must follow from columns
+    and rows, and the decay must not change with it.
+    """
+    stored = {m.down_weight for m in model.modules() if isinstance(m, SparseFeedForward)}
+    groups = {1.0: {"params": [], "lr": rate, "weight_decay": weight_decay}}
+    for matrix in matrices:
+        rows, columns = matrix.shape if matrix in stored else (1, 1)
+        factor = math.sqrt(max(1, columns / rows) / max(1, rows / columns))
+        group = {"params": [], "lr": rate * factor, "weight_decay": weight_decay / factor}
+        groups.setdefault(factor, group)["params"].append(matrix)
+    return list(groups.values())
+
+
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     """The trained parameters of exactly two axes that are in the layers: those for Muon.
 
     Not among them are embeddings, position tables (what has "embed" in its name) and heads (all
     that is outside `base_model`, and the output embeddings). Nor are adapters of PEFT: Muon makes
-    the singular values of a step equal, which says little of a product of two thin matrices.
+    the singular values of a step equal, which says little of a product of two thin matrices. For
+    the same reason the controllers of sparse feed-forward sub-layers are not.
     """
     if hasattr(model, "peft_config"):
         return []
@@ -139,6 +160,8 @@ def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     for module in model.modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             left_out.update(module.parameters())
+        if isinstance(module, SparseFeedForward):
+            left_out.update(module.controller.parameters())
         if isinstance(module, PreTrainedModel):
             left_out.update(set(module.parameters()) - set(module.base_model.parameters()))
             if isinstance(head := module.get_output_embeddings(), nn.Module):

@@ -34,6 +34,7 @@ def model_fields(draw: st.DrawFn, *kinds: str) -> dict[str, Any]:
         "lsh_local_round": draw(st.booleans()),  # of the band scope
         "ff_sru_size": draw(st.sampled_from([0, 3])),
         "ff_sru_layers": draw(st.integers(1, 2)),
+        "ff_sparsity": draw(st.sampled_from([0, 4])),
         "eos_token_id": None,
     }
 

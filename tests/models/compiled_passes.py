@@ -19,10 +19,10 @@ from tests.models.seq2seq import FORMS, tiny_seq2seq
 from tests.models.tiny import ROTARY_CONVOLUTION, gradients, random_ids, tiny_lm
 
 KINDS: dict[str, dict[str, Any]] = {
-    "inference": {},
+    "inference": {"ff_sparsity": 4},
     "training": {"reversible": False, "redraw_rotations": False},
     "training, new rotations": {"reversible": False},
-    "reversible training": {"redraw_rotations": False, **ROTARY_CONVOLUTION},
+    "reversible training": {"redraw_rotations": False, "ff_sparsity": 4, **ROTARY_CONVOLUTION},
 }
 
 

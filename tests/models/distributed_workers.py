@@ -43,7 +43,11 @@ def make_model(**fields: Any) -> ReformerHFForCausalLM | ReformerHFForConditiona
     if "decoder_form" in fields:
         return tiny_seq2seq(redraw_rotations=False, **fields).double().train()
     layers = ["local", "lsh", "lsh"]
-    return tiny_lm(attn_layers=layers, redraw_rotations=False, **fields).double().train()
+    fields |= {
+        "redraw_rotations": False,
+        "ff_sparsity_hard_share": 0.0,
+    }  # or processes would differ
+    return tiny_lm(attn_layers=layers, **fields).double().train()
 
 
 def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:

@@ -217,9 +217,10 @@ def test_a_file_of_version_0_1_0_means_what_it_meant(tmp_path):
     missing = ReformerHFConfig.__annotations__.keys() - VERSION_0_1_0.keys()
     missing -= PreTrainedConfig.__annotations__.keys()  # whose defaults are not saved
     # Off where a file does not have them.
-    options = ["lsh_local_round", "conv_kernel", "ngram_sizes", "rope_parameters"]
+    options = ["lsh_local_round", "conv_kernel", "ngram_sizes", "rope_parameters", "ff_sparsity"]
     assert not any(getattr(config, name) for name in options)
     missing -= {*options, "ngram_table_size"}
+    missing -= {f"ff_sparsity_{name}" for name in ("rank", "temperature", "hard_share")}
     assert not missing, f"{missing}: a field that old files lack needs a default that is theirs"
 
 
@@ -237,6 +238,7 @@ def test_a_file_of_version_0_1_0_means_what_it_meant(tmp_path):
         ({"num_layers": 3}, {"attn_layers": ["local", "lsh", "local"]}),
         ({"attn_layers": ["lsh"]}, {"num_hidden_layers": 1}),
         ({"num_hashes": 4}, {"num_hashes": 4, "num_buckets": 4, "feed_forward_size": 24}),
+        ({"ff_sparsity": 4}, {"ff_sparsity_rank": 6}),
     ],
 )
 @pytest.mark.parametrize("stock", [False, True])

@@ -24,7 +24,7 @@ AT_LEAST_1 = [
     *("hidden_size", "num_attention_heads", "attention_head_size", "feed_forward_size"),
     *("num_hashes", "hash_length", "num_buckets", "vocab_size", "max_position_embeddings"),
     "ff_sru_layers",
-    *("local_attn_chunk_length", "lsh_attn_chunk_length"),
+    *("local_attn_chunk_length", "lsh_attn_chunk_length", "ff_sparsity_rank"),
     *("d_model", "n_embd", "num_heads", "n_head", "head_dim", "intermediate_size", "ffn_dim"),
     *("n_positions", "max_seq_len", "num_layers", "n_layer", *LAYER_COUNTS),
 ]
@@ -32,7 +32,7 @@ AT_LEAST_0 = [
     *("local_num_chunks_before", "local_num_chunks_after"),
     *("lsh_num_chunks_before", "lsh_num_chunks_after"),
     *("chunk_size_attention_heads", "chunk_size_feed_forward", "chunk_size_lm_head"),
-    *("activation_budget", "ff_sru_size"),
+    *("activation_budget", "ff_sparsity", "ff_sru_size"),
 ]
 OWN = {field.name for field in fields(ReformerHFConfig)} & {*ReformerHFConfig.__annotations__}
 

@@ -1,6 +1,7 @@
 """Saving and loading, initial weights, resizing of the vocabulary."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +115,11 @@ INITIAL = {
     "feed_forward.dense.dense.bias": (0.0, 0.0),
     "sru.output.weight": (0.0, 0.3),
     "sru.units.0.forget.bias": (0.0, 0.0),
+    "feed_forward.up_weight": (0.0, 0.3),
+    "feed_forward.down_weight": (0.0, 0.3),
+    "feed_forward.up_bias": (0.0, 0.0),
+    "feed_forward.down_bias": (0.0, 0.0),
+    "feed_forward.controller.expand.weight": (0.0, 0.3),
 }
 
 
@@ -128,6 +134,8 @@ def assert_initial(weight: Tensor, mean: float, std: float) -> None:
 def test_initial_values_in_a_new_model_and_where_a_file_lacks_them(part, tmp_path):
     positions = "learned" if "position_embeddings.embedding" in part else "axial"
     fields = {"position_embedding_type": positions, "axial_norm_std": 0.7, "ff_sru_size": 8}
+    if re.search("feed_forward.(up|down|controller)", part):
+        fields["ff_sparsity"] = 4
     torch.manual_seed(0)
     model = ReformerHFForCausalLM(tiny_config(**fields))
     new = {name: weight for name, weight in model.named_parameters() if part in name}

@@ -10,8 +10,8 @@ from reformer_hf import ReformerHFConfig, ReformerHFForCausalLM, ReformerHFModel
 SCOPES = ("band", "chunk")
 ROTARY_CONVOLUTION = {"position_embedding_type": "rotary", "conv_kernel": 3}
 """Rotary positions and a short convolution, for either scope."""
-ALL_OPTIONS = {**ROTARY_CONVOLUTION, "lsh_local_round": True}
-"""The same and a local round, for the band scope."""
+ALL_OPTIONS = {**ROTARY_CONVOLUTION, "lsh_local_round": True, "ff_sparsity": 4}
+"""The same, a local round, for the band scope, and sparse feed-forward sub-layers."""
 WITH_NGRAMS = {**ALL_OPTIONS, "ngram_sizes": [2, 4], "ngram_table_size": 8}
 """The same and n-grams, for models that read token ids."""
 WITH_SRU = {"ff_sru_size": 3, "ff_sru_layers": 2}

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from reformer_hf.nn import LocalAttention, LSHAttention, Replayable, ReversibleSequence
+from reformer_hf.nn import LocalAttention, LSHAttention, ReversibleSequence
 from reformer_hf.nn.reversible import ReversibleCoupling
 from tests.nn.reversible_toys import LiveBytes
 
@@ -85,7 +85,7 @@ def test_layers_deep_inside_a_sublayer_keep_their_buckets_apart():
     hashed = []
     for layer in (sublayer[0], sublayer[2]):
         layer.attention.register_forward_hook(lambda *_: hashed.append(1))
-    output = ReversibleCoupling().couple(x, Replayable(sublayer), x)
+    output = ReversibleCoupling().couple(x, sublayer, x)
     found = torch.autograd.grad(output.square().sum(), inputs)
     for gradient, right in zip(found, expected, strict=True):
         assert_close(gradient, right)

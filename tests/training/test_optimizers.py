@@ -21,6 +21,7 @@ from tests.models.tiny import WITH_SRU, random_ids, tiny_lm
 
 MODELS = {name: head.build for name, head in HEADS.items()} | {
     "causal": tiny_lm,
+    "sparse": lambda: tiny_lm(ff_sparsity=4),
     "wrapped": lambda: nn.DataParallel(tiny_lm()),
     "gpt2": lambda: GPT2LMHeadModel(
         GPT2Config(vocab_size=40, n_embd=16, n_layer=2, n_head=2)
@@ -28,7 +29,7 @@ MODELS = {name: head.build for name, head in HEADS.items()} | {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "sparse"])
 def test_muon_gets_the_matrices_of_the_layers_and_nothing_else(name):
     model = MODELS[name]()
     optimizer = make_optimizer(model, 1e-3, 2e-2, weight_decay=0.2)  # torch's Muon has 0.1
@@ -48,7 +49,29 @@ def test_muon_gets_the_matrices_of_the_layers_and_nothing_else(name):
     assert sorted(found["adamw"] + found["muon"]) == sorted(names.values())
 
 
-@pytest.mark.parametrize("name", [*HEADS, "causal"])
+def test_sparse_feed_forward_takes_the_steps_of_a_dense_one_and_its_controller_is_adamws():
+    dense, sparse = tiny_lm(), tiny_lm(ff_sparsity=4)
+    pairs = []
+    for layer, other in zip(
+        dense.reformer.encoder.layers, sparse.reformer.encoder.layers, strict=True
+    ):
+        right, found = layer.feed_forward.output.dense.weight, other.feed_forward.down_weight
+        right.grad = torch.randn_like(right)
+        found.data, found.grad = right.data.t().clone(), right.grad.t().clone()
+        pairs.append((right, found))
+    for model in (dense, sparse):
+        optimizer = make_optimizer(model, 1e-3, 2e-2, weight_decay=0.2)
+        optimizer.step()
+    for right, found in pairs:
+        torch.testing.assert_close(found.t(), right)
+    names = {parameter: name for name, parameter in sparse.named_parameters()}
+    for group in optimizer.param_groups:
+        is_controller = {".controller." in names[parameter] for parameter in group["params"]}
+        assert group["algorithm"] == "adamw" or is_controller == {False}
+    assert muon_rate(optimizer) == {"muon_learning_rate": 2e-2}
+
+
+@pytest.mark.parametrize("name", [*HEADS, "causal", "sparse"])
 def test_what_decays_is_what_decays_in_a_trainer(name, tmp_path):
     model = MODELS[name]()
     trainer = Trainer(model, TrainingArguments(str(tmp_path), use_cpu=True))

@@ -122,7 +122,8 @@ def _missing_in_stock(config: ReformerHFConfig) -> tuple[list[str], list[str]]:
         unknown.append(f"attn_layers has {', '.join(map(repr, others))}")
     if config.position_embedding_type in ("none", "rotary"):
         unknown.append(f"position_embedding_type={config.position_embedding_type!r}")
-    for name in ("conv_kernel", "lsh_local_round", "ngram_sizes", "ff_sru_size"):
+    options = ("conv_kernel", "lsh_local_round", "ngram_sizes", "ff_sparsity", "ff_sru_size")
+    for name in options:
         if getattr(config, name):
             unknown.append(f"{name}={getattr(config, name)!r}")
     if config.attention_scope != "chunk":

@@ -37,7 +37,7 @@ LABELLED = (
     ("attend", "reformer_hf.ops.attention", "attend_blockwise"),
     ("attend", "reformer_hf.ops.chunk_scope", "attend_blockwise"),
     ("attend", "reformer_hf.ops.chunk_scope", "full_attention"),
-    ("feed-forward", "reformer_hf.nn.feed_forward", "ChunkedFeedForward.forward"),
+    ("feed-forward", "reformer_hf.nn.feed_forward", "ChunkedSubLayer.forward"),
     ("norm", "reformer_hf.nn.layer_norm", "StreamLayerNorm.forward"),
     ("norm", "reformer_hf.ops.attention", "normalise_keys"),
     ("norm", "reformer_hf.ops.chunk_scope", "normalise_keys"),

@@ -126,6 +126,7 @@ UNKNOWN = [
     ({"position_embedding_type": "rotary"}, "position_embedding_type='rotary'"),
     ({"conv_kernel": 3}, "conv_kernel=3"),
     ({"ff_sru_size": 3}, "ff_sru_size=3"),
+    ({"ff_sparsity": 4}, "ff_sparsity=4"),
 ]
 
 
