@@ -43,6 +43,7 @@ class Past:
         length: tokens of each row so far, padding included.
         tokens: their keys and values side by side.
         recent: their last inputs, where a short convolution sees them.
+        recent_shared: the last vectors that sparse projections share.
         recording: from now on, keep what :meth:`drop_last` needs.
     """
 
@@ -50,6 +51,7 @@ class Past:
         self.length = 0
         self.tokens = TokenStore()
         self.recent = RecentInputs()
+        self.recent_shared = RecentInputs()
         self.recording = False
 
     def can_drop(self, count: int) -> bool:
@@ -61,7 +63,7 @@ class Past:
         Returns:
             True if so.
         """
-        return self.recent.can_drop(count)
+        return self.recent.can_drop(count) and self.recent_shared.can_drop(count)
 
     def drop_last(self, count: int) -> None:
         """Forget the last tokens of every row, as if they had never been.
@@ -73,6 +75,7 @@ class Past:
         self.length -= count
         self.tokens.drop_last(count)
         self.recent.drop_last(count)
+        self.recent_shared.drop_last(count)
 
     def change_rows(self, change: Callable[[Tensor], Tensor]) -> None:
         """Replace each tensor by a function of it, such as a choice or repetition of rows.
@@ -82,6 +85,7 @@ class Past:
         """
         self.tokens.change_rows(change)
         self.recent.change_rows(change)
+        self.recent_shared.change_rows(change)
 
     @property
     def keys(self) -> Float[Tensor, "batch heads stored dim"]:
@@ -101,7 +105,7 @@ class Past:
     @property
     def fixed_bytes(self) -> int:
         """Bytes that do not grow with the length."""
-        return self.recent.allocated_bytes
+        return self.recent.allocated_bytes + self.recent_shared.allocated_bytes
 
     @property
     def token_bytes(self) -> int:
