@@ -11,6 +11,7 @@ from torch.optim import AdamW, Optimizer
 from transformers import PreTrainedModel, Trainer
 from transformers.utils import logging
 
+from reformer_hf.nn.sparse_dense import MultiplicativeDense
 from reformer_hf.ops.precision import multiplies_bfloat16
 
 logger = logging.get_logger(__name__)
@@ -131,7 +132,8 @@ def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
 
     Not among them are embeddings, position tables (what has "embed" in its name) and heads (all
     that is outside `base_model`, and the output embeddings). Nor are adapters of PEFT: Muon makes
-    the singular values of a step equal, which says little of a product of two thin matrices.
+    the singular values of a step equal, which says little of a product of two thin matrices. Nor
+    are the gates of a `MultiplicativeDense`, which multiply number by number.
     """
     if hasattr(model, "peft_config"):
         return []
@@ -139,6 +141,8 @@ def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     for module in model.modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             left_out.update(module.parameters())
+        if isinstance(module, MultiplicativeDense):
+            left_out.add(module.gates)
         if isinstance(module, PreTrainedModel):
             left_out.update(set(module.parameters()) - set(module.base_model.parameters()))
             if isinstance(head := module.get_output_embeddings(), nn.Module):

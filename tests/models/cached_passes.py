@@ -32,6 +32,9 @@ def model_fields(draw: st.DrawFn, *kinds: str) -> dict[str, Any]:
         "position_embedding_type": draw(st.sampled_from(["axial", "learned", "rotary", "none"])),
         "conv_kernel": draw(st.sampled_from([0, 2, 3, 4])),
         "lsh_local_round": draw(st.booleans()),  # of the band scope
+        "attention_sparsity": draw(st.sampled_from([0, 2, 4])),
+        "attention_sparsity_kernel": draw(st.integers(1, 4)),
+        "attention_output_projection": draw(st.booleans()),
         "eos_token_id": None,
     }
 

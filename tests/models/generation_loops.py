@@ -6,14 +6,19 @@ import torch
 from torch import Tensor
 
 from reformer_hf import ReformerHFForCausalLM
-from tests.models.tiny import ALL_OPTIONS, random_ids, tiny_lm
+from tests.models.tiny import ALL_OPTIONS, SPARSE_PROJECTIONS, random_ids, tiny_lm
 
 NEW = 8
 """Tokens that most tests write."""
 
 MODELS: dict[str, dict[str, Any]] = {
     "band": {"attn_layers": ["lsh", "local", "full_shared_qk", "lsh"]},
-    "band, all options": {"deduplicate_rounds": True, **ALL_OPTIONS},
+    "band, all options": {
+        "deduplicate_rounds": True,
+        "lm_head_sparsity": 3,
+        **ALL_OPTIONS,
+        **SPARSE_PROJECTIONS,
+    },
     # Its steps equal whole prefixes where the only LSH layer is the last attention layer.
     "chunk": {"attention_scope": "chunk", "attn_layers": ["local", "full", "lsh"]},
 }

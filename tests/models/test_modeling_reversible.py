@@ -7,6 +7,7 @@ from torch.testing import assert_close
 
 from tests.models.tiny import (
     SCOPES,
+    SPARSE_PROJECTIONS,
     WITH_NGRAMS,
     dropout_fields,
     gradients,
@@ -63,7 +64,7 @@ def test_gradients_equal_plain_ones_with_dropout(scope, chunk_size):
 def test_gradients_equal_plain_ones_with_documents(documents):
     ids = random_ids(2, 21)
     inputs = {"input_ids": ids, "labels": ids, **documents}
-    fields = {"attn_layers": KINDS, **WITH_NGRAMS, **dropout_fields()}
+    fields = {"attn_layers": KINDS, **WITH_NGRAMS, **SPARSE_PROJECTIONS, **dropout_fields()}
     assert_same_gradients(*both_ways(inputs=inputs, **fields))
 
 

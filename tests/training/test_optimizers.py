@@ -17,7 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 from reformer_hf.training import make_optimizer, optimizers
 from reformer_hf.training.optimizers import MuonAdamW, check_machine, hidden_matrices, muon_rate
 from tests.models.heads import HEADS
-from tests.models.tiny import random_ids, tiny_lm
+from tests.models.tiny import SPARSE_PROJECTIONS, random_ids, tiny_lm
 
 MODELS = {name: head.build for name, head in HEADS.items()} | {
     "causal": tiny_lm,
@@ -46,6 +46,19 @@ def test_muon_gets_the_matrices_of_the_layers_and_nothing_else(name):
     ]
     assert found["muon"] == of_layers and of_layers
     assert sorted(found["adamw"] + found["muon"]) == sorted(names.values())
+
+
+def test_gates_are_no_matrix_for_muon():
+    """Nor is a sparse output layer; what modules share is, and so are convolutions."""
+    fields = {**SPARSE_PROJECTIONS, "lm_head_sparsity": 4, "lm_head_sparse_share": 0.5}
+    model = tiny_lm(attn_layers=["local"], **fields)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    found = {names[parameter].split("layers.0.")[1] for parameter in hidden_matrices(model)}
+    attention = {f"{name}.weight" for name in ("shared_projection", "query", "key", "value")}
+    assert found == {
+        *(f"attention.self_attention.{name}" for name in attention),
+        *("feed_forward.dense.dense.weight", "feed_forward.output.dense.weight"),
+    }
 
 
 @pytest.mark.parametrize("name", [*HEADS, "causal"])

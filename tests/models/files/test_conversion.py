@@ -125,6 +125,9 @@ UNKNOWN = [
     ({"position_embedding_type": "none"}, "position_embedding_type='none'"),
     ({"position_embedding_type": "rotary"}, "position_embedding_type='rotary'"),
     ({"conv_kernel": 3}, "conv_kernel=3"),
+    ({"attention_sparsity": 2}, "attention_sparsity=2"),
+    ({"attention_output_projection": False}, "attention_output_projection=False"),
+    ({"lm_head_sparsity": 2}, "lm_head_sparsity=2"),
 ]
 
 
