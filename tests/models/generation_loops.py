@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from reformer_hf import ReformerHFForCausalLM
-from tests.models.tiny import ALL_OPTIONS, SPARSE_PROJECTIONS, random_ids, tiny_lm
+from tests.models.tiny import ALL_OPTIONS, random_ids, tiny_lm
 
 NEW = 8
 """Tokens that most tests write."""
@@ -15,9 +15,9 @@ MODELS: dict[str, dict[str, Any]] = {
     "band": {"attn_layers": ["lsh", "local", "full_shared_qk", "lsh"]},
     "band, all options": {
         "deduplicate_rounds": True,
+        "attention_sparsity": 4,
         "lm_head_sparsity": 3,
         **ALL_OPTIONS,
-        **SPARSE_PROJECTIONS,
     },
     # Its steps equal whole prefixes where the only LSH layer is the last attention layer.
     "chunk": {"attention_scope": "chunk", "attn_layers": ["local", "full", "lsh"]},
