@@ -8,6 +8,8 @@ MODULES = ("tests/nn/test_attention.py",)
 RECURRENCE = ("tests/ops/test_recurrence.py",)
 SRU = ("tests/nn/test_sru.py",)
 RECENT = ("tests/nn/past/test_recent_inputs.py",)
+SPARSE = ("tests/ops/test_sparse_dense.py",)
+OUTPUT = ("tests/models/test_language_model.py",)
 CACHED = ("tests/models/test_cached_forward.py",)
 SPARSE_OPS = ("tests/ops/test_sparse_feed_forward.py",)
 SPARSE = ("tests/nn/test_sparse_feed_forward.py",)
@@ -134,6 +136,83 @@ OPTION_MUTATIONS = [
         "        self.recent.change_rows(change)\n",
         "",
         ("tests/models/test_generation_cache.py",),
+    ),
+    Mutation(
+        "gates of many tokens lose their sign",
+        "reformer_hf/ops/sparse_dense.py",
+        "(gates.unsqueeze(1) * weight).flatten(0, 1)",
+        "(gates.abs().unsqueeze(1) * weight).flatten(0, 1)",
+        SPARSE,
+    ),
+    Mutation(
+        "there are too many zeros beside the modules",
+        "reformer_hf/ops/sparse_dense.py",
+        "padding = (0, weight.shape[2] // 2)",
+        "padding = (0, weight.shape[2] - 1)",
+        SPARSE,
+    ),
+    Mutation(
+        "sparse projections cross the borders of documents",
+        "reformer_hf/nn/self_attention.py",
+        "self.shared_projection(hidden_states, documents, **remembered)",
+        "self.shared_projection(hidden_states, **remembered)",
+        MODULES,
+    ),
+    Mutation(
+        "sparse projections see later tokens unlike earlier ones",
+        "reformer_hf/nn/sparse_dense.py",
+        "weight[:, :-1].flip(1)",
+        "weight[:, :-1]",
+        ("tests/nn/test_sparse_dense.py",),
+    ),
+    Mutation(
+        "sparse projections begin anew in each cached pass",
+        "reformer_hf/nn/sparse_projections.py",
+        "if past is None or new is None or not self.before:",
+        "if True:",
+        CACHED,
+    ),
+    Mutation(
+        "padding moves what sparse projections are made of",
+        "reformer_hf/nn/sparse_projections.py",
+        "torch.arange(-self.before, 1, device=target.device)",
+        "torch.arange(-self.before, 1, device=target.device) - 1",
+        CACHED,
+    ),
+    Mutation(
+        "what sparse projections share stays when tokens are taken back",
+        "reformer_hf/nn/past/base.py",
+        "        self.recent_shared.drop_last(count)\n",
+        "",
+        CACHED,
+    ),
+    Mutation(
+        "what sparse projections share keeps its rows when rows are chosen",
+        "reformer_hf/nn/past/base.py",
+        "        self.recent_shared.change_rows(change)\n",
+        "",
+        ("tests/models/test_generation_cache.py",),
+    ),
+    Mutation(
+        "pieces of the loss are of both output layers",
+        "reformer_hf/models/language_model.py",
+        "partial(self._project, head)",
+        "lambda *states: self._project(self.lm_head.draw(), *states)",
+        OUTPUT,
+    ),
+    Mutation(
+        "an output layer that was not drawn has no gradient",
+        "reformer_hf/models/language_model.py",
+        "+ self.bias + nothing",
+        "+ self.bias",
+        OUTPUT,
+    ),
+    Mutation(
+        "the dense output layer is used outside training",
+        "reformer_hf/models/language_model.py",
+        "if self.dense is None or not self.training:",
+        "if self.dense is None:",
+        OUTPUT,
     ),
     Mutation(
         "n-grams begin anew in each cached pass",

@@ -26,6 +26,7 @@ from reformer_hf.models.configuration_rules import (
     unknown_names,
 )
 from reformer_hf.models.rotary_rules import ROPE_NAMES, derive_rotary
+from reformer_hf.models.sparse_projection_rules import check_sparse_projections
 from reformer_hf.ops.attention_map import MapForm
 from reformer_hf.ops.window import Window
 
@@ -111,6 +112,18 @@ class ReformerHFConfig(PreTrainedConfig):
         conv_kernel (`int`): tokens that a short depthwise convolution on the input of attention
             sees, the own one included; in bidirectional layers as many on either side. 0, the
             default, for none.
+        attention_sparsity (`int`): modules of sparse queries, keys and values in self-attention,
+            such as 16: they divide `hidden_size` and the width of all heads. 0, the default, for
+            dense ones. All heads then attend at once, whatever `chunk_size_attention_heads` says.
+        attention_sparsity_kernel (`int`): tokens that sparse queries, keys and values are made of,
+            the own one included; in bidirectional layers as many on either side.
+        attention_output_projection (`bool`): project what self-attention returns (default true).
+            If not, heads side by side are as wide as `hidden_size`.
+        lm_head_sparsity (`int`): modules of a sparse output layer, such as 4; 0, the default, for
+            a dense one.
+        lm_head_sparse_share (`float`): share of training passes whose loss is of the sparse output
+            layer. Below 1 there is a dense one besides, which the other passes train: each pass
+            draws. Outside training the output is always of the sparse one.
         ff_sru_size (`int`): width of simple recurrent units beside the feed-forward sub-layer, as
             in Terraformer, which has 32. 0, the default, for none. Causal models only; of an
             encoder-decoder, the decoder.
@@ -200,6 +213,11 @@ class ReformerHFConfig(PreTrainedConfig):
     deduplicate_rounds: bool = False
     lsh_local_round: bool = False
     conv_kernel: int = 0
+    attention_sparsity: int = 0
+    attention_sparsity_kernel: int = 3
+    attention_output_projection: bool = True
+    lm_head_sparsity: int = 0
+    lm_head_sparse_share: float | int = 1.0
     ff_sru_size: int = 0
     ff_sru_layers: int = 1
     reversible: bool = True
@@ -438,6 +456,7 @@ class ReformerHFConfig(PreTrainedConfig):
         Raises:
             ValueError: naming field, value and fix.
         """
+        check_sparse_projections(self)
         if self.is_encoder_decoder:
             check_encoder_decoder(self)
         for config in [self.side(side) for side in SIDES] if self.is_encoder_decoder else [self]:

@@ -1,6 +1,7 @@
 """What models that write tokens share: the output projection and its loss."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ from transformers.modeling_utils import slice_logits_to_keep
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.layers import mean_of_streams
+from reformer_hf.nn.sparse_dense import MultiplicativeDense
+from reformer_hf.ops.dropout import draw_seed
 from reformer_hf.ops.losses import chunked_cross_entropy
 
 
@@ -16,20 +19,59 @@ class ReformerHFLMHead(nn.Module):
     """Projection of the last hidden state to the vocabulary.
 
     Word embeddings are half as wide: an output tied to them reads the mean of both streams.
+
+    A sparse projection has as many outputs as its modules share equally; those beyond the
+    vocabulary are cut off. With `lm_head_sparse_share` below 1 a dense projection stands beside it,
+    with the same bias. A training pass uses one of them, and the other gets gradients of 0, as in
+    trax, where an optimizer steps all weights in each pass.
     """
 
     def __init__(self, config: ReformerHFConfig):
         super().__init__()
         self.tied = config.tie_word_embeddings
+        self.sparse_share = config.lm_head_sparse_share
         width = config.hidden_size if self.tied else 2 * config.hidden_size
-        self.decoder = nn.Linear(width, config.vocab_size, bias=False)
+        self.decoder: Any = nn.Linear(width, config.vocab_size, bias=False)
+        self.dense = None
+        if modules := config.lm_head_sparsity:
+            self.dense = self.decoder if self.sparse_share < 1 else None
+            outputs = -(-config.vocab_size // modules) * modules
+            self.decoder = MultiplicativeDense(width, outputs, modules, bias=False)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Logits of hidden states."""
+    def draw(self) -> Callable[[Tensor], Tensor]:
+        """Choose the projection of a pass, from torch's default generator where there is a choice.
+
+        Returns:
+            This module's forward with the choice made, for all pieces of a sequence.
+        """
+        if self.dense is None or not self.training:
+            return self
+        drawn = draw_seed()
+        return partial(self, sparse=drawn is None or drawn < self.sparse_share * 2**63)
+
+    def forward(self, hidden_states: Tensor, sparse: bool | None = None) -> Tensor:
+        """Logits of hidden states.
+
+        Args:
+            hidden_states: the last ones, (..., seq, 2 * hidden_size).
+            sparse: of the training pass, which projection it uses; None outside training.
+        """
         if self.tied:
             hidden_states = mean_of_streams(hidden_states)
-        return self.decoder(hidden_states) + self.bias
+        if sparse is None or self.dense is None:
+            return self._cut(self.decoder(hidden_states)) + self.bias
+        used, other = self.decoder, self.dense
+        if not sparse:
+            used, other = other, used
+        # Of no token: nothing but a gradient of 0, which DDP waits for.
+        nothing = other(hidden_states[..., :0, :]).sum()
+        return self._cut(used(hidden_states)) + self.bias + nothing
+
+    def _cut(self, logits: Tensor) -> Tensor:
+        """The logits of the vocabulary alone."""
+        words = self.bias.shape[0]
+        return logits if logits.shape[-1] == words else logits[..., :words]
 
 
 class LanguageModelMixin:
@@ -47,9 +89,28 @@ class LanguageModelMixin:
         """Replace the output projection."""
         self.lm_head.decoder = new_embeddings
 
-    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
-        """Resize embeddings, output projection and its bias; see `PreTrainedModel`."""
-        embeddings = super().resize_token_embeddings(*args, **kwargs)  # type: ignore[misc]
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> nn.Embedding:
+        """Resize embeddings, output projection and its bias; see `PreTrainedModel`.
+
+        Raises:
+            ValueError: if the output layer is sparse, and the size is another than now.
+        """
+        inputs = (new_num_tokens, pad_to_multiple_of, *args)
+        if self.config.lm_head_sparsity:
+            if inputs[0] in (None, self.config.vocab_size) and not pad_to_multiple_of:
+                return self.get_input_embeddings()  # type: ignore[attr-defined]
+            raise ValueError(
+                f"lm_head_sparsity={self.config.lm_head_sparsity} with vocab_size="
+                f"{self.config.vocab_size}: a sparse output layer cannot be resized, since its "
+                "modules would stand for other tokens; build the model with the whole vocabulary"
+            )
+        embeddings = super().resize_token_embeddings(*inputs, **kwargs)  # type: ignore[misc]
         missing = self.lm_head.decoder.weight.shape[0] - self.lm_head.bias.shape[0]
         if missing:
             bias = nn.functional.pad(self.lm_head.bias.detach(), (0, missing))
@@ -91,12 +152,14 @@ class LanguageModelMixin:
         keep_all = isinstance(logits_to_keep, int) and logits_to_keep == 0
         if targets is None:
             return None, self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep))
+        head = self.lm_head.draw()
         if self.config.chunk_size_lm_head and (self.training or not keep_all):  # type: ignore[attr-defined]
-            loss = self._chunked_loss(hidden_states, targets, num_items, self._project)
+            project = partial(self._project, head)
+            loss = self._chunked_loss(hidden_states, targets, num_items, project)
             if self.training:  # type: ignore[attr-defined]
                 return loss, None
             return loss, self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep))
-        logits = self.lm_head(hidden_states)
+        logits = head(hidden_states)
         if self.config.chunk_size_lm_head:
             loss = self._chunked_loss(logits, targets, num_items, lambda logits: logits)
         else:
@@ -109,9 +172,9 @@ class LanguageModelMixin:
             )
         return loss, logits if keep_all else slice_logits_to_keep(logits, logits_to_keep)
 
-    def _project(self, *states: Tensor) -> Tensor:
+    def _project(self, head: Callable[[Tensor], Tensor], *states: Tensor) -> Tensor:
         """Logits of the last hidden state, or of both streams."""
-        return self.lm_head(states[0] if len(states) == 1 else self._finish(*states))
+        return head(states[0] if len(states) == 1 else self._finish(*states))
 
     def _chunked_loss(
         self,

@@ -50,6 +50,7 @@ from reformer_hf.models.layers import (
 from reformer_hf.models.rotary import rotary_of
 from reformer_hf.nn.convolution import ShortConvolution
 from reformer_hf.nn.reversible import Decision
+from reformer_hf.nn.sparse_dense import LocallyConvolutionalDense, MultiplicativeDense
 from reformer_hf.nn.sparse_feed_forward import SparseFeedForward
 from reformer_hf.ops.attention_map import MapForm
 from reformer_hf.ops.dropout import draw_seed
@@ -156,6 +157,9 @@ class ReformerHFPreTrainedModel(PreTrainedModel):
                 init.normal_(weight, std=self.config.initializer_range)
             for bias in (module.up_bias, module.down_bias):
                 init.zeros_(bias)
+        elif isinstance(module, MultiplicativeDense | LocallyConvolutionalDense):
+            for name, value in module.initial_values().items():
+                init.copy_(getattr(module, name), value)
         elif isinstance(module, ReformerHFLMHead):
             init.zeros_(module.bias)
 

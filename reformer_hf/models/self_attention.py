@@ -41,6 +41,8 @@ def build_self_attention(config: ReformerHFConfig, layer_index: int) -> SelfAtte
         "causal": causal,
         "dropout": getattr(config, f"{dropout_field}_attention_probs_dropout_prob") or 0.0,
         "conv_kernel": config.conv_kernel,
+        "sparsity": config.attention_sparsity,
+        "sparsity_kernel": config.attention_sparsity_kernel,
     }
     if kind in ("full", "full_shared_qk"):
         return FullSelfAttention(shared_query_key=shared_qk, **common)
@@ -81,7 +83,10 @@ class LayerInputs(NamedTuple):
 
 
 class ReformerHFAttention(nn.Module):
-    """LayerNorm, self-attention, output projection: sub-layer f of a reversible block."""
+    """LayerNorm, self-attention, output projection: sub-layer f of a reversible block.
+
+    Without an output projection, heads side by side go through dropout alone.
+    """
 
     def __init__(self, config: ReformerHFConfig, layer_index: int):
         super().__init__()
@@ -89,7 +94,9 @@ class ReformerHFAttention(nn.Module):
         self.layer_norm = StreamLayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.self_attention = build_self_attention(config, layer_index)
         width = config.num_attention_heads * config.attention_head_size
-        self.output = OutputProjection(width, config.hidden_size, config.hidden_dropout_prob)
+        self.output: Any = nn.Dropout(config.hidden_dropout_prob)
+        if config.attention_output_projection:
+            self.output = OutputProjection(width, config.hidden_size, config.hidden_dropout_prob)
 
     def forward(
         self,
@@ -125,10 +132,11 @@ class ReformerHFAttention(nn.Module):
         """Groups of heads that `chunk_size_attention_heads` allows to attend at a time.
 
         One group where it allows all, and where a projection is not called for its weight alone:
-        an adapter has replaced it, or a hook brings the weight in, changes or watches it.
+        it is sparse or left out, an adapter has replaced it, or a hook brings the weight in,
+        changes or watches it.
         """
         step, count = self.config.chunk_size_attention_heads, self.self_attention.num_heads
-        modules = [*self.self_attention.children(), self.output.dense]
+        modules = [*self.self_attention.children(), getattr(self.output, "dense", self.output)]
         modules = [module for module in modules if not isinstance(module, ShortConvolution)]
         if not 0 < step < count or not all(map(_is_bare_linear, modules)):
             return [slice(0, count)]

@@ -7,9 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from reformer_hf.nn.checks import check_hashing, check_pass, check_rounds
+from reformer_hf.nn.checks import check_hashing, check_rounds
 from reformer_hf.nn.distance_attention import DistanceSelfAttention
-from reformer_hf.nn.heads import project_heads
 from reformer_hf.nn.past.base import LSHPast, NewTokens, Past
 from reformer_hf.nn.past.distance import DistancePast
 from reformer_hf.nn.past.lsh_band import LSHBandPast
@@ -57,6 +56,8 @@ class LSHSelfAttention(SelfAttention):
             that a query also sees its nearest tokens.
         dropout: of the attention probabilities, in training.
         conv_kernel: tokens that a short convolution on the input sees; 0 for no convolution.
+        sparsity: modules of sparse projections; 0 for dense ones.
+        sparsity_kernel: tokens that their convolutions see.
         layer_index: makes the rotations of layers differ.
         share_rotations: one draw for all layers, as transformers does with an integer seed.
         chunk_lengths: of all chunked layers of the model (``chunk`` scope).
@@ -81,11 +82,14 @@ class LSHSelfAttention(SelfAttention):
         local_round: bool = False,
         dropout: float = 0.0,
         conv_kernel: int = 0,
+        sparsity: int = 0,
+        sparsity_kernel: int = 3,
         layer_index: int = 0,
         share_rotations: bool = False,
         chunk_lengths: tuple[int, ...] = (),
     ):
-        super().__init__(hidden_size, num_heads, head_dim, dropout, conv_kernel, causal)
+        sparse = (sparsity, sparsity_kernel)
+        super().__init__(hidden_size, num_heads, head_dim, dropout, conv_kernel, causal, *sparse)
         self.window = Window(chunk_length, num_chunks_before, num_chunks_after, scope, causal)
         check_hashing(self.window, num_buckets, num_hashes, layer_index)
         check_rounds(self.window, deduplicate_rounds, local_round)
@@ -93,8 +97,8 @@ class LSHSelfAttention(SelfAttention):
         self.layer_index, self.share_rotations = layer_index, share_rotations
         self.chunk_lengths = (chunk_length, *chunk_lengths)
         self.deduplicate_rounds, self.local_round = deduplicate_rounds, local_round
-        self.query_key = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
-        self.value = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
+        self.query_key = self.new_projection(modules_seen=3)
+        self.value = self.new_projection(modules_seen=1)
 
     def forward(
         self,
@@ -108,8 +112,9 @@ class LSHSelfAttention(SelfAttention):
         rotary: Rotary | None = None,
     ) -> Attention:
         """Attend within rows; see the base class."""
-        check_pass(hidden_states, documents, self.value)
-        query, value = self._project(self.mix(hidden_states, documents), heads)
+        self.check(hidden_states, documents, self.value)
+        projections = (self.query_key, self.value)
+        query, value = self.project_input(projections, hidden_states, documents, heads=heads)
         if self.window.scope == "chunk" and self._fits_one_chunk(hidden_states.shape[1]):
             buckets = None
         else:
@@ -164,7 +169,8 @@ class LSHSelfAttention(SelfAttention):
     ) -> Attention:
         """Attend from new tokens; see the base class."""
         assert isinstance(past, LSHPast)
-        query, value = self._project(self.mix(hidden_states, past=past, new=new), None)
+        projections = (self.query_key, self.value)
+        query, value = self.project_input(projections, hidden_states, past=past, new=new)
         decision = Decision() if hashing.decision is None else hashing.decision
         buckets = decision.recall(partial(self._hash_all, query, past.rotations))
         if rotary is not None:
@@ -226,11 +232,6 @@ class LSHSelfAttention(SelfAttention):
         buckets = hash_vectors(query, rotations, self.num_buckets)
         return nn.functional.pad(buckets, (0, 0, 0, 1)) if self.local_round else buckets
 
-    def _project(self, hidden_states: Tensor, heads: slice | None) -> tuple[Tensor, Tensor]:
-        linears = (self.query_key, self.value)
-        query, value = project_heads(linears, hidden_states, self.num_heads, heads)
-        return query, value
-
     def _fits_one_chunk(self, seq: int) -> bool:
         return int(layout_length(seq, self.chunk_lengths)) <= self.chunk_lengths[0]
 
@@ -249,6 +250,8 @@ class LocalSelfAttention(DistanceSelfAttention):
         scope: ``band`` or ``chunk``.
         dropout: of the attention probabilities, in training.
         conv_kernel: tokens that a short convolution on the input sees; 0 for no convolution.
+        sparsity: modules of sparse projections; 0 for dense ones.
+        sparsity_kernel: tokens that their convolutions see.
     """
 
     def __init__(
@@ -264,12 +267,15 @@ class LocalSelfAttention(DistanceSelfAttention):
         scope: Scope = "band",
         dropout: float = 0.0,
         conv_kernel: int = 0,
+        sparsity: int = 0,
+        sparsity_kernel: int = 3,
     ):
-        super().__init__(hidden_size, num_heads, head_dim, dropout, conv_kernel, causal)
+        sparse = (sparsity, sparsity_kernel)
+        super().__init__(hidden_size, num_heads, head_dim, dropout, conv_kernel, causal, *sparse)
         self.window = Window(chunk_length, num_chunks_before, num_chunks_after, scope, causal)
-        self.query = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
-        self.key = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
-        self.value = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
+        self.query = self.new_projection(modules_seen=3)
+        self.key = self.new_projection(modules_seen=3)
+        self.value = self.new_projection(modules_seen=1)
 
     def new_past(
         self, hashing: Hashing = DEFAULT_HASHING, device: torch.device | str = "cpu"
@@ -278,11 +284,11 @@ class LocalSelfAttention(DistanceSelfAttention):
         return DistancePast(self.window)
 
     def project(
-        self, hidden_states: Float[Tensor, "batch seq dim"], heads: slice | None = None
+        self, hidden_states: Float[Tensor, "batch seq dim"], *inputs: Any, **options: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values; see the base class."""
-        linears = (self.query, self.key, self.value)
-        query, key, value = project_heads(linears, hidden_states, self.num_heads, heads)
+        projections = (self.query, self.key, self.value)
+        query, key, value = self.project_input(projections, hidden_states, *inputs, **options)
         return query, key, value
 
     def attend(

@@ -6,7 +6,6 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from reformer_hf.nn.checks import check_pass
 from reformer_hf.nn.past.base import NewTokens, Past
 from reformer_hf.nn.past.distance import DistancePast
 from reformer_hf.nn.self_attention import (
@@ -38,8 +37,8 @@ class DistanceSelfAttention(SelfAttention):
         rotary: Rotary | None = None,
     ) -> Attention:
         """Attend within rows; see the base class."""
-        check_pass(hidden_states, documents, self.value)
-        query, key, value = self.project(self.mix(hidden_states, documents), heads)
+        self.check(hidden_states, documents, self.value)
+        query, key, value = self.project(hidden_states, documents, heads=heads)
         if rotary is not None:
             query, key = rotate_queries(query, rotary), rotate(key, rotary)
         attended = self.attend(
@@ -66,7 +65,7 @@ class DistanceSelfAttention(SelfAttention):
     ) -> Attention:
         """Attend from new tokens; see the base class."""
         assert isinstance(past, DistancePast)
-        query, key, value = self.project(self.mix(hidden_states, past=past, new=new))
+        query, key, value = self.project(hidden_states, past=past, new=new)
         if rotary is not None:
             query, key = rotate_queries(query, rotary), rotate(key, rotary)
         options: dict[str, Any] = {"dropout": self.active_dropout}
@@ -81,13 +80,14 @@ class DistanceSelfAttention(SelfAttention):
 
     @abstractmethod
     def project(
-        self, hidden_states: Float[Tensor, "batch seq dim"], heads: slice | None = None
+        self, hidden_states: Float[Tensor, "batch seq dim"], *inputs: Any, **options: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values.
 
         Args:
             hidden_states: normalised stream.
-            heads: of these heads only; None for all.
+            *inputs: of `project_input`.
+            **options: of the same.
 
         Returns:
             Each of shape (batch, heads, seq, head_dim).

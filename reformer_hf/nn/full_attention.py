@@ -4,10 +4,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from reformer_hf.nn.distance_attention import DistanceSelfAttention
-from reformer_hf.nn.heads import project_heads
 from reformer_hf.nn.past.distance import DistancePast
 from reformer_hf.nn.self_attention import DEFAULT_HASHING, Hashing
 from reformer_hf.ops.attend import normalise_keys
@@ -28,6 +27,8 @@ class FullSelfAttention(DistanceSelfAttention):
         causal: whether later places are hidden.
         dropout: of the attention probabilities, in training.
         conv_kernel: tokens that a short convolution on the input sees; 0 for no convolution.
+        sparsity: modules of sparse projections; 0 for dense ones.
+        sparsity_kernel: tokens that their convolutions see.
     """
 
     def __init__(
@@ -40,15 +41,18 @@ class FullSelfAttention(DistanceSelfAttention):
         causal: bool = True,
         dropout: float = 0.0,
         conv_kernel: int = 0,
+        sparsity: int = 0,
+        sparsity_kernel: int = 3,
     ):
-        super().__init__(hidden_size, num_heads, head_dim, dropout, conv_kernel, causal)
+        sparse = (sparsity, sparsity_kernel)
+        super().__init__(hidden_size, num_heads, head_dim, dropout, conv_kernel, causal, *sparse)
         self.causal, self.shared_query_key = causal, shared_query_key
         if shared_query_key:
-            self.query_key = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
+            self.query_key = self.new_projection(modules_seen=3)
         else:
-            self.query = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
-            self.key = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
-        self.value = nn.Linear(hidden_size, num_heads * head_dim, bias=False)
+            self.query = self.new_projection(modules_seen=3)
+            self.key = self.new_projection(modules_seen=3)
+        self.value = self.new_projection(modules_seen=1)
 
     def new_past(
         self, hashing: Hashing = DEFAULT_HASHING, device: torch.device | str = "cpu"
@@ -57,15 +61,15 @@ class FullSelfAttention(DistanceSelfAttention):
         return DistancePast(self_mask=self.shared_query_key)
 
     def project(
-        self, hidden_states: Float[Tensor, "batch seq dim"], heads: slice | None = None
+        self, hidden_states: Float[Tensor, "batch seq dim"], *inputs: Any, **options: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values; see the base class."""
         if self.shared_query_key:
-            linears = (self.query_key, self.value)
-            query, value = project_heads(linears, hidden_states, self.num_heads, heads)
+            projections = (self.query_key, self.value)
+            query, value = self.project_input(projections, hidden_states, *inputs, **options)
             return query, normalise_keys(query), value
-        linears = (self.query, self.key, self.value)
-        query, key, value = project_heads(linears, hidden_states, self.num_heads, heads)
+        projections = (self.query, self.key, self.value)
+        query, key, value = self.project_input(projections, hidden_states, *inputs, **options)
         return query, key, value
 
     def attend(

@@ -1,17 +1,19 @@
 """What all self-attention modules have in common."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from reformer_hf.nn.checks import check_kernel, check_sizes
+from reformer_hf.nn.checks import check_kernel, check_pass, check_sizes
 from reformer_hf.nn.convolution import ShortConvolution
-from reformer_hf.nn.heads import merge_heads
+from reformer_hf.nn.heads import merge_heads, project_heads, split_heads
 from reformer_hf.nn.past.base import NewTokens, Past
 from reformer_hf.nn.reversible import Decision
+from reformer_hf.nn.sparse_projections import SharedProjection
 from reformer_hf.ops.attend import Implementation
 from reformer_hf.ops.attention_map import AttentionMap, HeadsAndMap, MapForm
 from reformer_hf.ops.rotary import Rotary
@@ -42,6 +44,9 @@ DEFAULT_HASHING = Hashing()
 class SelfAttention(nn.Module, ABC):
     """Self-attention between projections to heads and their output, side by side.
 
+    Sparse projections share a multiplicative layer. Behind it queries, keys and values have a
+    convolution each, over modules and tokens.
+
     Args:
         hidden_size: width of the input.
         num_heads: heads.
@@ -49,6 +54,9 @@ class SelfAttention(nn.Module, ABC):
         dropout: of the attention probabilities, in training.
         conv_kernel: tokens that a short convolution on the input sees; 0 for no convolution.
         causal: whether later places are hidden from it.
+        sparsity: modules of sparse projections; 0 for dense ones.
+        sparsity_kernel: tokens that their convolutions see, the own one included, and as many
+            behind it if not causal.
 
     Raises:
         TypeError: naming an argument of another type.
@@ -63,14 +71,21 @@ class SelfAttention(nn.Module, ABC):
         dropout: float,
         conv_kernel: int = 0,
         causal: bool = True,
+        sparsity: int = 0,
+        sparsity_kernel: int = 3,
     ):
         super().__init__()
         check_sizes(dropout, hidden_size=hidden_size, num_heads=num_heads, head_dim=head_dim)
         check_kernel(conv_kernel)
-        self.num_heads, self.head_dim, self.dropout = num_heads, head_dim, dropout
+        self.hidden_size, self.dropout = hidden_size, dropout
+        self.num_heads, self.head_dim = num_heads, head_dim
         self.convolution = None
         if conv_kernel:
             self.convolution = ShortConvolution(hidden_size, conv_kernel, causal)
+        self.shared_projection = None
+        if sparsity:
+            sizes = (hidden_size, num_heads * head_dim, sparsity, sparsity_kernel)
+            self.shared_projection = SharedProjection(*sizes, causal)
 
     @abstractmethod
     def forward(
@@ -142,11 +157,56 @@ class SelfAttention(nn.Module, ABC):
             Heads side by side, and the map or None.
         """
 
-    def mix(self, hidden_states: Tensor, *inputs: Any, **options: Any) -> Tensor:
-        """The input after the short convolution, if there is one; see its `forward`."""
-        if self.convolution is None:
-            return hidden_states
-        return self.convolution(hidden_states, *inputs, **options)
+    def new_projection(self, modules_seen: int) -> nn.Module:
+        """Make a projection to all heads side by side.
+
+        Args:
+            modules_seen: of a sparse projection, modules that its convolution sees.
+
+        Returns:
+            A linear layer or, behind a shared one, a convolution.
+        """
+        if self.shared_projection is not None:
+            return self.shared_projection.new_convolution(modules_seen)
+        return nn.Linear(self.hidden_size, self.num_heads * self.head_dim, bias=False)
+
+    def check(self, hidden_states: Any, documents: Any, value: nn.Module) -> None:
+        """Check what a pass is given against the projections, of which `value` is one."""
+        check_pass(hidden_states, documents, self.shared_projection or value)
+
+    def project_input(
+        self,
+        projections: Sequence[nn.Module],
+        hidden_states: Float[Tensor, "batch seq dim"],
+        documents: Int[Tensor, "batch seq"] | None = None,
+        *,
+        heads: slice | None = None,
+        past: Past | None = None,
+        new: NewTokens | None = None,
+    ) -> tuple[Float[Tensor, "batch some_heads seq head_dim"], ...]:
+        """Project to heads, after the short convolution if there is one.
+
+        Args:
+            projections: made by :meth:`new_projection`.
+            hidden_states: normalised stream.
+            documents: document of each place; None for a single document.
+            heads: of these heads only; None for all.
+            past: of the layer, in place of `documents`.
+            new: where the tokens stand, in a pass with a past.
+
+        Returns:
+            Of each projection, one sequence per head.
+        """
+        remembered: dict[str, Any] = {"past": past, "new": new}
+        if self.convolution is not None:
+            hidden_states = self.convolution(hidden_states, documents, **remembered)
+        if self.shared_projection is None:
+            return project_heads(projections, hidden_states, self.num_heads, heads)
+        shared = self.shared_projection(hidden_states, documents, **remembered)
+        rows = (*hidden_states.shape[:2], -1)
+        made = [projection(shared).view(rows) for projection in projections]
+        made = [split_heads(each, self.num_heads) for each in made]
+        return tuple(made if heads is None else (each[:, heads] for each in made))
 
     @property
     def active_dropout(self) -> float:

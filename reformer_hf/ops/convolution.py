@@ -1,4 +1,6 @@
-"""A short convolution along a row, which stops at the borders of documents."""
+"""Convolutions along a row, which stop at the borders of documents."""
+
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float, Int
@@ -61,18 +63,57 @@ def short_convolution(
     >>> short_convolution(x, torch.tensor([[[0.5, 1.0]]]), 1, torch.tensor([[0, 1, 0]])).tolist()
     [[[1.0], [2.0], [4.5]]]
     """
-    seq, taps = inputs.shape[1], weight.shape[-1]
+    taps = weight.shape[-1]
     factors = weight[:, 0].to(inputs.dtype).unbind(dim=-1)
     mixed = inputs * factors[before]
-    if documents is None:
-        padded = pad(inputs, (0, 0, before, taps - 1 - before))
-        moved = (padded[:, tap : tap + seq] for tap in range(taps))
-    else:
-        padded = pad(inputs, (0, 0, 1, 0))  # what is taken where there is no neighbour
-        places = nearby_places(documents, before, taps - 1 - before) + 1
-        rows = torch.arange(inputs.shape[0], device=inputs.device).unsqueeze(1)
-        moved = (padded[rows, places[..., tap]] for tap in range(taps))
-    for tap, neighbours in enumerate(moved):
+    for tap, neighbours in enumerate(_moved(inputs, before, taps - 1 - before, documents)):
         if tap != before:
             mixed = torch.addcmul(mixed, neighbours, factors[tap])
     return mixed
+
+
+def neighbourhoods(
+    inputs: Float[Tensor, "batch seq dim"],
+    before: int,
+    after: int,
+    documents: Int[Tensor, "batch seq"] | None = None,
+) -> Float[Tensor, "images height dim"]:
+    """Lay out tokens with their neighbours around them, for a convolution without padding.
+
+    Args:
+        inputs: vectors of the tokens.
+        before: neighbours before a token.
+        after: neighbours behind it.
+        documents: document of each place; None for a single document. Neighbours are those of the
+            own document; beyond its ends there are zeros.
+
+    Returns:
+        Each row with zeros around it, or, where there are documents, each token with its
+        neighbours: either way a convolution gives one vector for each token, in order.
+
+    >>> x = torch.tensor([[[1.0], [2.0], [4.0]]])
+    >>> neighbourhoods(x, 1, 0).flatten().tolist()
+    [0.0, 1.0, 2.0, 4.0]
+    >>> neighbourhoods(x, 1, 0, torch.tensor([[0, 1, 0]])).squeeze(-1).tolist()
+    [[0.0, 1.0], [0.0, 2.0], [1.0, 4.0]]
+    """
+    if documents is None or before == after == 0:
+        return pad(inputs, (0, 0, before, after))
+    return torch.stack([*_moved(inputs, before, after, documents)], dim=2).flatten(0, 1)
+
+
+def _moved(
+    inputs: Tensor, before: int, after: int, documents: Tensor | None
+) -> Iterator[Float[Tensor, "batch seq dim"]]:
+    """For each tap, the earliest first, that neighbour of every token, or zeros."""
+    seq = inputs.shape[1]
+    if documents is None:
+        padded = pad(inputs, (0, 0, before, after))
+        for tap in range(before + 1 + after):
+            yield padded[:, tap : tap + seq]
+        return
+    padded = pad(inputs, (0, 0, 1, 0))  # what is taken where there is no neighbour
+    places = nearby_places(documents, before, after) + 1
+    rows = torch.arange(inputs.shape[0], device=inputs.device).unsqueeze(1)
+    for tap in range(before + 1 + after):
+        yield padded[rows, places[..., tap]]

@@ -12,7 +12,8 @@ The whole of LSH attention is four steps:
 3. one softmax over all keys with a positive count, ``log(count)`` added to each score;
 4. the weighted sum of the values (:func:`attend` does 3 and 4).
 
-Before the projections to queries, keys and values there may be a :func:`short_convolution`.
+Before the projections to queries, keys and values there may be a :func:`short_convolution`. These
+projections may be a :func:`multiplicative_dense` and a :func:`locally_convolutional_dense` each.
 Between hashing and attention, queries and keys may be turned by their position (:func:`rotate`).
 Beside the feed-forward sub-layer there may be a :func:`simple_recurrent_unit`.
 
@@ -432,3 +433,67 @@ def sparse_feed_forward(
         outputs.append(output)
         chosen.append(choices)
     return torch.stack(outputs), chosen
+
+
+def multiplicative_dense(inputs: Tensor, gates: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Output ``m`` of module ``s`` is the sum over ``d`` of ``x_d D_sd E_dm``, and its bias.
+
+    Args:
+        inputs: shape ``(seq, dim)``.
+        gates: D, shape ``(modules, dim)``.
+        weight: E transposed, shape ``(width, dim)``.
+        bias: shape ``(modules * width)``.
+
+    Returns:
+        Shape ``(seq, modules * width)``, float64.
+
+    Source: Jaszczur et al. 2021 (arXiv 2111.12763), section 3.2.
+
+    >>> x, gates = torch.ones(1, 2), torch.tensor([[1.0, 0.0], [2.0, 3.0]])
+    >>> multiplicative_dense(x, gates, torch.ones(1, 2), torch.zeros(2)).tolist()
+    [[1.0, 5.0]]
+    """
+    inputs, gates, weight, bias = (x.double() for x in (inputs, gates, weight, bias))
+    outputs = [[(x * gate * row).sum() for gate in gates for row in weight] for x in inputs]
+    return torch.stack([torch.stack(row) for row in outputs]) + bias
+
+
+def locally_convolutional_dense(
+    inputs: Tensor, weight: Tensor, bias: Tensor, documents: list[int], causal: bool
+) -> Tensor:
+    """Make each module of a token of the nearest modules of the nearest tokens of its document.
+
+    Args:
+        inputs: shape ``(seq, modules * width)``.
+        weight: shape ``(width, taps, kernel, width)``: by output, neighbour, module, input. The
+            last tap is of the token itself if causal, else the one in the middle.
+        bias: shape ``(width)``.
+        documents: the document of each place; padding is a document of its own.
+        causal: whether later tokens are hidden.
+
+    Returns:
+        Shape ``(seq, modules * width)``, float64.
+
+    Source: Jaszczur et al. 2021 (arXiv 2111.12763), section 3.2.
+
+    >>> x, weight = torch.tensor([[1.0, 2.0]]), torch.tensor([[[[8.0], [1.0], [0.5]]]])
+    >>> locally_convolutional_dense(x, weight, torch.zeros(1), documents=[0], causal=True).tolist()
+    [[2.0, 10.0]]
+    """
+    weight, bias = weight.double(), bias.double()
+    width, taps, kernel, _ = weight.shape
+    tokens = inputs.double().unflatten(-1, (-1, width))
+    before = taps - 1 if causal else taps // 2
+    outputs = []
+    for place, document in enumerate(documents):
+        own = [t for t in range(len(documents)) if documents[t] == document]
+        rank = own.index(place)
+        for module in range(tokens.shape[1]):
+            total = bias
+            for tap in range(taps):
+                for offset in range(kernel):
+                    neighbour, near = rank - before + tap, module - kernel // 2 + offset
+                    if 0 <= neighbour < len(own) and 0 <= near < tokens.shape[1]:
+                        total = total + weight[:, tap, offset] @ tokens[own[neighbour], near]
+            outputs.append(total)
+    return torch.stack(outputs).view(len(documents), -1)

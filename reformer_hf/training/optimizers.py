@@ -12,6 +12,7 @@ from torch.optim import AdamW, Optimizer
 from transformers import PreTrainedModel, Trainer
 from transformers.utils import logging
 
+from reformer_hf.nn.sparse_dense import MultiplicativeDense
 from reformer_hf.nn.sparse_feed_forward import SparseFeedForward
 from reformer_hf.ops.precision import multiplies_bfloat16
 
@@ -152,7 +153,8 @@ def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     Not among them are embeddings, position tables (what has "embed" in its name) and heads (all
     that is outside `base_model`, and the output embeddings). Nor are adapters of PEFT: Muon makes
     the singular values of a step equal, which says little of a product of two thin matrices. For
-    the same reason the controllers of sparse feed-forward sub-layers are not.
+    the same reason the controllers of sparse feed-forward sub-layers are not, nor are the gates of
+    a `MultiplicativeDense`, which multiply number by number.
     """
     if hasattr(model, "peft_config"):
         return []
@@ -162,6 +164,8 @@ def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
             left_out.update(module.parameters())
         if isinstance(module, SparseFeedForward):
             left_out.update(module.controller.parameters())
+        if isinstance(module, MultiplicativeDense):
+            left_out.add(module.gates)
         if isinstance(module, PreTrainedModel):
             left_out.update(set(module.parameters()) - set(module.base_model.parameters()))
             if isinstance(head := module.get_output_embeddings(), nn.Module):

@@ -35,7 +35,7 @@ from reformer_hf.hub.remote_code import (
     rewritten_imports,
 )
 from tests.models.seq2seq import FORMS, tiny_seq2seq
-from tests.models.tiny import WITH_NGRAMS, WITH_SRU, tiny_lm
+from tests.models.tiny import SPARSE_PROJECTIONS, WITH_NGRAMS, WITH_SRU, tiny_lm
 
 WORKER = Path(__file__).with_name("remote_code_worker.py")
 HUB_NAME = "someone/tiny-reformer"
@@ -47,6 +47,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("remote code") / "tiny.reformer"
     fields = {"attn_layers": ["local", "lsh", "full"], "redraw_rotations": False, **WITH_NGRAMS}
     fields["ff_sparsity_hard_share"] = 0.0  # whatever was drawn before
+    fields |= {"lm_head_sparsity": 4, **SPARSE_PROJECTIONS}
     tiny_lm(vocab_size=258, **fields).save_pretrained(folder)
     ReformerHFByteTokenizer().save_pretrained(folder)
     add_remote_code(folder)

@@ -35,6 +35,9 @@ def model_fields(draw: st.DrawFn, *kinds: str) -> dict[str, Any]:
         "ff_sru_size": draw(st.sampled_from([0, 3])),
         "ff_sru_layers": draw(st.integers(1, 2)),
         "ff_sparsity": draw(st.sampled_from([0, 4])),
+        "attention_sparsity": draw(st.sampled_from([0, 2, 4])),
+        "attention_sparsity_kernel": draw(st.integers(1, 4)),
+        "attention_output_projection": draw(st.booleans()),
         "eos_token_id": None,
     }
 

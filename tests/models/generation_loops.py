@@ -13,7 +13,13 @@ NEW = 8
 
 MODELS: dict[str, dict[str, Any]] = {
     "band": {"attn_layers": ["lsh", "local", "full_shared_qk", "lsh"]},
-    "band, all options": {"deduplicate_rounds": True, **ALL_OPTIONS, **WITH_SRU},
+    "band, all options": {
+        "deduplicate_rounds": True,
+        "attention_sparsity": 4,
+        "lm_head_sparsity": 3,
+        **ALL_OPTIONS,
+        **WITH_SRU,
+    },
     # Its steps equal whole prefixes where the only LSH layer is the last attention layer.
     "chunk": {"attention_scope": "chunk", "attn_layers": ["local", "full", "lsh"]},
 }

@@ -57,6 +57,13 @@ def test_full_layers(kind):
     assert used == [length * per_token for length in (1, 51, 551)]
 
 
+def test_sparse_projections_keep_the_last_vectors_that_they_share():
+    fields = {"position_embedding_type": "none", "attn_layers": ["full"], "attention_sparsity": 4}
+    used = growth(tiny_lm(**fields), [1, 51])
+    per_token, shared = 3 * 2 * HEADS * HEAD_DIM * 4, 3 * 2 * HEADS * HEAD_DIM * 4
+    assert used == [length * per_token + shared for length in (1, 51)]
+
+
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("padded", [False, True])
 def test_local_layers_are_bounded(scope, padded):

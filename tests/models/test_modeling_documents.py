@@ -11,6 +11,7 @@ from tests.models.tiny import (
     ALL_OPTIONS,
     ROTARY_CONVOLUTION,
     SCOPES,
+    SPARSE_PROJECTIONS,
     WITH_NGRAMS,
     WITH_SRU,
     gradients,
@@ -37,7 +38,8 @@ def build_models(band: dict, chunk: dict) -> dict:
 
 
 MODELS = build_models(MIXED, MIXED)
-OPTIONS = build_models(MIXED | WITH_NGRAMS, MIXED | ROTARY_CONVOLUTION)
+SPARSE = MIXED | SPARSE_PROJECTIONS
+OPTIONS = build_models(SPARSE | WITH_NGRAMS, SPARSE | ROTARY_CONVOLUTION)
 ROWS = st.lists(st.integers(1, 19), min_size=1, max_size=4)
 EVERY_MODEL = st.sampled_from([*MODELS.values(), *OPTIONS.values()])
 
@@ -141,7 +143,7 @@ def test_a_whole_packed_row_can_be_longer_than_the_position_limit():
 @pytest.mark.parametrize("scope", SCOPES)
 def test_one_row_of_a_batch_never_sees_another(scope):
     # Without n-grams, which vectors do not have.
-    model = build_models(MIXED | ALL_OPTIONS, MIXED | ROTARY_CONVOLUTION)[scope, True]
+    model = build_models(SPARSE | ALL_OPTIONS, SPARSE | ROTARY_CONVOLUTION)[scope, True]
     embedded = torch.randn(3, 13, 16).double().requires_grad_()
     model(inputs_embeds=embedded).last_hidden_state[1].sin().sum().backward()
     assert embedded.grad[1].abs().min() > 0

@@ -14,10 +14,16 @@ from tests.models.seq2seq import (
     seq2seq_config,
     tiny_seq2seq,
 )
-from tests.models.tiny import ALL_OPTIONS, loss_and_gradients, random_ids, tiny_config
+from tests.models.tiny import (
+    ALL_OPTIONS,
+    SPARSE_PROJECTIONS,
+    loss_and_gradients,
+    random_ids,
+    tiny_config,
+)
 
 
-@pytest.mark.parametrize("options", [{}, ALL_OPTIONS])
+@pytest.mark.parametrize("options", [{}, {**ALL_OPTIONS, **SPARSE_PROJECTIONS}])
 @pytest.mark.parametrize("form", FORMS)
 def test_each_row_is_computed_as_if_alone(form, options):
     """Neither padding on either side nor the other rows change anything."""

@@ -89,6 +89,17 @@ def test_adapters_attend_with_all_heads_at_once():
     assert attention.head_groups() == [slice(0, 2)]
 
 
+@pytest.mark.parametrize(
+    "fields", [{"attention_sparsity": 4}, {"attention_output_projection": False}]
+)
+def test_what_is_no_dense_projection_attends_with_all_heads_at_once(fields):
+    options = {"attn_layers": ["local"], **fields}
+    model = tiny_lm(chunk_size_attention_heads=1, **options)
+    assert model.reformer.encoder.layers[0].attention.head_groups() == [slice(0, 2)]
+    ids = random_ids(1, 9)
+    assert_close(model(ids).logits, tiny_lm(**options)(ids).logits)
+
+
 def test_buckets_of_other_passes_need_all_heads_at_once():
     model = tiny_lm(chunk_size_attention_heads=1)
     with pytest.raises(ValueError, match="hash_decisions with chunk_size_attention_heads=1"):

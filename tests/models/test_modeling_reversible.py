@@ -7,6 +7,7 @@ from torch.testing import assert_close
 
 from tests.models.tiny import (
     SCOPES,
+    SPARSE_PROJECTIONS,
     WITH_NGRAMS,
     WITH_SRU,
     dropout_fields,
@@ -64,7 +65,7 @@ def test_gradients_equal_plain_ones_with_dropout(scope, chunk_size):
 def test_gradients_equal_plain_ones_with_documents(documents):
     ids = random_ids(2, 21)
     inputs = {"input_ids": ids, "labels": ids, **documents}
-    options = {**WITH_NGRAMS, **WITH_SRU, "chunk_size_feed_forward": 5}
+    options = {**WITH_NGRAMS, **WITH_SRU, **SPARSE_PROJECTIONS, "chunk_size_feed_forward": 5}
     fields = {"attn_layers": KINDS, **options, **dropout_fields()}
     assert_same_gradients(*both_ways(inputs=inputs, **fields))
 

@@ -12,6 +12,8 @@ ROTARY_CONVOLUTION = {"position_embedding_type": "rotary", "conv_kernel": 3}
 """Rotary positions and a short convolution, for either scope."""
 ALL_OPTIONS = {**ROTARY_CONVOLUTION, "lsh_local_round": True, "ff_sparsity": 4}
 """The same, a local round, for the band scope, and sparse feed-forward sub-layers."""
+SPARSE_PROJECTIONS = {"attention_sparsity": 4, "attention_output_projection": False}
+"""Sparse queries, keys and values, and heads side by side as output, for any layer."""
 WITH_NGRAMS = {**ALL_OPTIONS, "ngram_sizes": [2, 4], "ngram_table_size": 8}
 """The same and n-grams, for models that read token ids."""
 WITH_SRU = {"ff_sru_size": 3, "ff_sru_layers": 2}

@@ -23,9 +23,20 @@ def build(kind: type, **options):
     return module
 
 
-def project(row: Tensor, weight: Tensor, head: int) -> Tensor:
-    """One head's projection of a row, in the plainest way."""
-    return row @ weight[head * HEAD_DIM : (head + 1) * HEAD_DIM].T
+def project(module, name: str, row: Tensor, documents: list[int]) -> Tensor:
+    """All heads' projections of a row, (heads, seq, dim), in the plainest way."""
+    layer, shared = getattr(module, name), module.shared_projection
+    if shared is None:
+        projected = row @ layer.weight.T
+    else:
+        weight, far = layer.weight.view(*layer._shape), layer.before
+        if not shared.causal:  # by distance, as in `mix`
+            weight = weight[:, [far - abs(offset) for offset in range(-far, far + 1)]]
+        row = reference.multiplicative_dense(row, shared.gates, shared.weight, shared.bias)
+        projected = reference.locally_convolutional_dense(
+            row, weight, layer.bias, documents, shared.causal
+        )
+    return projected.unflatten(-1, (HEADS, HEAD_DIM)).transpose(0, 1)
 
 
 def mix(module, row: Tensor, documents: list[int]) -> Tensor:
@@ -53,12 +64,14 @@ def lsh_oracle(
     module, row: Tensor, documents: list[int], rounds: int, theta: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """Output (seq, dim) and maps (heads, seq, seq) of an LSH layer with hash seed 5 on one row."""
-    window, row = module.window, mix(module, row, documents)
+    window, documents = module.window, documents or [0] * len(row)
+    row = mix(module, row, documents)
+    queries, values = (project(module, name, row, documents) for name in ("query_key", "value"))
     before = window.num_chunks_before * window.chunk_length
     after = window.num_chunks_after * window.chunk_length
     outputs, maps = [], []
     for head in range(HEADS):
-        query = project(row, module.query_key.weight, head)
+        query = queries[head]
         rotations = module.rotations(5, rounds)[head]
         buckets = reference.hash_buckets(query, rotations, module.num_buckets)
         if module.local_round:
@@ -77,7 +90,7 @@ def lsh_oracle(
         output, probabilities = reference.attend(
             turn(query, documents, theta),
             turn(reference.normalise_keys(query), documents, theta),
-            project(row, module.value.weight, head),
+            values[head],
             counts,
             self_mask=True,
             deduplicate=module.deduplicate_rounds,
@@ -98,12 +111,10 @@ def qkv_oracle(
     """Output and maps of a local or full layer on one row."""
     documents = documents or [0] * len(row)
     row, outputs, maps = mix(module, row, documents), [], []
-    for head in range(HEADS):
-        query = project(row, (module.query_key if shared else module.query).weight, head)
-        key = reference.normalise_keys(query)
-        if not shared:
-            key = project(row, module.key.weight, head)
-        value = project(row, module.value.weight, head)
+    names = ("query_key", "query_key", "value") if shared else ("query", "key", "value")
+    heads = zip(*(project(module, name, row, documents) for name in names), strict=True)
+    for query, key, value in heads:
+        key = reference.normalise_keys(query) if shared else key
         query, key = (turn(vectors, documents, theta) for vectors in (query, key))
         output, probabilities = reference.attend(query, key, value, counts, self_mask=shared)
         outputs.append(output)

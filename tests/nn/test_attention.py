@@ -94,10 +94,21 @@ def test_local_in_the_chunk_scope_equals_the_oracle(causal, seq):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("kind", ["lsh", "lsh, each key once", "local", "full", "full_shared_qk"])
 @settings(max_examples=4)
-@given(seq=st.integers(1, 11), kernel=st.integers(2, 4), documents=st.integers(1, 3))
-def test_convolution_angles_and_local_round_equal_the_oracle(kind, causal, seq, kernel, documents):
-    """Outputs, maps and gradients; documents need not stand together."""
-    options, after = {"causal": causal, "conv_kernel": kernel}, 0 if causal else 1
+@given(
+    seq=st.integers(1, 11),
+    kernel=st.integers(2, 4),
+    documents=st.integers(1, 3),
+    sparsity=st.sampled_from([0, 4]),
+)
+def test_what_stands_before_attention_equals_the_oracle(
+    kind, causal, seq, kernel, documents, sparsity
+):
+    """Sparse projections, convolution, angles, local round: outputs, maps and gradients.
+
+    Documents need not stand together.
+    """
+    options = {"causal": causal, "conv_kernel": kernel, "sparsity": sparsity}
+    options["sparsity_kernel"], after = kernel - 1, 0 if causal else 1
     if kind.startswith("full"):
         module = build(FullSelfAttention, shared_query_key=kind == "full_shared_qk", **options)
     elif kind == "local":
@@ -128,6 +139,16 @@ def test_convolution_angles_and_local_round_equal_the_oracle(kind, causal, seq, 
     )
     for gradient, right in zip(found, expected, strict=True):
         assert_close(gradient, right)
+
+
+@pytest.mark.parametrize("sparsity", [0, 4])
+@pytest.mark.parametrize("kind", [LSHSelfAttention, FullSelfAttention])
+def test_some_heads_attend_as_among_all(kind, sparsity):
+    module = build(kind, sparsity=sparsity, **(LSH if kind is LSHSelfAttention else {}))
+    hidden, documents = torch.randn(2, 9, DIM).double(), torch.randint(0, 2, (2, 9))
+    output, _ = module(hidden, documents)
+    parts = [module(hidden, documents, heads=slice(head, head + 1))[0] for head in range(HEADS)]
+    assert_close(torch.cat(parts, dim=-1), output)
 
 
 @pytest.mark.parametrize("scope", ["band", "chunk"])

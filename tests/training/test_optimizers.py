@@ -17,7 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 from reformer_hf.training import make_optimizer, optimizers
 from reformer_hf.training.optimizers import MuonAdamW, check_machine, hidden_matrices, muon_rate
 from tests.models.heads import HEADS
-from tests.models.tiny import WITH_SRU, random_ids, tiny_lm
+from tests.models.tiny import SPARSE_PROJECTIONS, WITH_SRU, random_ids, tiny_lm
 
 MODELS = {name: head.build for name, head in HEADS.items()} | {
     "causal": tiny_lm,
@@ -69,6 +69,19 @@ def test_sparse_feed_forward_takes_the_steps_of_a_dense_one_and_its_controller_i
         is_controller = {".controller." in names[parameter] for parameter in group["params"]}
         assert group["algorithm"] == "adamw" or is_controller == {False}
     assert muon_rate(optimizer) == {"muon_learning_rate": 2e-2}
+
+
+def test_gates_are_no_matrix_for_muon():
+    """Nor is a sparse output layer; what modules share is, and so are convolutions."""
+    fields = {**SPARSE_PROJECTIONS, "lm_head_sparsity": 4, "lm_head_sparse_share": 0.5}
+    model = tiny_lm(attn_layers=["local"], **fields)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    found = {names[parameter].split("layers.0.")[1] for parameter in hidden_matrices(model)}
+    attention = {f"{name}.weight" for name in ("shared_projection", "query", "key", "value")}
+    assert found == {
+        *(f"attention.self_attention.{name}" for name in attention),
+        *("feed_forward.dense.dense.weight", "feed_forward.output.dense.weight"),
+    }
 
 
 @pytest.mark.parametrize("name", [*HEADS, "causal", "sparse"])

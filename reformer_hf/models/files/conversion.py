@@ -122,10 +122,12 @@ def _missing_in_stock(config: ReformerHFConfig) -> tuple[list[str], list[str]]:
         unknown.append(f"attn_layers has {', '.join(map(repr, others))}")
     if config.position_embedding_type in ("none", "rotary"):
         unknown.append(f"position_embedding_type={config.position_embedding_type!r}")
-    options = ("conv_kernel", "lsh_local_round", "ngram_sizes", "ff_sparsity", "ff_sru_size")
-    for name in options:
+    names = ("conv_kernel", "lsh_local_round", "ngram_sizes", "ff_sparsity", "ff_sru_size")
+    for name in (*names, "attention_sparsity", "lm_head_sparsity"):
         if getattr(config, name):
             unknown.append(f"{name}={getattr(config, name)!r}")
+    if not config.attention_output_projection:
+        unknown.append("attention_output_projection=False")
     if config.attention_scope != "chunk":
         different.append(
             f"attention_scope={config.attention_scope!r}, where queries see other keys than in "

@@ -43,6 +43,7 @@ class Past:
         length: tokens of each row so far, padding included.
         tokens: their keys and values side by side.
         recent: their last inputs, where a short convolution sees them.
+        recent_shared: the last vectors that sparse projections share.
         states: the last states of recurrent units, side by side.
         recording: from now on, keep what :meth:`drop_last` needs.
     """
@@ -50,8 +51,12 @@ class Past:
     def __init__(self) -> None:
         self.length = 0
         self.tokens = TokenStore()
-        self.recent, self.states = RecentInputs(), RecentInputs()
+        self.recent, self.recent_shared, self.states = (RecentInputs() for _ in range(3))
         self.recording = False
+
+    @property
+    def _remembered(self) -> tuple[RecentInputs, ...]:
+        return self.recent, self.recent_shared, self.states
 
     def can_drop(self, count: int) -> bool:
         """Whether enough is known to forget the last tokens.
@@ -62,7 +67,7 @@ class Past:
         Returns:
             True if so.
         """
-        return self.recent.can_drop(count) and self.states.can_drop(count)
+        return all(each.can_drop(count) for each in self._remembered)
 
     def drop_last(self, count: int) -> None:
         """Forget the last tokens of every row, as if they had never been.
@@ -73,8 +78,8 @@ class Past:
         """
         self.length -= count
         self.tokens.drop_last(count)
-        self.recent.drop_last(count)
-        self.states.drop_last(count)
+        for each in self._remembered:
+            each.drop_last(count)
 
     def change_rows(self, change: Callable[[Tensor], Tensor]) -> None:
         """Replace each tensor by a function of it, such as a choice or repetition of rows.
@@ -83,8 +88,8 @@ class Past:
             change: keeps all axes but the first.
         """
         self.tokens.change_rows(change)
-        self.recent.change_rows(change)
-        self.states.change_rows(change)
+        for each in self._remembered:
+            each.change_rows(change)
 
     @property
     def keys(self) -> Float[Tensor, "batch heads stored dim"]:
@@ -104,7 +109,7 @@ class Past:
     @property
     def fixed_bytes(self) -> int:
         """Bytes that do not grow with the length."""
-        return self.recent.allocated_bytes + self.states.allocated_bytes
+        return sum(each.allocated_bytes for each in self._remembered)
 
     @property
     def token_bytes(self) -> int:

@@ -8,7 +8,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 from reformer_hf import ReformerHFForConditionalGeneration
 from reformer_hf.models.cache_reformer_hf import ReformerHFCache
 from tests.models.seq2seq import FORMS, KINDS, padded_source, random_labels, tiny_seq2seq
-from tests.models.tiny import ALL_OPTIONS, WITH_SRU, random_ids
+from tests.models.tiny import ALL_OPTIONS, SPARSE_PROJECTIONS, WITH_SRU, random_ids
 
 ALL_KINDS = {"encoder_attn_layers": KINDS, "decoder_attn_layers": KINDS}
 
@@ -25,7 +25,8 @@ def model_of(form: str, **fields) -> ReformerHFForConditionalGeneration:
 @pytest.mark.parametrize("splits", [[6], [1] * 6, [2, 1, 3]])
 def test_cached_passes_equal_one_without(form, padding, splits):
     """Of any sizes, with the source padded on both sides and the target on the left."""
-    model, source = model_of(form, **ALL_KINDS, **ALL_OPTIONS, **WITH_SRU), padded_source()
+    options = {**ALL_KINDS, **ALL_OPTIONS, **SPARSE_PROJECTIONS, **WITH_SRU}
+    model, source = model_of(form, **options), padded_source()
     ids = random_labels()
     ids[1, :padding] = 0  # padding before the start token
     ids[:, padding] = 2

@@ -127,6 +127,9 @@ UNKNOWN = [
     ({"conv_kernel": 3}, "conv_kernel=3"),
     ({"ff_sru_size": 3}, "ff_sru_size=3"),
     ({"ff_sparsity": 4}, "ff_sparsity=4"),
+    ({"attention_sparsity": 2}, "attention_sparsity=2"),
+    ({"attention_output_projection": False}, "attention_output_projection=False"),
+    ({"lm_head_sparsity": 2}, "lm_head_sparsity=2"),
 ]
 
 

@@ -1,0 +1,48 @@
+"""Fields of sparse projections that contradict each other or the rest."""
+
+import re
+
+import pytest
+
+from tests.models.seq2seq import seq2seq_config
+from tests.models.tiny import tiny_config
+
+REFUSED = [
+    ({"attention_sparsity": 1}, "attention_sparsity=1: give a number of modules, at least 2"),
+    ({"attention_sparsity": -2}, "attention_sparsity=-2: give"),
+    ({"attention_sparsity": 3}, "attention_sparsity=3 does not divide hidden_size=16: give"),
+    (
+        {"attention_sparsity": 8, "attention_head_size": 6},
+        "attention_sparsity=8 does not divide num_attention_heads * attention_head_size=12: give",
+    ),
+    ({"attention_sparsity_kernel": 0}, "attention_sparsity_kernel=0: give a number of tokens"),
+    (
+        {"attention_output_projection": False, "attention_head_size": 6},
+        "attention_output_projection=False with num_attention_heads * attention_head_size=12 and "
+        "hidden_size=16: make them equal",
+    ),
+    ({"lm_head_sparsity": 1}, "lm_head_sparsity=1: give a number of modules, at least 2"),
+    ({"lm_head_sparsity": 41}, "lm_head_sparsity=41 is more than vocab_size=40: give fewer"),
+    ({"lm_head_sparsity": 4, "lm_head_sparse_share": 0}, "lm_head_sparse_share=0: give a share"),
+    (
+        {"lm_head_sparsity": 4, "lm_head_sparse_share": 1.5},
+        "lm_head_sparse_share=1.5: give a share",
+    ),
+    ({"lm_head_sparse_share": 0.5}, "lm_head_sparse_share=0.5 with lm_head_sparsity=0: give"),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), REFUSED)
+def test_what_does_not_fit_is_refused(fields, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        tiny_config(**fields)
+
+
+def test_a_tied_output_layer_cannot_be_sparse():
+    with pytest.raises(ValueError, match="lm_head_sparsity=4 with tie_word_embeddings=True"):
+        seq2seq_config(tie_word_embeddings=True, lm_head_sparsity=4)
+
+
+def test_an_encoder_decoder_is_checked_too():
+    with pytest.raises(ValueError, match="attention_sparsity=3 does not divide"):
+        seq2seq_config(attention_sparsity=3)
