@@ -3,7 +3,7 @@
 #     bash scripts/test.sh tests/ops -k band
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib/environment.sh"
-ensure_environment .venv-test dev,eval,sentencepiece,train,translate
+ensure_environment .venv-test dev,eval,quantization,sentencepiece,train,translate
 cd "$REPOSITORY_ROOT"
 
 # Two worker processes of one thread each; nothing here may talk to the Hub.

@@ -47,6 +47,7 @@ from reformer_hf.models.layers import (
     checkpoint_stored,
     mean_of_streams,
 )
+from reformer_hf.models.quantised import read_int8_directly
 from reformer_hf.models.rotary import rotary_of
 from reformer_hf.nn.convolution import ShortConvolution
 from reformer_hf.nn.reversible import Decision
@@ -104,12 +105,16 @@ class ReformerHFPreTrainedModel(PreTrainedModel):
         """Load a model of this package or of transformers' Reformer; see `PreTrainedModel`.
 
         Raises:
+            ImportError: if the weights are quantised and the library for them is missing.
             OSError: if a weights file is damaged, or holds more than tensors.
             ValueError: if the configuration's fields contradict each other, or the file holds two
                 different biases of the head.
         """
         with explain_unreadable_files(pretrained_model_name_or_path):
-            return super().from_pretrained(pretrained_model_name_or_path, *inputs, **kwargs)
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *inputs, **kwargs)
+        # With output_loading_info=True the model comes first.
+        read_int8_directly(loaded[0] if isinstance(loaded, tuple) else loaded)
+        return loaded
 
     def _set_gradient_checkpointing(
         self,

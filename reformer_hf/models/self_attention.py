@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from reformer_hf.models.cache_reformer_hf import Remembered
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
@@ -132,8 +133,8 @@ class ReformerHFAttention(nn.Module):
         """Groups of heads that `chunk_size_attention_heads` allows to attend at a time.
 
         One group where it allows all, and where a projection is not called for its weight alone:
-        it is sparse or left out, an adapter has replaced it, or a hook brings the weight in,
-        changes or watches it.
+        it is sparse, left out or quantised, an adapter has replaced it, or a hook brings the weight
+        in, changes or watches it.
         """
         step, count = self.config.chunk_size_attention_heads, self.self_attention.num_heads
         modules = [*self.self_attention.children(), getattr(self.output, "dense", self.output)]
@@ -145,4 +146,6 @@ class ReformerHFAttention(nn.Module):
 
 def _is_bare_linear(module: nn.Module) -> bool:
     hooked = module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook")
-    return type(module) is nn.Linear and not hooked and "forward" not in vars(module)
+    if type(module) is not nn.Linear or hooked or "forward" in vars(module):
+        return False
+    return not is_traceable_wrapper_subclass(module.weight)

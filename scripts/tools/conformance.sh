@@ -8,7 +8,7 @@
 #     TRANSFORMERS_TESTS=FOLDER bash scripts/tools/conformance.sh
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../lib/environment.sh"
-ensure_environment .venv-test dev,eval,sentencepiece,train,translate
+ensure_environment .venv-test dev,eval,quantization,sentencepiece,train,translate
 
 if [ -z "${TRANSFORMERS_TESTS:-}" ]; then
     version="$("$ENVIRONMENT_PYTHON" -c 'from importlib import metadata; print(metadata.version("transformers"))')"

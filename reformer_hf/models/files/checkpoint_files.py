@@ -97,10 +97,18 @@ def explain_unreadable_files(folder: str | PathLike | None) -> Iterator[None]:
         folder: what is loaded; anything but a folder on this machine is left to transformers.
 
     Raises:
+        ImportError: naming the library that quantised weights need, where it is missing.
         OSError: naming the file and the fix.
     """
     try:
         yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != "torchao":
+            raise
+        raise ImportError(
+            f"{folder} has quantised weights, and torchao is not installed: "
+            'pip install "reformer_hf[quantization]"'
+        ) from error
     except Exception as error:
         for file in _weight_files(folder):
             _check_readable(file, error)
