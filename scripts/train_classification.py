@@ -16,6 +16,7 @@ from reformer_hf.hub.card import use_run_card
 from reformer_hf.training.arguments import PretrainedModelArguments, ReformerTrainingArguments
 from reformer_hf.training.data.labelled import ClassificationDataArguments
 from reformer_hf.training.parsing import parse_arguments, readable_errors
+from reformer_hf.training.recipe import new_model_recipe
 from reformer_hf.training.tasks.classification import train_classification
 
 
@@ -23,7 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse, train, and turn what a user can mend into a message and an exit status."""
     kinds = (PretrainedModelArguments, ClassificationDataArguments, ReformerTrainingArguments)
     with readable_errors() as status:
-        train_classification(*parse_arguments(kinds, arguments, __doc__), prepare=use_run_card)
+        parsed = parse_arguments(kinds, arguments, __doc__, new_model_recipe)
+        train_classification(*parsed, prepare=use_run_card)
     return status.code
 
 
