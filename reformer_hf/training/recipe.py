@@ -120,5 +120,7 @@ def _rows(given: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]
     ):
         return {}
     lengths = [length for length in ROW_LENGTHS if length < last and last % length == 0]
+    if not lengths:
+        return {}
     rows = {"row_lengths": [*lengths, last], "tokens_per_step": [STEP_TOKENS]}
     return rows if block_size else {"block_size": last} | rows

@@ -98,6 +98,7 @@ def test_an_optimizer_of_the_users_is_left_alone(given):
     [
         ("--per_device_train_batch_size", "2"),
         ("--packing", "none"),
+        ("--block_size", "512"),  # of which nothing shorter is among the lengths
         ("--streaming", "--max_steps", "3"),
         ("--save_strategy", "epoch"),
         ("--config_overrides", "axial_pos_shape=[16,16]"),
@@ -130,8 +131,8 @@ def test_other_tokens_other_scopes_and_other_data(monkeypatch):
     kinds = (PretrainedModelArguments, MaskedDataArguments, ReformerTrainingArguments)
     _, data, _ = parse("--max_seq_length", "1024", kinds=kinds)
     assert (data.block_size, data.row_lengths) == (1024, [512, 1024])
-    _, data, _ = parse("--config_overrides", "max_position_embeddings=512")
-    assert (data.block_size, data.row_lengths) == (512, [512])
+    _, data, _ = parse("--config_overrides", "max_position_embeddings=2048")
+    assert (data.block_size, data.row_lengths) == (2048, [512, 1024, 2048])
     monkeypatch.setenv("WORLD_SIZE", "2")
     names = ("row_lengths", "block_size")
     assert new_model_recipe({"max_minutes": 1}, names) == {}  # no steps are timed there
