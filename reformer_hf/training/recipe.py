@@ -68,10 +68,11 @@ def new_model_recipe(given: Mapping[str, Any], names: Collection[str]) -> dict[s
         return {}
     text = given.get("config_overrides") or ""
     fields = parse_overrides(text) if text else {}
-    overrides = ",".join([*_model_fields(given, fields), *([text] if text else [])])
-    chosen = {"config_overrides": overrides} | _optimizer(given) | _rows(given, fields)
+    ours = _model_fields(given, fields)
+    overrides = {"config_overrides": ",".join([*ours, text] if text else ours)} if ours else {}
+    chosen = overrides | _optimizer(given) | _rows(given, fields)
     chosen = {name: value for name, value in chosen.items() if name in names}
-    if os.environ.get("RANK", "0") == "0":
+    if chosen and os.environ.get("RANK", "0") == "0":
         print(f"For a new model (docs/choosing.md): {' '.join(command_line(chosen))}")
     return chosen
 
@@ -91,7 +92,7 @@ def _optimizer(given: Mapping[str, Any]) -> dict[str, Any]:
     if given.keys() & {"learning_rate", "optim"}:
         return {}
     chosen = {name: value for name, value in OPTIMIZER.items() if name not in given}
-    if not hasattr(torch.optim, "Muon") or _is_sharded(given):
+    if not hasattr(torch.optim, "Muon") or _is_sharded(given) or given.get("use_lora"):
         chosen.pop("muon_learning_rate", None)
     if given.get("lr_scheduler_type") == "constant":
         chosen = {name: value for name, value in chosen.items() if "warmup" not in name}

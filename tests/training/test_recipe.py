@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from reformer_hf import ReformerHFConfig
+from reformer_hf import ReformerHFConfig, quickstart
 from reformer_hf.training.arguments import (
     DataTrainingArguments,
     LoopArguments,
@@ -17,6 +17,7 @@ from reformer_hf.training.arguments import (
 from reformer_hf.training.build import parse_overrides
 from reformer_hf.training.parsing import parse_arguments
 from reformer_hf.training.recipe import new_model_recipe
+from reformer_hf.training.settings_files import read_settings
 from scripts import train_clm, train_clm_no_trainer
 from tests.training.runs import tiny_overrides
 
@@ -146,6 +147,17 @@ def test_muon_is_not_chosen_where_it_would_be_refused(monkeypatch):
     assert new_model_recipe({}, ["muon_learning_rate"]) == {"muon_learning_rate": "3e-2"}
     monkeypatch.delattr(torch.optim, "Muon")
     assert new_model_recipe({}, ["muon_learning_rate"]) == {}
+
+
+def test_the_quickstarts_file_says_all_of_it(capsys):
+    quickstart.parse([])
+    assert capsys.readouterr().out == ""
+    _, model, _, training = quickstart.parse(["--config_overrides", "hidden_size=64"])
+    ours = fields_of(model)
+    assert ours.pop("hidden_size") == 64 and ours["position_embedding_type"] == "rotary"
+    written = parse_overrides(read_settings(quickstart.CONFIGURATION)["config_overrides"])
+    assert all(written[name] == value for name, value in ours.items())
+    assert training.max_minutes == 5.5
 
 
 def test_a_configuration_of_the_papers_stays_the_papers():
