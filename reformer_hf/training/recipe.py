@@ -34,6 +34,9 @@ OPTIMIZER = {
     "warmup_steps": "20",
     "num_warmup_steps": "20",  # the loop's name for it
 }
+CLASSIFIER_OPTIMIZER = OPTIMIZER | {"learning_rate": "2e-3", "muon_learning_rate": "0"}
+"""Steps of a few labels are noisy, and those of Muon do not become smaller by that."""
+
 ROW_LENGTHS = (512, 1024, 2048)
 """Before `block_size`."""
 
@@ -46,7 +49,11 @@ _DECIDE_ROWS = {
 _INTERVALS = ("eval_strategy", "save_strategy", "logging_strategy", "checkpointing_steps")
 
 
-def new_model_recipe(given: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+def new_model_recipe(
+    given: Mapping[str, Any],
+    names: Collection[str],
+    optimizer: Mapping[str, str] = OPTIMIZER,
+) -> dict[str, Any]:
     """Choose arguments for training a new model, and print them; for `parse_arguments`.
 
     What is given stays. A `learning_rate` or an `optim` that is given is an optimizer of the
@@ -56,6 +63,7 @@ def new_model_recipe(given: Mapping[str, Any], names: Collection[str]) -> dict[s
     Args:
         given: arguments by name, of the command line or a settings file.
         names: of the arguments that the script has.
+        optimizer: arguments of the optimizer and its schedule.
 
     Returns:
         Arguments by name; none for a checkpoint, a configuration of its own, or without training.
@@ -70,7 +78,7 @@ def new_model_recipe(given: Mapping[str, Any], names: Collection[str]) -> dict[s
     fields = parse_overrides(text) if text else {}
     ours = _model_fields(given, fields)
     overrides = {"config_overrides": ",".join([*ours, text] if text else ours)} if ours else {}
-    chosen = overrides | _optimizer(given) | _rows(given, fields)
+    chosen = overrides | _optimizer(given, optimizer) | _rows(given, fields)
     chosen = {name: value for name, value in chosen.items() if name in names}
     if chosen and os.environ.get("RANK", "0") == "0":
         print(f"For a new model (docs/choosing.md): {' '.join(command_line(chosen))}")
@@ -88,10 +96,10 @@ def _model_fields(given: Mapping[str, Any], fields: Mapping[str, Any]) -> list[s
     return [f"{name}={value}" for name, value in ours.items() if name not in fields]
 
 
-def _optimizer(given: Mapping[str, Any]) -> dict[str, Any]:
+def _optimizer(given: Mapping[str, Any], optimizer: Mapping[str, str]) -> dict[str, Any]:
     if given.keys() & {"learning_rate", "optim"}:
         return {}
-    chosen = {name: value for name, value in OPTIMIZER.items() if name not in given}
+    chosen = {name: value for name, value in optimizer.items() if name not in given}
     if not hasattr(torch.optim, "Muon") or _is_sharded(given) or given.get("use_lora"):
         chosen.pop("muon_learning_rate", None)
     if given.get("lr_scheduler_type") == "constant":

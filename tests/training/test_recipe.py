@@ -1,6 +1,7 @@
 """What scripts choose for a new model, and what they leave to the user."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from reformer_hf.training.arguments import (
     ReformerTrainingArguments,
 )
 from reformer_hf.training.build import parse_overrides
+from reformer_hf.training.data.labelled import ClassificationDataArguments
 from reformer_hf.training.parsing import parse_arguments
-from reformer_hf.training.recipe import new_model_recipe
+from reformer_hf.training.recipe import CLASSIFIER_OPTIMIZER, new_model_recipe
 from reformer_hf.training.settings_files import read_settings
 from scripts import train_clm, train_clm_no_trainer
 from tests.training.runs import tiny_overrides
@@ -138,6 +140,15 @@ def test_other_tokens_other_scopes_and_other_data(monkeypatch):
     names = ("row_lengths", "block_size")
     assert new_model_recipe({"max_minutes": 1}, names) == {}  # no steps are timed there
     assert new_model_recipe({"max_minutes": 1, "max_steps": 9}, names).keys() == set(names)
+
+
+def test_a_classifier_is_trained_with_adamw():
+    kinds = (PretrainedModelArguments, ClassificationDataArguments, ReformerTrainingArguments)
+    complete = partial(new_model_recipe, optimizer=CLASSIFIER_OPTIMIZER)
+    model, _, training = parse_arguments(kinds, BASE, complete=complete)
+    assert fields_of(model)["ngram_sizes"] == [2, 3, 4, 5]
+    assert (training.learning_rate, training.muon_learning_rate) == (2e-3, 0)
+    assert training.lr_scheduler_type == "cosine"
 
 
 def test_muon_is_not_chosen_where_it_would_be_refused(monkeypatch):
