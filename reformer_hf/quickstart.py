@@ -38,6 +38,7 @@ from reformer_hf.training.checkpoints import compare_settings, run_settings
 from reformer_hf.training.data.text import data_settings
 from reformer_hf.training.data.token_bytes import TokenBytes
 from reformer_hf.training.parsing import parse_arguments, readable_errors
+from reformer_hf.training.recipe import new_model_recipe
 from reformer_hf.training.record import RUN_RECORD, RunRecord, add_to_record, machine_record
 from reformer_hf.training.storage import readable_disk_errors, write_json
 from reformer_hf.training.tasks.language_model import train_clm
@@ -94,7 +95,7 @@ def parse(arguments: list[str] | None) -> tuple[Any, ...]:
         ReformerTrainingArguments,
     )
     quickstart, model, data, training = parse_arguments(
-        kinds, [str(CONFIGURATION), *given], __doc__
+        kinds, [str(CONFIGURATION), *given], __doc__, new_model_recipe
     )
     if not (training.do_train and training.do_eval):
         raise ValueError(

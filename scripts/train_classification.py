@@ -10,12 +10,14 @@ models are checkpoints to start from; without one a new model reads bytes.
 """
 
 import sys
+from functools import partial
 
 import reformer_hf  # noqa: F401 (registers the classes)
 from reformer_hf.hub.card import use_run_card
 from reformer_hf.training.arguments import PretrainedModelArguments, ReformerTrainingArguments
 from reformer_hf.training.data.labelled import ClassificationDataArguments
 from reformer_hf.training.parsing import parse_arguments, readable_errors
+from reformer_hf.training.recipe import CLASSIFIER_OPTIMIZER, new_model_recipe
 from reformer_hf.training.tasks.classification import train_classification
 
 
@@ -23,7 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse, train, and turn what a user can mend into a message and an exit status."""
     kinds = (PretrainedModelArguments, ClassificationDataArguments, ReformerTrainingArguments)
     with readable_errors() as status:
-        train_classification(*parse_arguments(kinds, arguments, __doc__), prepare=use_run_card)
+        recipe = partial(new_model_recipe, optimizer=CLASSIFIER_OPTIMIZER)
+        parsed = parse_arguments(kinds, arguments, __doc__, recipe)
+        train_classification(*parsed, prepare=use_run_card)
     return status.code
 
 

@@ -2,11 +2,11 @@
 
 A first run on a text of your own, with bytes as tokens:
 
-    python scripts/train_clm.py --train_file text.txt --do_train --do_eval --block_size 4096
-        --max_steps 200 --per_device_train_batch_size 2 --learning_rate 1e-3
+    python scripts/train_clm.py --train_file text.txt --do_train --do_eval --max_minutes 10
         --output_dir outputs/mine
 
-or with all arguments in a file, which those behind it replace:
+What that leaves open the script chooses for a new model, and prints (docs/choosing.md). All
+arguments may stand in a file, which those behind it replace:
 
     python scripts/train_clm.py scripts/configs/small_cpu.yaml --train_file text.txt
 
@@ -25,6 +25,7 @@ from reformer_hf.training.arguments import (
     ReformerTrainingArguments,
 )
 from reformer_hf.training.parsing import parse_arguments, readable_errors
+from reformer_hf.training.recipe import new_model_recipe
 from reformer_hf.training.tasks.language_model import train_clm
 
 
@@ -32,7 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse, train, and turn what a user can mend into a message and an exit status."""
     kinds = (PretrainedModelArguments, DataTrainingArguments, ReformerTrainingArguments)
     with readable_errors() as status:
-        train_clm(*parse_arguments(kinds, arguments, __doc__), prepare=use_run_card)
+        parsed = parse_arguments(kinds, arguments, __doc__, new_model_recipe)
+        train_clm(*parsed, prepare=use_run_card)
     return status.code
 
 

@@ -3,10 +3,11 @@
 A first run on a text of your own, with bytes as tokens:
 
     accelerate launch scripts/train_clm_no_trainer.py --train_file text.txt --block_size 4096
-        --max_train_steps 200 --per_device_train_batch_size 2 --learning_rate 1e-3
-        --checkpointing_steps 50 --output_dir outputs/mine
+        --max_train_steps 400 --checkpointing_steps 100 --output_dir outputs/mine
 
-or with all arguments in a file, which those behind it replace. After an interruption add
+What that leaves open the script chooses for a new model, and prints (docs/choosing.md).
+
+All arguments may stand in a file, which those behind it replace. After an interruption add
 `--resume_from_checkpoint last`: the run goes on bit for bit as if it had not been interrupted.
 Sample configurations of accelerate for several processes are in scripts/configs/.
 
@@ -19,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,7 @@ from reformer_hf.training.processes import (
     end_processes,
     hide_bars_unless,
 )
+from reformer_hf.training.recipe import new_model_recipe
 from reformer_hf.training.record import RUN_RECORD, describe_data, make_record, with_schedule
 from reformer_hf.training.resuming import compare_steps, given_hyperparameters
 from reformer_hf.training.row_schedule import RowSchedule, choose_row_schedule
@@ -133,7 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse, train, write the card, upload; what a user can mend becomes a readable message."""
     kinds = (PretrainedModelArguments, DataTrainingArguments, LoopArguments)
     with readable_errors() as status:
-        model, data, loop = parse_arguments(kinds, arguments, __doc__)
+        model, data, loop = parse_arguments(kinds, arguments, __doc__, new_model_recipe)
         accelerator = make_accelerator(loop)
         train_clm_no_trainer(model, data, loop, accelerator)
         if accelerator.is_main_process and not loop.dry_run:
@@ -236,13 +239,15 @@ def prepare_run(
     model = build_model(
         ReformerHFForCausalLM, model_arguments, tokenizer, data_arguments.block_size
     )
-    schedule = choose_row_schedule(
+    choose_schedule = partial(
+        choose_row_schedule,
         data_arguments,
         arguments,
         choose_block_size(data_arguments.block_size, model.config),
         arguments.max_train_steps,
         accelerator.num_processes,
     )
+    choose_schedule()  # errors before the data
     # The other processes wait for the first, and then find what it made in the cache.
     with accelerator.main_process_first():
         data = load_language_model_data(
@@ -254,6 +259,11 @@ def prepare_run(
             arguments.seed,
             output,
         )
+    schedule = None
+    if data_arguments.row_lengths is not None and data.train is not None:
+        schedule = choose_schedule(len(data.train))  # type: ignore[arg-type]
+        assert schedule is not None
+        arguments.max_train_steps = schedule.max_steps
     limit_length(tokenizer, model)
     if is_main:
         rows = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps

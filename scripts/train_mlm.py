@@ -3,8 +3,7 @@
 Arguments are those of transformers' `run_mlm.py` and of `train_clm.py`:
 
     python scripts/train_mlm.py --train_file text.txt --do_train --do_eval --block_size 4096
-        --max_steps 200 --per_device_train_batch_size 2 --learning_rate 1e-3
-        --output_dir outputs/masked
+        --max_steps 400 --output_dir outputs/masked
 
 A causal checkpoint is a start, too. A tokenizer without a mask token gets `<mask>`, and the model
 an embedding for it.
@@ -20,6 +19,7 @@ from reformer_hf.training.arguments import (
     ReformerTrainingArguments,
 )
 from reformer_hf.training.parsing import parse_arguments, readable_errors
+from reformer_hf.training.recipe import new_model_recipe
 from reformer_hf.training.tasks.language_model import train_mlm
 
 
@@ -27,7 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse, train, and turn what a user can mend into a message and an exit status."""
     kinds = (PretrainedModelArguments, MaskedDataArguments, ReformerTrainingArguments)
     with readable_errors() as status:
-        train_mlm(*parse_arguments(kinds, arguments, __doc__), prepare=use_run_card)
+        parsed = parse_arguments(kinds, arguments, __doc__, new_model_recipe)
+        train_mlm(*parsed, prepare=use_run_card)
     return status.code
 
 

@@ -2,8 +2,8 @@
 
 import re
 import sys
-from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
-from collections.abc import Iterator, Mapping, Sequence
+from argparse import ArgumentDefaultsHelpFormatter, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
@@ -18,6 +18,9 @@ from reformer_hf.training.processes import Interrupted, end_processes
 from reformer_hf.training.settings_files import SUFFIXES, read_settings
 
 logger = logging.get_logger(__name__)
+
+Completion = Callable[[Mapping[str, Any], Collection[str]], Mapping[str, Any]]
+"""Chooses arguments from those given, by name, and the names that there are."""
 
 _SWITCHES = {"on": "true", "off": "false"}
 
@@ -34,7 +37,10 @@ class _Parser(HfArgumentParser):
 
 
 def parse_arguments(
-    kinds: Sequence[type], arguments: Sequence[str] | None = None, description: str | None = None
+    kinds: Sequence[type],
+    arguments: Sequence[str] | None = None,
+    description: str | None = None,
+    complete: Completion | None = None,
 ) -> tuple[Any, ...]:
     """Parse the arguments of a script into dataclasses.
 
@@ -45,6 +51,7 @@ def parse_arguments(
         kinds: dataclasses, as for `HfArgumentParser`.
         arguments: those of the process by default.
         description: first words of the help.
+        complete: chooses more arguments, which replace what is given under the same name.
 
     Returns:
         An instance of each kind.
@@ -64,21 +71,42 @@ def parse_arguments(
     for kind in kinds:
         of_kind = get_type_hints(kind)
         hints |= {each.name: of_kind[each.name] for each in fields(kind) if each.init}
+    of_file: dict[str, Any] = {}
     if arguments and _is_file(arguments[0]):
         path = Path(arguments.pop(0)).expanduser()
         values = read_settings(path)
         try:
-            parser.set_defaults(
-                **{name: _fit(parser, name, value, hints) for name, value in values.items()}
-            )
+            of_file = {name: _fit(parser, name, value, hints) for name, value in values.items()}
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+        parser.set_defaults(**of_file)
+    if complete is not None:
+        given = of_file | _of_command_line(parser, arguments, hints)
+        arguments += command_line(complete(given, hints.keys()))
     *parsed, rest = parser.parse_args_into_dataclasses(
         arguments, look_for_args_file=False, return_remaining_strings=True
     )
     if rest:
         raise ValueError(_unknown(rest[0], hints))
     return tuple(parsed)
+
+
+def command_line(values: Mapping[str, Any]) -> list[str]:
+    """Write arguments as a command line has them."""
+    words = []
+    for name, value in values.items():
+        words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return words
+
+
+def _of_command_line(
+    parser: _Parser, arguments: Sequence[str], names: Collection[str]
+) -> dict[str, Any]:
+    """The arguments that a command line gives, by name."""
+    absent = object()
+    namespace = Namespace(**dict.fromkeys(names, absent))
+    found = vars(parser.parse_known_args(arguments, namespace)[0])
+    return {name: value for name, value in found.items() if value is not absent}
 
 
 def _is_file(argument: str) -> bool:

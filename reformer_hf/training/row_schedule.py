@@ -111,6 +111,11 @@ class RowSchedule:
 
         scheduler.lr_lambdas = [partial(by_tokens, factor) for factor in scheduler.lr_lambdas]
 
+    def steps_for(self, tokens: float) -> int:
+        """Steps that read so many tokens, as nearly as whole steps can; at least 1."""
+        shares = [1 / (rows * length) for _, rows, length in self.phases]
+        return max(1, round(tokens * sum(shares) / len(shares)))
+
     def record(self) -> dict[str, Any]:
         """What a run may not change when it goes on, as JSON values."""
         return {
@@ -161,17 +166,24 @@ def check_row_lengths(
 
 
 def choose_row_schedule(
-    data: Any, training: Any, block_size: int, max_steps: int | None, processes: int
+    data: Any,
+    training: Any,
+    block_size: int,
+    max_steps: int | None,
+    processes: int,
+    rows: int | None = None,
 ) -> RowSchedule | None:
     """Make the schedule that the arguments of a script describe.
 
     Args:
         data: with `row_lengths` and `tokens_per_step`.
         training: a dataclass with `per_device_train_batch_size` and `gradient_accumulation_steps`,
-            which say how many tokens a step has if `tokens_per_step` does not.
+            which say how many tokens a step has if `tokens_per_step` does not, and
+            `num_train_epochs`.
         block_size: tokens in a row of the data.
         max_steps: steps of the run; None, or below 1, where epochs decide.
         processes: that train, or their devices if each has several.
+        rows: of the data; None if they are not known yet, which checks the arguments.
 
     Returns:
         None if rows do not grow.
@@ -181,12 +193,6 @@ def choose_row_schedule(
     """
     if data.row_lengths is None:
         return None
-    if max_steps is None or max_steps < 1:
-        raise ValueError(
-            f"row_lengths={data.row_lengths}: the number of steps decides how long rows stay "
-            "short; give it (max_steps, or max_train_steps in the loop), or to train_clm.py "
-            "the minutes (max_minutes)"
-        )
     if data.row_lengths[-1] != block_size:
         raise ValueError(
             f"row_lengths={data.row_lengths}: the last one must be block_size={block_size}, the "
@@ -195,10 +201,13 @@ def choose_row_schedule(
     refuse_epochs(training)
     tokens = data.tokens_per_step
     if tokens is None:
-        rows = training.per_device_train_batch_size * training.gradient_accumulation_steps
-        tokens = [rows * processes * block_size]
+        batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
+        tokens = [batch * processes * block_size]
     else:
         refuse_unused(training, "with tokens_per_step", "per_device_train_batch_size")
+    if max_steps is None or max_steps < 1:
+        read = (rows or 0) * block_size * training.num_train_epochs
+        max_steps = RowSchedule(data.row_lengths, tokens, 1).steps_for(read)
     return RowSchedule(data.row_lengths, tokens, max_steps)
 
 

@@ -108,7 +108,7 @@ def test_a_run_goes_on_with_its_own_data_and_model_only(run, tmp_path, capsys):
     run(*options, "--max_minutes", "1e-6")  # which stops it after a step
     assert {path.name for path in (tmp_path / "out").glob("checkpoint-*")} == {"checkpoint-1"}
     for changed, message in (
-        (["--config_overrides", tiny_overrides(num_hashes=4)], "model.config_overrides was"),
+        (["--config_overrides", tiny_overrides(conv_kernel=3)], "model.config_overrides was"),
         (["--max_seq_length", "32"], "data.max_seq_length was 64, now 32"),
         (["--seed", "5"], "seed was 42, now 5"),
     ):
@@ -230,7 +230,7 @@ def test_from_a_causal_checkpoint_and_without_training_data(run, tmp_path):
         (["--validation_file", "rows.jsonl", "--do_eval"], "name a trained model"),
         (
             ["--train_file", "rows.jsonl", "--do_train", "--max_seq_length", "64"]
-            + ["--config_overrides", "max_position_embeddings=32"],
+            + ["--config_overrides", "position_embedding_type=learned,max_position_embeddings=32"],
             "max_seq_length=64: the model has 32 positions",
         ),
     ],

@@ -15,6 +15,7 @@ from reformer_hf.training.arguments import (
     ReformerTrainingArguments,
 )
 from reformer_hf.training.build import build_model
+from reformer_hf.training.data.labelled import ClassificationDataArguments
 from reformer_hf.training.parsing import parse_arguments
 from reformer_hf.training.row_schedule import choose_row_schedule
 from scripts import train_clm, train_clm_no_trainer
@@ -143,10 +144,13 @@ def test_the_fine_tuning_configuration_is_accepted(text_file):
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("[!a]*.yaml")), ids=lambda path: path.stem)
 def test_configurations_name_arguments_that_there_are(path, text_file):
     overrides = ["--train_file", text_file, "--bf16", "False"]
-    parsed = parse_arguments(KINDS, [str(path), *overrides])
+    data = ClassificationDataArguments if "classification" in path.stem else DataTrainingArguments
+    kinds = (PretrainedModelArguments, data, ReformerTrainingArguments)
+    parsed = parse_arguments(kinds, [str(path), *overrides])
     values = yaml.safe_load(path.read_text())
     fields = {name: value for part in parsed for name, value in vars(part).items()}
-    for name in ("block_size", "learning_rate", "output_dir"):
+    length = "max_seq_length" if "classification" in path.stem else "block_size"
+    for name in (length, "learning_rate", "output_dir"):
         assert fields[name] == values[name]
 
 

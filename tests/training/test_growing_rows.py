@@ -244,11 +244,7 @@ def test_arguments_that_do_not_fit_are_refused(fields, message, tmp_path):
         own_trainer(tmp_path, CausalLMTrainer, schedule, **fields)
 
 
-def test_a_run_needs_its_steps_and_rows_of_that_length(data, tmp_path):
-    with pytest.raises(ValueError, match="number of steps decides how long rows stay short"):
-        with_trainer(data, tmp_path / "run", max_steps=-1)
-    with pytest.raises(ValueError, match="number of steps decides how long rows stay short"):
-        with_loop(data, tmp_path / "run", max_train_steps=None)
+def test_a_run_needs_rows_of_the_last_length(data, tmp_path):
     with pytest.raises(ValueError, match="the last one must be block_size=64"):
         with_loop(data, tmp_path / "run", {"row_lengths": [16, 32]})
     with pytest.raises(ValueError, match="rows of 64 tokens .* where the last length is 128"):

@@ -89,10 +89,10 @@ def test_rows_that_cannot_be_cut_are_refused(fields):
         DataTrainingArguments(train_file="x", row_lengths=[4, 8], **fields)
 
 
-def choose(data=(), loop=(), block_size=8, max_steps=10, processes=1):
+def choose(data=(), loop=(), block_size=8, max_steps=10, processes=1, rows=None):
     data = {"train_file": "x", "row_lengths": [4, 8]} | dict(data)
     training = LoopArguments(**dict(loop))
-    arguments = DataTrainingArguments(**data), training, block_size, max_steps, processes
+    arguments = DataTrainingArguments(**data), training, block_size, max_steps, processes, rows
     return choose_row_schedule(*arguments)
 
 
@@ -105,11 +105,17 @@ def test_the_batch_says_how_many_tokens_a_step_has():
     assert choose({"row_lengths": None}) is None
 
 
+@pytest.mark.parametrize("max_steps", [None, -1])
+def test_epochs_say_how_many_steps_there_are(max_steps):
+    data, loop = {"tokens_per_step": [4]}, {"num_train_epochs": 3}
+    schedule = choose(data, loop, max_steps=max_steps, rows=100)  # steps of 4 and of 8 tokens
+    assert schedule.phases == [(300, 1, 4), (150, 1, 8)]
+    assert schedule.tokens(450) == 3 * 100 * 8
+    assert choose(data, loop, max_steps=7, rows=100).max_steps == 7
+    assert choose(data, loop, max_steps=max_steps).max_steps == 1  # before the data are known
+
+
 def test_arguments_that_do_not_fit_a_schedule_are_refused():
-    with pytest.raises(ValueError, match=r"row_lengths=\[4, 8\]: the number of steps decides"):
-        choose(max_steps=None)
-    with pytest.raises(ValueError, match=r"row_lengths=\[4, 8\]: the number of steps decides"):
-        choose(max_steps=-1)
     with pytest.raises(ValueError, match=r"row_lengths=\[4, 8\]: the last one must be block_size="):
         choose(block_size=16)
     batch = {"per_device_train_batch_size": 2}

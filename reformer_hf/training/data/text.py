@@ -39,7 +39,7 @@ Texts = DatasetDict | IterableDatasetDict
 
 logger = logging.get_logger(__name__)
 
-_LONGEST_DEFAULT = 8192
+LONGEST_BLOCK = 8192
 _SHUFFLED_TOKENS = 1 << 21  # of a stream, held in memory as Python's numbers
 _PROBE = 8192  # bytes in which a NUL marks a file as binary, as git does it
 _PIECES = Features(
@@ -130,7 +130,7 @@ def choose_block_size(block_size: int | None, config: ReformerHFConfig) -> int:
     """
     limit = config.position_limit
     if block_size is None:
-        block_size = min(limit or _LONGEST_DEFAULT, _LONGEST_DEFAULT)
+        block_size = min(limit or LONGEST_BLOCK, LONGEST_BLOCK)
         logger.info(f"block_size: {block_size} tokens in a row")
     if limit is not None and block_size > limit:
         raise ValueError(

@@ -143,16 +143,27 @@ def train_clm(
     return run_trainer(trainer, checkpoint, finish=draw, compare=compare_with_baselines)
 
 
-def _choose_schedule(model: Any, data: DataTrainingArguments, training: Any) -> RowSchedule | None:
-    """The schedule of rows that grow; without `max_steps`, of the steps that fit `max_minutes`."""
+def _choose_schedule(
+    model: Any, data: DataTrainingArguments, training: Any, rows: int | None = None
+) -> RowSchedule | None:
+    """The schedule of rows that grow, and `max_steps` if that is left to other arguments.
+
+    Args:
+        model: of the run.
+        data: arguments.
+        training: arguments, whose `max_steps` is set once the data are known: to the steps that fit
+            `max_minutes`, else to those of the epochs.
+        rows: of the data; None before they are known.
+    """
     block_size = choose_block_size(data.block_size, model.config)
     processes = training.world_size * max(1, training.n_gpu)
     choose = partial(choose_row_schedule, data, training, block_size, processes=processes)
+    schedule = choose(max_steps=training.max_steps, rows=rows)
+    if schedule is None or rows is None or training.max_steps > 0:
+        return schedule
     minutes = getattr(training, "max_minutes", None)
-    if data.row_lengths and training.max_steps < 1 and minutes is not None:
-        schedule = choose(max_steps=1)
-        assert schedule is not None
-        training.max_steps = fitting_steps(model, training, schedule)
+    timed = None if minutes is None else fitting_steps(model, training, schedule)
+    training.max_steps = timed or schedule.max_steps
     return choose(max_steps=training.max_steps)
 
 
@@ -203,9 +214,8 @@ def _make_trainer(
         data_arguments.block_size,
         task_fields=task.fields,
     )
-    schedule = None
     if "train" in wanted:
-        schedule = _choose_schedule(model, data_arguments, training_arguments)
+        _choose_schedule(model, data_arguments, training_arguments)  # errors before the data
     # The other processes wait for the first, and then find what it made in the cache.
     with training_arguments.main_process_first(desc="preparing the data"):
         data = load_language_model_data(
@@ -219,6 +229,14 @@ def _make_trainer(
         )
     rows = {"train": data.train, "validation": data.validation}
     check_splits(wanted, rows)
+    schedule = None
+    if "train" in wanted and data_arguments.row_lengths is not None:
+        schedule = _choose_schedule(
+            model,
+            data_arguments,
+            training_arguments,
+            rows=len(data.train),  # type: ignore[arg-type]
+        )
     return task.trainer_class(
         model=model,
         args=training_arguments,
