@@ -1,4 +1,4 @@
-"""How well the package's recipe learns: `ablation`, `comparison` and `position`.
+"""How well the package's recipe learns: `ablation`, `comparison`, `position` and `sparse`.
 
 python -m scripts.studies.learning ablation --help
 """
@@ -8,7 +8,7 @@ from importlib import import_module
 
 from scripts.benchmarks.common.processes import exit_when_terminated
 
-PARTS = ("ablation", "comparison", "position")
+PARTS = ("ablation", "comparison", "position", "sparse")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,13 +9,14 @@ import torch
 from transformers import TrainerControl, TrainerState
 
 from reformer_hf import ReformerHFByteTokenizer
+from reformer_hf.quickstart import CONFIGURATION
 from reformer_hf.training.arguments import (
     DataTrainingArguments,
     PretrainedModelArguments,
     ReformerTrainingArguments,
 )
 from reformer_hf.training.parsing import parse_arguments
-from scripts.studies.learning import ablation, comparison, position, training
+from scripts.studies.learning import ablation, comparison, position, sparse, training
 from scripts.studies.learning.__main__ import main
 from scripts.studies.learning.ablation import BASE
 from scripts.studies.learning.corpora import Corpus, read_kjv
@@ -336,7 +337,13 @@ def test_the_parts_are_named(capsys):
     for arguments, status in ((["--help"], "0"), ([], "2"), (["all"], "2")):
         with pytest.raises(SystemExit, match=status):
             main(arguments)
-    assert "{ablation,comparison,position}" in capsys.readouterr().out
+    assert "{ablation,comparison,position,sparse}" in capsys.readouterr().out
+
+
+def test_sparse_rows_have_as_many_parameters_as_the_base():
+    rows = sparse.make_rows(Recipe.read(CONFIGURATION))
+    sizes = {name: sparse.parameters(row.recipe) for name, row in rows.items()}
+    assert len(set(sizes.values())) == 4 and max(sizes.values()) < 1.01 * min(sizes.values())
 
 
 def test_smoke(tmp_path, recipe_file, monkeypatch, capsys):
@@ -372,6 +379,7 @@ def test_smoke(tmp_path, recipe_file, monkeypatch, capsys):
     assert main(["position", *words, "--models", *folders, "--length", "128"]) == 0
     (lsh, local) = results_of(tmp_path / "results" / "position")["runs"]
     assert len(lsh["bits"][0]) == len(local["bits"][0]) == 7
-    for part in ("ablation", "comparison", "position"):
+    assert main(["sparse", *learning, "--rows", "base", "both"]) == 0
+    for part in ("ablation", "comparison", "position", "sparse"):
         assert (tmp_path / "results" / part / "results.png").exists()
         assert (tmp_path / "results" / part / "results.md").exists()
