@@ -19,7 +19,6 @@ MODEL_FIELDS = {
     "position_embedding_type": "rotary",
     "conv_kernel": "2",
     "lsh_local_round": "true",
-    "hidden_act": "relu2",
 }
 """Of the configuration, as `config_overrides` writes them."""
 
@@ -28,7 +27,7 @@ BYTE_FIELDS = {"ngram_sizes": "[2,3,4,5]"}
 
 OPTIMIZER = {
     "learning_rate": "3e-3",
-    "muon_learning_rate": "3e-2",
+    "muon_learning_rate": "1e-2",
     "adam_beta2": "0.95",
     "lr_scheduler_type": "cosine",
     "warmup_steps": "20",

@@ -48,23 +48,22 @@ def test_a_new_model_gets_the_recipe_and_the_script_says_so(capsys):
         "position_embedding_type": "rotary",
         "conv_kernel": 2,
         "lsh_local_round": True,
-        "hidden_act": "relu2",
         "ngram_sizes": [2, 3, 4, 5],
     }
     assert (data.block_size, data.row_lengths) == (8192, [512, 1024, 2048, 8192])
     assert data.tokens_per_step == [2048]
-    assert (training.learning_rate, training.muon_learning_rate) == (3e-3, 3e-2)
+    assert (training.learning_rate, training.muon_learning_rate) == (3e-3, 1e-2)
     assert (training.adam_beta2, training.warmup_steps) == (0.95, 20)
     assert training.lr_scheduler_type == "cosine"
     printed = capsys.readouterr().out
-    assert "For a new model" in printed and "--muon_learning_rate 3e-2" in printed
+    assert "For a new model" in printed and "--muon_learning_rate 1e-2" in printed
     assert "--row_lengths 512 1024 2048 8192 --tokens_per_step 2048" in printed
 
 
 def test_the_loop_has_the_same_under_its_names():
     kinds = (PretrainedModelArguments, DataTrainingArguments, LoopArguments)
     model, data, loop = parse("--block_size", "1536", kinds=kinds, base=["--train_file", "x"])
-    assert (loop.muon_learning_rate, loop.num_warmup_steps) == (3e-2, 20)
+    assert (loop.muon_learning_rate, loop.num_warmup_steps) == (1e-2, 20)
     assert data.row_lengths == [512, 1536]  # which 1,024 does not divide
     assert fields_of(model)["conv_kernel"] == 2
 
@@ -110,7 +109,7 @@ def test_an_optimizer_of_the_users_is_left_alone(given):
 def test_rows_do_not_grow_where_something_else_decides_them(given):
     model, data, training = parse(*given)
     assert data.row_lengths is data.tokens_per_step is None
-    assert training.muon_learning_rate == 3e-2
+    assert training.muon_learning_rate == 1e-2
     if "--config_overrides" in given:
         assert fields_of(model)["position_embedding_type"] == "axial"
 
@@ -155,7 +154,7 @@ def test_muon_is_not_chosen_where_it_would_be_refused(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     assert new_model_recipe({}, ["muon_learning_rate"]) == {}
     monkeypatch.setenv("FSDP_VERSION", "2")
-    assert new_model_recipe({}, ["muon_learning_rate"]) == {"muon_learning_rate": "3e-2"}
+    assert new_model_recipe({}, ["muon_learning_rate"]) == {"muon_learning_rate": "1e-2"}
     monkeypatch.delattr(torch.optim, "Muon")
     assert new_model_recipe({}, ["muon_learning_rate"]) == {}
 
@@ -198,4 +197,4 @@ def test_a_run_with_next_to_no_arguments(script, tmp_path, capsys):
     assert record["training"]["steps"] == round(3 * rows * 1024 / 2048)
     assert record["hyperparameters"]["row_lengths"] == "[512, 1024]"
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["position_embedding_type"] == "rotary" and config["hidden_act"] == "relu2"
+    assert config["position_embedding_type"] == "rotary" and config["conv_kernel"] == 2

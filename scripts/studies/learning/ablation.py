@@ -42,9 +42,17 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "no n-grams": {"ngram_sizes": []},
     "ngram_sizes=[2,3]": {"ngram_sizes": [2, 3]},
     "ngram_sizes=[2,3,4,5]": {"ngram_sizes": [2, 3, 4, 5]},
-    "hidden_act=relu": {"hidden_act": "relu"},
+    "ngram_table_size=65536": {"ngram_table_size": 65_536},
+    "hidden_act=relu2": {"hidden_act": "relu2"},
 }
 """Rows that change the model."""
+
+_WITHOUT_NGRAMS = {
+    "conv_kernel=0": {"conv_kernel": 0},
+    "lsh_local_round=false": {"lsh_local_round": False},
+    "hidden_act=relu2": {"hidden_act": "relu2"},
+}
+"""Rows that change a model without n-grams, which hide what other parts are worth."""
 
 _OLD_FIELDS = {
     "position_embedding_type": "axial",
@@ -89,12 +97,19 @@ def make_rows(base: Recipe) -> dict[str, Row]:
     long_rows = {"row_lengths": [block], **long_steps}
     recipes = {name: base.changed(**fields) for name, fields in _FIELDS.items()}
     recipes["AdamW alone, 3e-3"] = base.changed({"learning_rate": "3e-3", **_ADAMW})
+    recipes["AdamW 1e-2"] = base.changed({"learning_rate": "1e-2"})
+    recipes["Muon 3e-2"] = base.changed({"muon_learning_rate": "3e-2"})
     recipes[f"steps of {block:,} tokens"] = base.changed(long_steps)
     recipes[f"rows and steps of {block:,} tokens"] = base.changed(long_rows)
     recipes["old recipe"] = base.changed({**long_rows, **_OLD_ADAMW}, **_OLD_FIELDS)
     for kind in _LSH_KINDS:
         layers = [kind if layer == "lsh" else layer for layer in base.layers]
         recipes[f"{kind} in place of lsh"] = base.changed(attn_layers=layers)
+    plain = base.changed(ngram_sizes=[])
+    for name, fields in _WITHOUT_NGRAMS.items():
+        recipes[f"no n-grams, {name}"] = plain.changed(**fields)
+    layers = ["local" if layer == "lsh" else layer for layer in base.layers]
+    recipes["no n-grams, local in place of lsh"] = plain.changed(attn_layers=layers)
     rows = {n: Row(recipe) for n, recipe in recipes.items() if not recipe.trains_as(base)}
     return {BASE: Row(base), **rows}
 
