@@ -5,7 +5,7 @@ A first run on a text of your own, with bytes as tokens:
     python scripts/train_clm.py --train_file text.txt --do_train --do_eval --max_minutes 10
         --output_dir outputs/mine
 
-What that leaves open the script chooses for a new model, and prints (docs/choosing.md). All
+What that leaves open the script chooses for a new model, and prints (docs/new_models.md). All
 arguments may stand in a file, which those behind it replace:
 
     python scripts/train_clm.py scripts/configs/small_cpu.yaml --train_file text.txt

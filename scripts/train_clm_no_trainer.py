@@ -5,7 +5,7 @@ A first run on a text of your own, with bytes as tokens:
     accelerate launch scripts/train_clm_no_trainer.py --train_file text.txt --block_size 4096
         --max_train_steps 400 --checkpointing_steps 100 --output_dir outputs/mine
 
-What that leaves open the script chooses for a new model, and prints (docs/choosing.md).
+What that leaves open the script chooses for a new model, and prints (docs/new_models.md).
 
 All arguments may stand in a file, which those behind it replace. After an interruption add
 `--resume_from_checkpoint last`: the run goes on bit for bit as if it had not been interrupted.

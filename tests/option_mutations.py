@@ -133,8 +133,8 @@ OPTION_MUTATIONS = [
     Mutation(
         "inputs keep their rows when rows are chosen",
         "reformer_hf/nn/past/base.py",
-        "        self.recent.change_rows(change)\n",
-        "",
+        "            each.change_rows(change)\n",
+        "            each is self.recent or each.change_rows(change)\n",
         ("tests/models/test_generation_cache.py",),
     ),
     Mutation(
@@ -182,15 +182,15 @@ OPTION_MUTATIONS = [
     Mutation(
         "what sparse projections share stays when tokens are taken back",
         "reformer_hf/nn/past/base.py",
-        "        self.recent_shared.drop_last(count)\n",
-        "",
+        "            each.drop_last(count)\n",
+        "            each is self.recent_shared or each.drop_last(count)\n",
         CACHED,
     ),
     Mutation(
         "what sparse projections share keeps its rows when rows are chosen",
         "reformer_hf/nn/past/base.py",
-        "        self.recent_shared.change_rows(change)\n",
-        "",
+        "            each.change_rows(change)\n",
+        "            each is self.recent_shared or each.change_rows(change)\n",
         ("tests/models/test_generation_cache.py",),
     ),
     Mutation(
@@ -287,22 +287,22 @@ OPTION_MUTATIONS = [
     Mutation(
         "states that are taken back stay",
         "reformer_hf/nn/past/base.py",
-        "        self.states.drop_last(count)\n",
-        "",
+        "            each.drop_last(count)\n",
+        "            each is self.states or each.drop_last(count)\n",
         SRU,
     ),
     Mutation(
         "states that are gone are said to be there",
         "reformer_hf/nn/past/base.py",
-        "return self.recent.can_drop(count) and self.states.can_drop(count)",
+        "return all(each.can_drop(count) for each in self._remembered)",
         "return self.recent.can_drop(count)",
         SRU,
     ),
     Mutation(
         "states keep their rows when rows are chosen",
         "reformer_hf/nn/past/base.py",
-        "        self.states.change_rows(change)\n",
-        "",
+        "            each.change_rows(change)\n",
+        "            each is self.states or each.change_rows(change)\n",
         ("tests/models/test_cache_reformer_hf.py",),
     ),
     Mutation(

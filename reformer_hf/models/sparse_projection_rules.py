@@ -39,7 +39,7 @@ def check_sparse_projections(config: Any) -> None:
 def _check_output_layer(config: Any) -> None:
     sparsity, share = config.lm_head_sparsity, config.lm_head_sparse_share
     _check_modules("lm_head_sparsity", sparsity)
-    if sparsity > config.vocab_size:
+    if sparsity and sparsity > config.vocab_size:
         raise ValueError(
             f"lm_head_sparsity={sparsity} is more than vocab_size={config.vocab_size}: give fewer "
             "modules, such as 4"

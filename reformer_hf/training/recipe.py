@@ -80,7 +80,7 @@ def new_model_recipe(
     chosen = overrides | _optimizer(given, optimizer) | _rows(given, fields)
     chosen = {name: value for name, value in chosen.items() if name in names}
     if chosen and os.environ.get("RANK", "0") == "0":
-        print(f"For a new model (docs/choosing.md): {' '.join(command_line(chosen))}")
+        print(f"For a new model (docs/new_models.md): {' '.join(command_line(chosen))}")
     return chosen
 
 

@@ -218,9 +218,13 @@ def test_a_file_of_version_0_1_0_means_what_it_meant(tmp_path):
     missing -= PreTrainedConfig.__annotations__.keys()  # whose defaults are not saved
     # Off where a file does not have them.
     options = ["lsh_local_round", "conv_kernel", "ngram_sizes", "rope_parameters", "ff_sparsity"]
+    options += ["attention_sparsity", "lm_head_sparsity", "ff_sru_size"]
     assert not any(getattr(config, name) for name in options)
-    missing -= {*options, "ngram_table_size"}
+    assert config.attention_output_projection
+    missing -= {*options, "attention_output_projection"}
+    missing -= {"ngram_table_size", "ff_sru_layers", "attention_sparsity_kernel"}
     missing -= {f"ff_sparsity_{name}" for name in ("rank", "temperature", "hard_share")}
+    missing -= {"lm_head_sparse_share"}
     assert not missing, f"{missing}: a field that old files lack needs a default that is theirs"
 
 

@@ -8,12 +8,15 @@ import pytest
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 ENTRY_POINTS = {
     "benchmarks.generation.__main__",
+    "benchmarks.sparse.__main__",
+    "benchmarks.swapping.__main__",
     "benchmarks.training.__main__",
     "studies.bucket_flips",
     "studies.cached_difference",
     "studies.classification.__main__",
     "studies.learning.__main__",
     "studies.million",
+    "studies.quantisation",
     "studies.recall.__main__",
     "studies.reversible.__main__",
     "studies.scopes",
