@@ -27,7 +27,7 @@ class Int8Linear(nn.Linear):
         if not self._reads_int8(input):
             return super().forward(input)
         weight: Any = self.weight
-        rows = input.reshape(-1, self.in_features)
+        rows = input.reshape(-1, self.in_features).contiguous()
         scale = weight.scale.flatten().to(input.dtype)
         output = torch.ops.aten._weight_int8pack_mm(rows, weight.qdata, scale)
         if self.bias is not None:

@@ -6,6 +6,7 @@ of this. docs/choosing.md has the measurements behind the values.
 """
 
 import os
+import shlex
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -80,7 +81,7 @@ def new_model_recipe(
     chosen = overrides | _optimizer(given, optimizer) | _rows(given, fields)
     chosen = {name: value for name, value in chosen.items() if name in names}
     if chosen and os.environ.get("RANK", "0") == "0":
-        print(f"For a new model (docs/new_models.md): {' '.join(command_line(chosen))}")
+        print(f"For a new model (docs/new_models.md): {shlex.join(command_line(chosen))}")
     return chosen
 
 
@@ -124,6 +125,7 @@ def _rows(given: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]
         or given.get("packing") == "none"
         or any(str(given.get(name)) == "epoch" for name in _INTERVALS)
         or (block_size is None and "axial_pos_shape" in fields)
+        or (by_clock and "num_train_epochs" in given)  # steps that fit the minutes replace them
         or (by_clock and int(os.environ.get("WORLD_SIZE", "1")) > 1)  # steps cannot be timed
     ):
         return {}

@@ -258,10 +258,13 @@ def checkpoint_to_resume(
     with arguments.main_process_first(desc="looking for checkpoints"):
         asked, tell = arguments.resume_from_checkpoint, print if speaks else None
         checkpoint = find_checkpoint(asked, directory, tell=tell)
-        if arguments.max_steps < 1:  # then it was chosen by max_minutes, if rows grow
-            arguments.max_steps = steps_of_checkpoint(checkpoint) or arguments.max_steps
-        if checkpoint is not None and not _is_over(_state_of(checkpoint), arguments):
-            check_complete(checkpoint)
+        planned = steps_of_checkpoint(checkpoint)
+        if arguments.max_steps < 1 and getattr(arguments, "max_minutes", None) is not None:
+            arguments.max_steps = planned or arguments.max_steps  # another timing would differ
+        if checkpoint is not None:
+            state = _state_of(checkpoint)
+            if state.global_step != planned and not _is_over(state, arguments):
+                check_complete(checkpoint)
         if settings is not None:
             check_settings(directory, settings, checkpoint, speaks)
     return None if checkpoint is None else str(checkpoint)

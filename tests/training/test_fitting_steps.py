@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
-from transformers import TrainerState, TrainingArguments
+from transformers import TrainerState
 
-from reformer_hf.training import fitting_steps, trainer
+from reformer_hf.training import ReformerTrainingArguments, fitting_steps, trainer
 from reformer_hf.training.fitting_steps import steps_in, steps_of_checkpoint
 from reformer_hf.training.row_schedule import RowSchedule
 
@@ -36,9 +36,21 @@ def test_a_planned_run_is_over_at_its_last_step_not_after_some_passes(tmp_path, 
     monkeypatch.setattr(trainer, "find_checkpoint", lambda *_, **__: tmp_path)
     monkeypatch.setattr(trainer, "check_complete", looked_at.append)
     fields = {"do_train": True, "use_cpu": True, "report_to": "none"}
-    arguments = TrainingArguments(str(tmp_path / "run"), **fields)
+    arguments = ReformerTrainingArguments(str(tmp_path / "run"), max_minutes=1.0, **fields)
     assert trainer.checkpoint_to_resume(arguments) == str(tmp_path)
     assert arguments.max_steps == 7 and looked_at == [tmp_path]
+
+
+def test_epochs_decide_the_steps_of_a_run_that_goes_on_too(tmp_path, monkeypatch):
+    """Else more of them would be left out without a word."""
+    record = RowSchedule([8, 16], [16], 7).record()
+    (tmp_path / "rows.json").write_text(json.dumps(record))
+    TrainerState(global_step=7, epoch=0.98).save_to_json(str(tmp_path / "trainer_state.json"))
+    monkeypatch.setattr(trainer, "find_checkpoint", lambda *_, **__: tmp_path)
+    fields = {"do_train": True, "use_cpu": True, "report_to": "none", "num_train_epochs": 1}
+    arguments = ReformerTrainingArguments(str(tmp_path / "run"), **fields)
+    assert trainer.checkpoint_to_resume(arguments) == str(tmp_path)  # which lacks an optimizer
+    assert arguments.max_steps == -1
 
 
 def test_timing_leaves_model_and_generator_alone(monkeypatch):

@@ -58,6 +58,7 @@ def test_a_new_model_gets_the_recipe_and_the_script_says_so(capsys):
     printed = capsys.readouterr().out
     assert "For a new model" in printed and "--muon_learning_rate 1e-2" in printed
     assert "--row_lengths 512 1024 2048 8192 --tokens_per_step 2048" in printed
+    assert "ngram_sizes=[2,3,4,5]' --" in printed  # a shell takes it as it is
 
 
 def test_the_loop_has_the_same_under_its_names():
@@ -103,6 +104,7 @@ def test_an_optimizer_of_the_users_is_left_alone(given):
         ("--block_size", "512"),  # of which nothing shorter is among the lengths
         ("--streaming", "--max_steps", "3"),
         ("--save_strategy", "epoch"),
+        ("--max_minutes", "60", "--num_train_epochs=1"),
         ("--config_overrides", "axial_pos_shape=[16,16]"),
     ],
 )

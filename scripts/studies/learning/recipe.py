@@ -81,9 +81,7 @@ class Recipe:
     def steps_for(self, tokens: int) -> int:
         """Steps that read so many tokens, as nearly as whole steps can."""
         schedule = RowSchedule(self.arguments["row_lengths"], self.arguments["tokens_per_step"], 1)
-        sizes = [rows * length for _, rows, length in schedule.phases]
-        mean = len(sizes) / sum(1 / size for size in sizes)  # each length gets the same tokens
-        return max(1, round(tokens / mean))
+        return schedule.steps_for(tokens)
 
     def settings(self, corpus: Corpus, seed: int, **budget: Any) -> dict[str, Any]:
         """A settings file for one run.
