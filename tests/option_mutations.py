@@ -8,7 +8,7 @@ MODULES = ("tests/nn/test_attention.py",)
 RECURRENCE = ("tests/ops/test_recurrence.py",)
 SRU = ("tests/nn/test_sru.py",)
 RECENT = ("tests/nn/past/test_recent_inputs.py",)
-SPARSE = ("tests/ops/test_sparse_dense.py",)
+SPARSE_DENSE = ("tests/ops/test_sparse_dense.py",)
 OUTPUT = ("tests/models/test_language_model.py",)
 CACHED = ("tests/models/test_cached_forward.py",)
 SPARSE_OPS = ("tests/ops/test_sparse_feed_forward.py",)
@@ -133,8 +133,8 @@ OPTION_MUTATIONS = [
     Mutation(
         "inputs keep their rows when rows are chosen",
         "reformer_hf/nn/past/base.py",
-        "            each.change_rows(change)\n",
-        "            each is self.recent or each.change_rows(change)\n",
+        "return self.recent, self.recent_shared, self.states",
+        "return self.recent_shared, self.states",
         ("tests/models/test_generation_cache.py",),
     ),
     Mutation(
@@ -142,14 +142,14 @@ OPTION_MUTATIONS = [
         "reformer_hf/ops/sparse_dense.py",
         "(gates.unsqueeze(1) * weight).flatten(0, 1)",
         "(gates.abs().unsqueeze(1) * weight).flatten(0, 1)",
-        SPARSE,
+        SPARSE_DENSE,
     ),
     Mutation(
         "there are too many zeros beside the modules",
         "reformer_hf/ops/sparse_dense.py",
         "padding = (0, weight.shape[2] // 2)",
         "padding = (0, weight.shape[2] - 1)",
-        SPARSE,
+        SPARSE_DENSE,
     ),
     Mutation(
         "sparse projections cross the borders of documents",
@@ -182,15 +182,15 @@ OPTION_MUTATIONS = [
     Mutation(
         "what sparse projections share stays when tokens are taken back",
         "reformer_hf/nn/past/base.py",
-        "            each.drop_last(count)\n",
-        "            each is self.recent_shared or each.drop_last(count)\n",
+        "return self.recent, self.recent_shared, self.states",
+        "return self.recent, self.states",
         CACHED,
     ),
     Mutation(
         "what sparse projections share keeps its rows when rows are chosen",
         "reformer_hf/nn/past/base.py",
-        "            each.change_rows(change)\n",
-        "            each is self.recent_shared or each.change_rows(change)\n",
+        "return self.recent, self.recent_shared, self.states",
+        "return self.recent, self.states",
         ("tests/models/test_generation_cache.py",),
     ),
     Mutation(
@@ -287,22 +287,22 @@ OPTION_MUTATIONS = [
     Mutation(
         "states that are taken back stay",
         "reformer_hf/nn/past/base.py",
-        "            each.drop_last(count)\n",
-        "            each is self.states or each.drop_last(count)\n",
+        "return self.recent, self.recent_shared, self.states",
+        "return self.recent, self.recent_shared",
         SRU,
     ),
     Mutation(
         "states that are gone are said to be there",
         "reformer_hf/nn/past/base.py",
         "return all(each.can_drop(count) for each in self._remembered)",
-        "return self.recent.can_drop(count)",
+        "return all(each.can_drop(count) for each in self._remembered[:-1])",
         SRU,
     ),
     Mutation(
         "states keep their rows when rows are chosen",
         "reformer_hf/nn/past/base.py",
-        "            each.change_rows(change)\n",
-        "            each is self.states or each.change_rows(change)\n",
+        "return self.recent, self.recent_shared, self.states",
+        "return self.recent, self.recent_shared",
         ("tests/models/test_cache_reformer_hf.py",),
     ),
     Mutation(

@@ -103,7 +103,8 @@ class LanguageModelMixin:
         """
         inputs = (new_num_tokens, pad_to_multiple_of, *args)
         if self.config.lm_head_sparsity:
-            if inputs[0] in (None, self.config.vocab_size) and not pad_to_multiple_of:
+            multiple, size = pad_to_multiple_of or 1, new_num_tokens or self.config.vocab_size
+            if -(-size // multiple) * multiple == self.config.vocab_size:
                 return self.get_input_embeddings()  # type: ignore[attr-defined]
             raise ValueError(
                 f"lm_head_sparsity={self.config.lm_head_sparsity} with vocab_size="

@@ -82,6 +82,7 @@ def test_it_is_saved_and_loaded(tmp_path):
 def test_it_cannot_be_resized():
     model = tiny_lm(lm_head_sparsity=4)
     assert model.resize_token_embeddings(40) is model.get_input_embeddings()
+    assert model.resize_token_embeddings(37, 8) is model.get_input_embeddings()
     with pytest.raises(ValueError, match="lm_head_sparsity=4 with vocab_size=40: .* resized"):
         model.resize_token_embeddings(41)
 

@@ -186,3 +186,17 @@ def test_without_torchao_a_quantised_model_names_the_extra(folder, tmp_path, mon
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=r"reformer_hf\[quantization\]"):
         AutoModelForCausalLM.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("skipped", [None, [".*controller", "lm_head"]])
+def test_of_sparse_layers_the_linear_ones_are_quantised(tmp_path, skipped):
+    sparse = {"ff_sparsity": 16, "attention_sparsity": 2, "lm_head_sparsity": 4, "ff_sru_size": 16}
+    tiny_lm(**WIDE, **sparse).save_pretrained(tmp_path / "plain")
+    model = load(tmp_path / "plain", INT8, skipped=skipped)
+    kept = {name for name, m in linears(model).items() if not isinstance(m, Int8Linear)}
+    assert kept == {name for name in linears(model) if skipped and "controller" in name}
+    assert model.reformer.encoder.layers[0].feed_forward.up_weight.dtype == torch.bfloat16
+    model.save_pretrained(tmp_path / "int8")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "int8").eval()
+    options = {"max_new_tokens": 4, "do_sample": False}
+    assert torch.equal(again.generate(IDS, **options), model.generate(IDS, **options))

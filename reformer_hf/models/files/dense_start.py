@@ -32,8 +32,14 @@ def start_from_dense(sparse: nn.Module, dense: nn.Module) -> list[str]:
         Names of the parameters that were not copied: those of the controllers.
 
     Raises:
-        ValueError: if the models differ in more.
+        ValueError: if the models differ in more, or not in this.
     """
+    for name, model, wanted in (("sparse", sparse, True), ("dense", dense, False)):
+        if any(isinstance(m, SparseFeedForward) for m in model.modules()) is not wanted:
+            raise ValueError(
+                f"the model {name!r} has {'dense' if wanted else 'sparse'} feed-forward "
+                f"sub-layers: give one with ff_sparsity {'above 0' if wanted else '0'}"
+            )
     weights: dict[str, Tensor] = dict(dense.state_dict())
     copied, controllers = {}, []
     for name, module in sparse.named_modules():
@@ -47,7 +53,7 @@ def start_from_dense(sparse: nn.Module, dense: nn.Module) -> list[str]:
     found = {name: weight.shape for name, weight in sparse.state_dict().items()}
     wrong = {name for name, weight in copied.items() if found.get(name) != weight.shape}
     wrong |= found.keys() - copied.keys() - {*controllers}
-    if wrong or not controllers:
+    if wrong:
         raise ValueError(
             f"sparse and dense differ in more than ff_sparsity, such as {sorted(wrong)[:3]}: make "
             "the sparse model's configuration from the dense one's"

@@ -38,6 +38,7 @@ def test_models_that_differ_in_more_are_refused(fields):
         start_from_dense(tiny_lm(ff_sparsity=4), tiny_lm(**layers))
 
 
-def test_two_dense_models_are_refused():
-    with pytest.raises(ValueError, match="differ in more than ff_sparsity"):
-        start_from_dense(tiny_lm(), tiny_lm())
+@pytest.mark.parametrize("sparsity, name", [(0, "sparse"), (4, "dense")])
+def test_two_models_of_one_kind_are_refused(sparsity, name):
+    with pytest.raises(ValueError, match=f"model '{name}' has .* ff_sparsity "):
+        start_from_dense(tiny_lm(ff_sparsity=sparsity), tiny_lm(ff_sparsity=sparsity))
