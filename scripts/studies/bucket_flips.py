@@ -15,7 +15,6 @@ from torch import Tensor
 
 from reformer_hf import ReformerHFForCausalLM
 from reformer_hf.nn.attention import LSHSelfAttention
-from reformer_hf.nn.heads import split_heads
 from reformer_hf.nn.reversible import Decision
 from reformer_hf.training.arguments import argument
 from reformer_hf.training.record import machine_record
@@ -67,9 +66,9 @@ def hash_inputs(model: ReformerHFForCausalLM, inputs: list[Tensor], autocast: bo
     """Bucket ids of given layer inputs."""
     buckets = []
     for module, hidden_states in zip(lsh_modules(model), inputs, strict=True):
+        dtype = next(module.query_key.parameters()).dtype
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            query = module.query_key(hidden_states.to(module.query_key.weight.dtype))
-        query = split_heads(query, module.num_heads)
+            (query,) = module.project_input([module.query_key], hidden_states.to(dtype))
         buckets.append(module.hash(query, model.config.hash_seed or 0))
     return buckets
 
