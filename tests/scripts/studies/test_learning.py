@@ -108,7 +108,7 @@ def test_a_recipe_needs_a_context(recipe_file):
         ("lsh_local_round=false", {"lsh_local_round": False}),
         ("no n-grams", {"ngram_sizes": []}),
         ("ngram_sizes=[2,3]", {"ngram_sizes": [2, 3]}),
-        ("hidden_act=relu", {"hidden_act": "relu"}),
+        ("hidden_act=relu2", {"hidden_act": "relu2"}),
         ("full in place of lsh", {"attn_layers": ["local", "full"]}),
         ("full_shared_qk in place of lsh", {"attn_layers": ["local", "full_shared_qk"]}),
         ("local in place of lsh", {"attn_layers": ["local", "local"]}),
