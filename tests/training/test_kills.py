@@ -40,7 +40,7 @@ def arguments_of(script, root, name, steps=STEPS):
 
 
 @pytest.mark.parametrize("script", ["train_clm", "train_clm_no_trainer"])
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_kills_at_random_moments(tmp_path, script, kills):
     write_documents(tmp_path / "train.jsonl")
     log, chance = tmp_path / "log", random.Random(kills)
