@@ -5,6 +5,7 @@ begins. Here one process imports them, and each run is a fork of it. What needs 
 which nothing is imported yet starts one itself.
 """
 
+import io
 import multiprocessing
 import os
 import runpy
@@ -39,6 +40,10 @@ def run_as_main(command: list[str], environment: dict[str, str], log: str) -> No
     with open(log, "a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    # A line is written whole, so that those of several ranks do not mix: PYTHONUNBUFFERED writes
+    # each word of a print on its own.
+    assert isinstance(sys.stdout, io.TextIOWrapper)
+    sys.stdout.reconfigure(line_buffering=True, write_through=False)
     multiprocessing.current_process().name = "MainProcess"  # data collators ask for it
     sys.argv = command
     runpy.run_path(command[0], run_name="__main__")

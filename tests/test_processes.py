@@ -8,9 +8,12 @@ print("imported:", "datasets" in sys.modules, "rank:", os.environ.get("RANK"), *
 if "RANK" in os.environ:
     import torch
     torch.distributed.init_process_group("gloo")
-    ranks = torch.tensor(float(os.environ["RANK"]) + 1)
-    torch.distributed.all_reduce(ranks)
-    print("sum:", ranks.item())
+    class Sum:
+        def __str__(self):  # while all ranks are in the middle of this line
+            ranks = torch.tensor(float(os.environ["RANK"]) + 1)
+            torch.distributed.all_reduce(ranks)
+            return str(ranks.item())
+    print("sum:", Sum())
     torch.distributed.destroy_process_group()
 if os.environ.get("RANK", "1") == os.environ.get("FAILS"):
     raise ValueError("no luck")
@@ -29,7 +32,12 @@ def test_a_script_starts_with_the_imports_done(script):
 
 def test_several_meet(script):
     printed = processes.run(2, script)
-    assert "rank: 0" in printed and "rank: 1" in printed and printed.count("sum: 3.0") == 2
+    assert sorted(printed.splitlines()) == [
+        "imported: True rank: 0",
+        "imported: True rank: 1",
+        "sum: 3.0",
+        "sum: 3.0",
+    ]
 
 
 @pytest.mark.parametrize("count", [1, 2])
