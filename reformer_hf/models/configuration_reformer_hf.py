@@ -26,7 +26,7 @@ from reformer_hf.models.configuration_rules import (
     unknown_names,
 )
 from reformer_hf.models.rotary_rules import ROPE_NAMES, derive_rotary
-from reformer_hf.models.sparse_projection_rules import check_sparse_projections
+from reformer_hf.models.sparsity_rules import check_sparsity
 from reformer_hf.ops.attention_map import MapForm
 from reformer_hf.ops.window import Window
 
@@ -439,7 +439,7 @@ class ReformerHFConfig(PreTrainedConfig):
         if side == "decoder":
             own.local_num_chunks_after = own.lsh_num_chunks_after = None  # for the encoder alone
         else:
-            own.ff_sru_size = 0  # for the decoder alone
+            own.ff_sru_size, own.ff_sru_layers = 0, 1  # for the decoder alone
         return own
 
     def decided(self, is_decoder: bool) -> Self:
@@ -456,7 +456,7 @@ class ReformerHFConfig(PreTrainedConfig):
         Raises:
             ValueError: naming field, value and fix.
         """
-        check_sparse_projections(self)
+        check_sparsity(self)
         if self.is_encoder_decoder:
             check_encoder_decoder(self)
         for config in [self.side(side) for side in SIDES] if self.is_encoder_decoder else [self]:

@@ -5,11 +5,11 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-import torch
 from transformers import GenerationConfig, PreTrainedConfig, ReformerConfig
 from transformers.activations import ACT2FN
 
 from reformer_hf.models.rotary_rules import ROPE_NAMES, check_rotary
+from reformer_hf.models.sparsity_rules import check_recurrence
 from reformer_hf.nn.checks import check_kernel
 from reformer_hf.nn.sparse_feed_forward import default_rank
 from reformer_hf.ops.hashing import bucket_factors, default_num_buckets
@@ -292,8 +292,6 @@ def check_model(config: Any) -> None:
     check_kernel(config.conv_kernel)
     if config.ff_sru_size and config.is_decoder is not None:
         check_recurrence(config)
-    if config.ff_sparsity:
-        _check_sparsity(config)
     if config.position_embedding_type == "axial":
         _check_axes(config)
     if config.position_embedding_type == "rotary":
@@ -309,15 +307,6 @@ def check_model(config: Any) -> None:
             "tie_word_embeddings=True: the output projection reads both streams and is "
             f"{2 * config.hidden_size} wide, the embeddings are {config.hidden_size} wide; "
             "set it to False"
-        )
-
-
-def check_recurrence(config: Any) -> None:
-    """Check that recurrent units, which read a row from its start, stand in a causal model."""
-    if not config.is_decoder:
-        raise ValueError(
-            f"ff_sru_size={config.ff_sru_size} with is_decoder={config.is_decoder}: recurrent "
-            "units see earlier tokens only; set ff_sru_size to 0, or is_decoder to True"
         )
 
 
@@ -369,24 +358,6 @@ def _check_layers(config: Any) -> None:
         raise ValueError(
             f"hidden_act={config.hidden_act!r} is not an activation of transformers: "
             "choose one of transformers.activations.ACT2FN, such as 'relu' or 'gelu'"
-        )
-
-
-def _check_sparsity(config: Any) -> None:
-    size, units = config.ff_sparsity, config.feed_forward_size
-    if size == 1:
-        raise ValueError(
-            "ff_sparsity=1: all units of such blocks are used; give 0 for that, or at least 2"
-        )
-    if units % size:
-        raise ValueError(
-            f"ff_sparsity={size} with feed_forward_size={units}: give a divisor of "
-            f"feed_forward_size, or make feed_forward_size {-(-units // size) * size}"
-        )
-    if ACT2FN[config.hidden_act](torch.zeros((), device="cpu")) != 0:
-        raise ValueError(
-            f"hidden_act={config.hidden_act!r} with ff_sparsity={size}: units that are not used "
-            "must give 0; choose an activation that gives 0 for 0, such as 'relu' or 'gelu'"
         )
 
 

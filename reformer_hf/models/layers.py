@@ -18,10 +18,10 @@ from transformers.modeling_outputs import (
 
 from reformer_hf.models.cache_reformer_hf import Remembered
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
-from reformer_hf.models.configuration_rules import check_recurrence
 from reformer_hf.models.encoder_decoder.cross_attention import Source
 from reformer_hf.models.feed_forward import build_feed_forward
 from reformer_hf.models.self_attention import LayerInputs, ReformerHFAttention
+from reformer_hf.models.sparsity_rules import check_recurrence
 from reformer_hf.nn.dropout import SeededDropout
 from reformer_hf.nn.embeddings import (
     AxialPositionEmbeddings,

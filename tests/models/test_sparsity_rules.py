@@ -1,4 +1,4 @@
-"""Fields of sparse projections that contradict each other or the rest."""
+"""Fields of sparse layers that contradict each other or the rest."""
 
 import re
 
@@ -15,7 +15,10 @@ REFUSED = [
         {"attention_sparsity": 8, "attention_head_size": 6},
         "attention_sparsity=8 does not divide num_attention_heads * attention_head_size=12: give",
     ),
-    ({"attention_sparsity_kernel": 0}, "attention_sparsity_kernel=0: give a number of tokens"),
+    (
+        {"attention_sparsity": 4, "attention_sparsity_kernel": 0},
+        "attention_sparsity_kernel=0: give a number of tokens",
+    ),
     (
         {"attention_output_projection": False, "attention_head_size": 6},
         "attention_output_projection=False with num_attention_heads * attention_head_size=12 and "
@@ -28,7 +31,12 @@ REFUSED = [
         {"lm_head_sparsity": 4, "lm_head_sparse_share": 1.5},
         "lm_head_sparse_share=1.5: give a share",
     ),
-    ({"lm_head_sparse_share": 0.5}, "lm_head_sparse_share=0.5 with lm_head_sparsity=0: give"),
+    ({"lm_head_sparse_share": 0.5}, "lm_head_sparse_share=0.5 with lm_head_sparsity=0: nothing"),
+    ({"attention_sparsity_kernel": 2}, "attention_sparsity_kernel=2 with attention_sparsity=0"),
+    ({"ff_sparsity_rank": 2}, "ff_sparsity_rank=2 with ff_sparsity=0: nothing uses it; give"),
+    ({"ff_sparsity_temperature": 1.0}, "ff_sparsity_temperature=1.0 with ff_sparsity=0: nothing"),
+    ({"ff_sparsity_hard_share": 1.0}, "ff_sparsity_hard_share=1.0 with ff_sparsity=0: nothing"),
+    ({"ff_sru_layers": 2}, "ff_sru_layers=2 with ff_sru_size=0: nothing uses it"),
 ]
 
 
