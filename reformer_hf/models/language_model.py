@@ -45,7 +45,7 @@ class ReformerHFLMHead(nn.Module):
         Returns:
             This module's forward with the choice made, for all pieces of a sequence.
         """
-        if self.dense is None or not self.training:
+        if self.dense is None or not self.training or not torch.is_grad_enabled():
             return self
         drawn = draw_seed()
         return partial(self, sparse=drawn is None or drawn < self.sparse_share * 2**63)
@@ -151,9 +151,9 @@ class LanguageModelMixin:
             logits_to_keep: how many last places' logits to return, or which; 0 for all.
         """
         keep_all = isinstance(logits_to_keep, int) and logits_to_keep == 0
-        if targets is None:
-            return None, self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep))
         head = self.lm_head.draw()
+        if targets is None:
+            return None, head(slice_logits_to_keep(hidden_states, logits_to_keep))
         if self.config.chunk_size_lm_head and (self.training or not keep_all):  # type: ignore[attr-defined]
             project = partial(self._project, head)
             loss = self._chunked_loss(hidden_states, targets, num_items, project)

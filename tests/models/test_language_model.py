@@ -62,7 +62,16 @@ def test_outside_training_the_output_is_sparse_and_draws_nothing():
         model.lm_head.dense.weight.fill_(torch.nan)
     assert model(ids, labels=ids).loss.isfinite()
     assert torch.equal(torch.get_rng_state(), state)
-    assert model.train()(ids).logits.isfinite().all()
+    with torch.no_grad():
+        assert model.train()(ids).logits.isfinite().all()
+
+
+def test_a_loss_of_one_s_own_trains_both_layers():
+    model = tiny_lm(attn_layers=["local"], **HALF).train()
+    for _ in range(10):
+        model(random_ids(1, 6)).logits.square().sum().backward()
+    found = gradients(model)
+    assert found["lm_head.decoder.weight"].any() and found["lm_head.dense.weight"].any()
 
 
 def test_a_share_of_the_passes_is_sparse():
