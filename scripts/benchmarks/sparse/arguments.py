@@ -14,11 +14,16 @@ VARIANTS = {
     "ff": "sparse feed-forward",
     "qkv": "sparse QKV, no output projection",
     "both": "both",
+    "all": "both, and a sparse output layer",
 }
 """Names of the variants in arguments and files, to names in tables."""
 
 DTYPES = ("float32", "bfloat16", "int8")
 """Of the weights. `int8` quantises those of dense layers; what is between is bfloat16."""
+
+
+LM_HEAD_SPARSITY = 4
+"""Modules of the sparse output layer, as in trax's configuration of the 800M shape."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +55,14 @@ class SparseShape:
     def config(self, variant: str) -> ReformerHFConfig:
         """The configuration of a variant."""
         fields: dict = {"feed_forward_size": self.dense_ff}
-        if variant in ("ff", "both"):
+        if variant in ("ff", "both", "all"):
             fields = {"feed_forward_size": self.sparse_ff, "ff_sparsity": self.ff_sparsity}
             fields["ff_sparsity_rank"] = self.ff_rank
-        if variant in ("qkv", "both"):
+        if variant in ("qkv", "both", "all"):
             fields["attention_sparsity"] = self.attention_sparsity
             fields["attention_output_projection"] = False
+        if variant == "all":
+            fields["lm_head_sparsity"] = LM_HEAD_SPARSITY
         return ReformerHFConfig(
             attn_layers=["full"] * self.layers,
             hidden_size=self.hidden_size,

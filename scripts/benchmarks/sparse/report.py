@@ -8,6 +8,9 @@ from scripts.benchmarks.common.tables import Repeats, describe_machine, disturba
 from scripts.benchmarks.sparse.arguments import DTYPES, SHAPES, VARIANTS, Case
 from scripts.benchmarks.sparse.weights import PARTS
 
+BAR = 0.16
+"""Width of a bar; all variants stand side by side."""
+
 
 class Results(Repeats[Case]):
     """The recorded runs by case and repeat.
@@ -123,15 +126,17 @@ def plot(runs: Sequence[dict], folder: Path) -> None:
         groups = [group for group in results.groups() if group[0] == shape]
         for index, (name, words) in enumerate(VARIANTS.items()):
             points = [
-                (place + 0.2 * index, sum(values) / len(values))
+                (place + BAR * index, sum(values) / len(values))
                 for place, (_, dtype, threads) in enumerate(groups)
                 if (case := Case(shape, name, dtype, threads)) in results.finished
                 if (values := list(results.per_repeat(case, milliseconds).values()))
             ]
             if points:
-                axes.bar(*zip(*points, strict=True), width=0.2, label=words)
+                axes.bar(*zip(*points, strict=True), width=BAR, label=words)
         names = [f"{dtype}\n{threads} threads" for _, dtype, threads in groups]
-        axes.set_xticks([place + 0.3 for place in range(len(groups))], names)
+        axes.set_xticks(
+            [place + BAR * (len(VARIANTS) - 1) / 2 for place in range(len(groups))], names
+        )
         axes.set(yscale="log", ylabel="milliseconds per token", title=shape)
         axes.grid(alpha=0.3, axis="y")
     axes.legend()

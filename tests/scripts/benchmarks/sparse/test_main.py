@@ -7,7 +7,7 @@ from reformer_hf import ReformerHFForCausalLM
 from scripts.benchmarks.sparse import __main__ as benchmark
 from scripts.benchmarks.sparse import run as one_run
 from scripts.benchmarks.sparse.__main__ import main
-from scripts.benchmarks.sparse.arguments import SHAPES, VARIANTS, Case
+from scripts.benchmarks.sparse.arguments import LM_HEAD_SPARSITY, SHAPES, VARIANTS, Case
 from scripts.benchmarks.sparse.run import answer
 from scripts.benchmarks.sparse.weights import bytes_per_token
 from tests.scripts.benchmarks.tiny import results_of, words_of
@@ -52,7 +52,7 @@ def test_bytes_are_those_of_the_weights_that_a_token_needs(variant):
     model = ReformerHFForCausalLM(shape.config(variant))
     found, width, units = bytes_per_token(model), shape.hidden_size, shape.sparse_ff
     dense_ff = 2 * width * shape.dense_ff + shape.dense_ff + 3 * width  # biases, layer norm
-    if variant in ("ff", "both"):
+    if variant in ("ff", "both", "all"):
         rank = model.config.ff_sparsity_rank
         used = units // shape.ff_sparsity
         sparse_ff = rank * (width + units) + units + used * (2 * width + 1) + 3 * width
@@ -60,11 +60,14 @@ def test_bytes_are_those_of_the_weights_that_a_token_needs(variant):
     else:
         assert found["feed_forward"] == 4 * shape.layers * dense_ff
     projections = 4 * width**2
-    if variant in ("qkv", "both"):
+    if variant in ("qkv", "both", "all"):
         modules, module = shape.attention_sparsity, width // shape.attention_sparsity
         projections = width * (modules + module) + width + 21 * module**2 + 3 * module
     assert found["attention"] == 4 * shape.layers * (projections + 2 * width)
-    assert found["head"] == 4 * (2 * width + 1) * shape.vocab_size
+    head = 2 * width * shape.vocab_size
+    if variant == "all":
+        head = 2 * width * (LM_HEAD_SPARSITY + -(-shape.vocab_size // LM_HEAD_SPARSITY))
+    assert found["head"] == 4 * (head + shape.vocab_size)
 
 
 @pytest.mark.parametrize("words", [["--shapes", "huge"], ["--threads", "0"], ["--steps", "0"]])
