@@ -226,14 +226,7 @@ def prepare_run(
     hide_bars_unless(accelerator.is_local_main_process)
     check_machine(arguments.muon_learning_rate, accelerator)
     check_processes(arguments.optimizer_in_backward, accelerator)
-    output, is_main = Path(arguments.output_dir), accelerator.is_main_process
-    with accelerator.main_process_first():
-        checkpoint = find_checkpoint(
-            arguments.resume_from_checkpoint, output, PROGRESS, tell=print if is_main else None
-        )
-        data = data_settings(data_arguments, output)
-        settings = run_settings(model_arguments, data, arguments.seed)
-        check_settings(output, settings, checkpoint, is_main)
+    checkpoint = find_start(model_arguments, data_arguments, arguments, accelerator)
     set_seed(arguments.seed)
     tokenizer = load_tokenizer(model_arguments)
     model = build_model(
@@ -257,7 +250,7 @@ def prepare_run(
             model_arguments.cache_dir,
             model_arguments.token,
             arguments.seed,
-            output,
+            Path(arguments.output_dir),
         )
     schedule = None
     if data_arguments.row_lengths is not None and data.train is not None:
@@ -265,7 +258,7 @@ def prepare_run(
         assert schedule is not None
         arguments.max_train_steps = schedule.max_steps
     limit_length(tokenizer, model)
-    if is_main:
+    if accelerator.is_main_process:
         rows = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
         print(describe_size(model, data.train, schedule or rows * accelerator.num_processes))
     train_loader, order, eval_loader = make_loaders(
@@ -292,6 +285,24 @@ def prepare_run(
         *(arguments, accelerator, tokenizer, model, optimizer, scheduler),
         *(data, train_loader, order, eval_loader, max_steps, checkpoint, in_backward),
     )
+
+
+def find_start(
+    model_arguments: PretrainedModelArguments,
+    data_arguments: DataTrainingArguments,
+    arguments: LoopArguments,
+    accelerator: Accelerator,
+) -> Path | None:
+    """The checkpoint to go on from, if any; refuses one of other data or another model."""
+    output, is_main = Path(arguments.output_dir), accelerator.is_main_process
+    with accelerator.main_process_first():
+        checkpoint = find_checkpoint(
+            arguments.resume_from_checkpoint, output, PROGRESS, tell=print if is_main else None
+        )
+        data = data_settings(data_arguments, output)
+        settings = run_settings(model_arguments, data, arguments.seed)
+        check_settings(output, settings, checkpoint, is_main)
+    return checkpoint
 
 
 def make_loaders(

@@ -91,7 +91,6 @@ def chunk_attention(
             "'blockwise' or 'eager', or the band scope"
         )
     seq, chunk = query.shape[-2], window.chunk_length
-    lengths = (chunk, *chunk_lengths)
     real = query.new_full((query.shape[0],), seq, dtype=torch.int64)
     alignment = None
     if documents is not None:
@@ -110,14 +109,13 @@ def chunk_attention(
         output_map=output_map,
         implementation=implementation,
     )
+    lengths = (chunk, *chunk_lengths)
     padded = int(layout_length(seq, lengths))
     if padded > chunk:
         assert buckets is not None, "buckets may be None only where the layout fits one chunk"
         if alignment is not None:
             buckets = buckets.gather(-1, alignment.order.expand_as(buckets))
-        if padded > seq:
-            behind = (0, 0, 0, padded - seq)
-            query, value = (torch.nn.functional.pad(x, behind) for x in (query, value))
+        query, value = (_pad_behind(x, padded - seq) for x in (query, value))
         laid_out = torch.as_tensor(layout_length(real, lengths))
         sort = _sort_layout(buckets, real, laid_out, padded, num_buckets)
         ring = Ring.of(laid_out, buckets.shape[2], chunk)
@@ -136,6 +134,10 @@ def chunk_attention(
                 attention_map = choose_map(one_chunk, attention_map, chunks.to_map(attended))
             output = _choose(one_chunk, output, combine_rounds(attended, sort))
     return _restore(output, attention_map, alignment, seq)
+
+
+def _pad_behind(vectors: Tensor, places: int) -> Tensor:
+    return torch.nn.functional.pad(vectors, (0, 0, 0, places)) if places else vectors
 
 
 def _left_align(documents: Tensor, heads: int) -> SortOrder:
@@ -300,7 +302,7 @@ def _lookup(table: Tensor, index: Tensor) -> Tensor:
 
 def _choose(one_chunk: Tensor, short: Tensor, long: Tensor) -> Tensor:
     """Per row, the one-chunk result (over the first places) or the chunked one."""
-    short = torch.nn.functional.pad(short, (0, 0, 0, long.shape[-2] - short.shape[-2]))
+    short = _pad_behind(short, long.shape[-2] - short.shape[-2])
     return torch.where(one_chunk.view(-1, 1, 1, 1), short, long)
 
 
