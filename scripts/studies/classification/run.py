@@ -14,6 +14,9 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from reformer_hf import ReformerHFConfig, ReformerHFForSequenceClassification
 from reformer_hf.training.arguments import argument
+from reformer_hf.training.build import parse_overrides
+from reformer_hf.training.optimizers import make_optimizer
+from reformer_hf.training.recipe import BYTE_FIELDS, CLASSIFIER_OPTIMIZER, MODEL_FIELDS
 from scripts.benchmarks.common.memory import PeakMemory
 from scripts.studies.classification.data import LANGUAGES, Messages, Rows, draw_rows, load_messages
 
@@ -28,9 +31,9 @@ class Settings:
 
     length: int = argument(4096, "Bytes of a row.")
     held_out_rows: int = argument(5, "Rows of each language to test on.")
-    max_steps: int = argument(500, "Optimizer steps of a run.")
+    max_steps: int = argument(150, "Optimizer steps of a run.")
     per_device_train_batch_size: int = argument(4, "Rows in a step.")
-    learning_rate: float = argument(3e-3, "Highest learning rate.")
+    learning_rate: float = argument(2e-3, "Highest learning rate.")
     num_hidden_layers: int = argument(2, "Layers.")
     hidden_size: int = argument(128, "Width of a stream.")
     num_attention_heads: int = argument(2, "Heads.")
@@ -71,7 +74,7 @@ def build_model(variant: str, settings: Settings) -> nn.Module:
             )
         )
     kinds = ["full"] if variant == FULL else ["local", "lsh"]
-    quarter = settings.hidden_size // 4
+    recipe = parse_overrides(",".join(f"{k}={v}" for k, v in (MODEL_FIELDS | BYTE_FIELDS).items()))
     return ReformerHFForSequenceClassification(
         ReformerHFConfig(
             attn_layers=[kinds[i % len(kinds)] for i in range(settings.num_hidden_layers)],
@@ -79,8 +82,8 @@ def build_model(variant: str, settings: Settings) -> nn.Module:
             is_decoder=False,
             num_hashes=settings.num_hashes,
             max_position_embeddings=settings.length,
-            axial_pos_embds_dim=[quarter, settings.hidden_size - quarter],
             activation_budget=0,
+            **recipe,
             **common,
         )
     )
@@ -90,8 +93,9 @@ def train(variant: str, seed: int, settings: Settings, messages: Messages) -> di
     """Train, and classify the held-out rows."""
     set_seed(seed)
     model = build_model(variant, settings).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate)
-    warmup = max(1, settings.max_steps // 10)
+    betas = (0.9, float(CLASSIFIER_OPTIMIZER["adam_beta2"]))
+    optimizer = make_optimizer(model, settings.learning_rate, betas=betas)
+    warmup = min(int(CLASSIFIER_OPTIMIZER["warmup_steps"]), settings.max_steps // 2)
     scheduler = get_scheduler("cosine", optimizer, warmup, settings.max_steps)
     random = np.random.default_rng(seed)
     losses, memory, batch_size = [], PeakMemory(), settings.per_device_train_batch_size
