@@ -3,12 +3,13 @@
 import dataclasses
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
+from pytest import MonkeyPatch
 from torch import Tensor
 
-from reformer_hf.ops import reference
+from reformer_hf.ops import blockwise, long_order, reference
 from reformer_hf.ops.attention_map import AttentionMap
 from reformer_hf.ops.chunk_ring import layout_length
 from reformer_hf.ops.window import Window
@@ -168,8 +169,31 @@ def local(
     return stack(outcomes, query)
 
 
+Fast = Callable[..., tuple[Tensor, AttentionMap | None]]
+"""Maps inputs to an output and an attention map."""
+
+
+def fast_paths(monkeypatch: MonkeyPatch, path: Callable[[str], Fast]) -> Iterator[tuple[str, Fast]]:
+    """The eager path and the blockwise one, with blocks as they are and with small ones.
+
+    In small ones even short rows need several blocks and groups. They last until the next is asked
+    for.
+
+    Args:
+        monkeypatch: sets the sizes.
+        path: makes one of the name of an implementation.
+    """
+    for name in ("whole", "pieces"):
+        with monkeypatch.context() as patch:
+            if name == "pieces":
+                patch.setattr(blockwise, "CPU_SIZES", blockwise.Sizes(4, 16))
+                patch.setattr(long_order, "CHUNK_LENGTH", 2)
+            for implementation in ("eager", "blockwise"):
+                yield f"{implementation}, {name}", path(implementation)
+
+
 def assert_equal(
-    fast: Callable[..., tuple[Tensor, AttentionMap | None]],
+    fast: Iterable[tuple[str, Fast]],
     oracle: Callable[..., Outcome],
     inputs: list[Tensor],
     compared: Tensor | None = None,
@@ -177,29 +201,28 @@ def assert_equal(
     """Outputs, attention maps if there are any, and gradients are those of the oracle.
 
     Args:
-        fast: maps the inputs to an output and an attention map.
+        fast: by name, what maps the inputs to an output and an attention map.
         oracle: maps the inputs to an output and probabilities.
         inputs: tensors to differentiate by.
         compared: (batch, seq), the places whose outputs matter; None for all.
     """
-    output, attention_map = fast(*inputs)
     expected, probabilities = oracle(*inputs)
-    relevant = torch.ones(output.shape[0], output.shape[2], dtype=torch.bool)
+    relevant = torch.ones(expected.shape[0], expected.shape[2], dtype=torch.bool)
     relevant = (relevant if compared is None else compared)[:, None, :, None]
-    torch.testing.assert_close(
-        output.where(relevant, 0), expected.where(relevant, 0), atol=TOLERANCE, rtol=0
-    )
-    if attention_map is not None:
+    cotangent = torch.randn_like(expected).where(relevant, 0)
+    wanted = torch.autograd.grad(expected, inputs, cotangent)
+
+    def assert_close(name: str, mine: Tensor, theirs: Tensor, tolerance: float) -> None:
         torch.testing.assert_close(
-            attention_map.to_dense().where(relevant, 0),
-            probabilities.where(relevant, 0),
-            atol=TOLERANCE,
-            rtol=0,
+            mine, theirs, atol=tolerance, rtol=0, msg=lambda message: f"{name}: {message}"
         )
-    cotangent = torch.randn_like(output).where(relevant, 0)
-    found, wanted = (
-        torch.autograd.grad(result, inputs, cotangent, retain_graph=True)
-        for result in (output, expected)
-    )
-    for mine, theirs in zip(found, wanted, strict=True):
-        torch.testing.assert_close(mine, theirs, atol=100 * TOLERANCE, rtol=0)
+
+    for name, path in fast:
+        output, attention_map = path(*inputs)
+        assert_close(name, output.where(relevant, 0), expected.where(relevant, 0), TOLERANCE)
+        if attention_map is not None:
+            shown = attention_map.to_dense().where(relevant, 0)
+            assert_close(f"{name}, map", shown, probabilities.where(relevant, 0), TOLERANCE)
+        found = torch.autograd.grad(output, inputs, cotangent)
+        for mine, theirs in zip(found, wanted, strict=True):
+            assert_close(f"{name}, gradient", mine, theirs, 100 * TOLERANCE)

@@ -5,7 +5,6 @@ import inspect
 import pytest
 import torch
 
-from reformer_hf.ops import blockwise, long_order
 from reformer_hf.ops.attention import (
     attend_sorted,
     band_attention,
@@ -38,21 +37,8 @@ LOCAL_GRID = oracle.sample_grid(
 )
 
 
-IMPLEMENTATIONS = pytest.mark.parametrize("implementation", ["eager", "blockwise"])
-
-
-@pytest.fixture(params=["whole", "pieces"])
-def small_blocks(request, monkeypatch):
-    """Blocks and groups so small that even short rows need several of them, or as they are."""
-    if request.param == "pieces":
-        monkeypatch.setattr(blockwise, "CPU_SIZES", blockwise.Sizes(4, 16))
-        monkeypatch.setattr(long_order, "CHUNK_LENGTH", 2)
-
-
-@pytest.mark.usefixtures("small_blocks")
-@IMPLEMENTATIONS
 @pytest.mark.parametrize("point", LSH_GRID, ids=oracle.name_point)
-def test_lsh_attention_equals_the_oracle(point, implementation):
+def test_lsh_attention_equals_the_oracle(point, monkeypatch):
     generator = torch.Generator().manual_seed(1)
     query, value = (oracle.random_heads(point["seq"], generator) for _ in range(2))
     documents = oracle.make_documents(point["padding"], point["seq"], generator)
@@ -66,19 +52,23 @@ def test_lsh_attention_equals_the_oracle(point, implementation):
         "deduplicate_rounds": point["deduplicate"],
     }
     fast = oracle.with_window(options, causal=causal)
-    how = {"implementation": implementation, "output_map": implementation == "eager"}
     total = total_buckets(point["num_buckets"])
+
+    def path(implementation):
+        how = {"implementation": implementation, "output_map": implementation == "eager"}
+        return lambda q, v: lsh_attention(
+            q, v, buckets, documents, num_buckets=total, **how, **fast
+        )
+
     oracle.assert_equal(
-        lambda q, v: lsh_attention(q, v, buckets, documents, num_buckets=total, **how, **fast),
+        oracle.fast_paths(monkeypatch, path),
         lambda q, v: oracle.band_lsh(q, v, buckets, documents, **options),
         [query, value],
     )
 
 
-@pytest.mark.usefixtures("small_blocks")
-@IMPLEMENTATIONS
 @pytest.mark.parametrize("point", LOCAL_GRID, ids=oracle.name_point)
-def test_local_attention_equals_the_oracle(point, implementation):
+def test_local_attention_equals_the_oracle(point, monkeypatch):
     generator = torch.Generator().manual_seed(1)
     inputs = [oracle.random_heads(point["seq"], generator) for _ in range(3)]
     padding = point["padding"]
@@ -93,9 +83,13 @@ def test_local_attention_equals_the_oracle(point, implementation):
         "num_chunks_after": after,
         "causal": causal,
     }
-    how = {"implementation": implementation, "output_map": implementation == "eager"}
+
+    def path(implementation):
+        how = {"implementation": implementation, "output_map": implementation == "eager"}
+        return lambda *x: local_attention(*x, documents, **how, **oracle.with_window(options))
+
     oracle.assert_equal(
-        lambda *x: local_attention(*x, documents, **how, **oracle.with_window(options)),
+        oracle.fast_paths(monkeypatch, path),
         lambda *x: oracle.local(*x, documents, **options),
         inputs,
         compared=None if documents is None or point["scope"] == "band" else documents == 0,

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from reformer_hf.ops import blockwise, reference
+from reformer_hf.ops import reference
 from reformer_hf.ops.attention import local_attention, lsh_attention
 from reformer_hf.ops.chunk_scope import chunk_attention
 from reformer_hf.ops.hashing import hash_vectors, sample_rotations, total_buckets
@@ -45,11 +45,8 @@ windows = st.fixed_dictionaries(
 BUCKETS = 4
 
 
-@pytest.mark.parametrize("implementation", ["eager", "blockwise", "blockwise in pieces"])
 @pytest.mark.parametrize("point", GRID, ids=oracle.name_point)
-def test_equals_the_oracle(point, implementation, monkeypatch):
-    if implementation == "blockwise in pieces":
-        monkeypatch.setattr(blockwise, "CPU_SIZES", blockwise.Sizes(4, 16))
+def test_equals_the_oracle(point, monkeypatch):
     generator = torch.Generator().manual_seed(1)
     query, value = (oracle.random_heads(point["seq"], generator) for _ in range(2))
     documents = oracle.make_documents(point["padding"], point["seq"], generator)
@@ -64,11 +61,17 @@ def test_equals_the_oracle(point, implementation, monkeypatch):
         "deduplicate_rounds": point["deduplicate"],
         "chunk_lengths": point["chunk_lengths"],
     }
-    how = {"implementation": implementation.split()[0], "output_map": implementation == "eager"}
     fast = oracle.with_window(options, scope="chunk")
     total = total_buckets(point["num_buckets"])
+
+    def path(implementation):
+        how = {"implementation": implementation, "output_map": implementation == "eager"}
+        return lambda q, v: chunk_attention(
+            q, v, buckets, documents, num_buckets=total, **how, **fast
+        )
+
     oracle.assert_equal(
-        lambda q, v: chunk_attention(q, v, buckets, documents, num_buckets=total, **how, **fast),
+        oracle.fast_paths(monkeypatch, path),
         lambda q, v: oracle.chunk_lsh(q, v, buckets, documents, **options),
         [query, value],
         compared=None if documents is None else documents == 0,

@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(problem)
     summary = (
         f"Full attention, random weights, batch 1, {arguments.context} tokens before; "
-        f"{arguments.repeats} repeats of {arguments.steps} steps."
+        f"{arguments.steps} steps of a run."
     )
     header = benchmark_header(arguments, SETTINGS, SHAPES[arguments.shapes[0]], summary)
     del header["settings"]["shape"]  # each run has its own

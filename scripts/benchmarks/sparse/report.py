@@ -77,7 +77,9 @@ def group_table(results: Results, shape: str, dtype: str, threads: int) -> list[
     columns = ["layers", "parameters, M", "weights read, MB", "ms to read them"]
     columns += ["ms per token", "dense / this", "the same, layers alone"]
     columns += ["attention of a layer, ms", "feed-forward of a layer, ms", "head, ms"]
-    return [f"## {shape}, {dtype}, {threads} threads", "", *table(columns, rows)]
+    repeats = len(results.finished[dense]) if dense in results.finished else 0
+    heading = f"## {shape}, {dtype}, {threads} threads; repeats: {repeats}"
+    return [heading, "", *table(columns, rows)]
 
 
 def dtype_table(results: Results) -> list[str]:
@@ -132,12 +134,12 @@ def plot(runs: Sequence[dict], folder: Path) -> None:
                 if (values := list(results.per_repeat(case, milliseconds).values()))
             ]
             if points:
-                axes.bar(*zip(*points, strict=True), width=BAR, label=words)
+                axes.bar(*zip(*points, strict=True), width=BAR, color=f"C{index}", label=words)
         names = [f"{dtype}\n{threads} threads" for _, dtype, threads in groups]
         axes.set_xticks(
             [place + BAR * (len(VARIANTS) - 1) / 2 for place in range(len(groups))], names
         )
-        axes.set(yscale="log", ylabel="milliseconds per token", title=shape)
+        axes.set(ylabel="milliseconds per token", title=shape)
         axes.grid(alpha=0.3, axis="y")
-    axes.legend()
+        axes.legend(fontsize=8)
     figure.savefig(folder / "results.png", dpi=120)
