@@ -210,8 +210,8 @@ OPTION_MUTATIONS = [
     Mutation(
         "the dense output layer is used outside training",
         "reformer_hf/models/language_model.py",
-        "if self.dense is None or not self.training:",
-        "if self.dense is None:",
+        "if self.dense is None or not self.training or",
+        "if self.dense is None or",
         OUTPUT,
     ),
     Mutation(

@@ -16,6 +16,17 @@ PADDINGS = ("none", "left", "right", "prompt", "holes")
 """Of rows: none, in front, behind, behind the first pass, anywhere."""
 
 
+RECURRENT_UNITS = st.fixed_dictionaries(
+    {"ff_sru_size": st.just(3), "ff_sru_layers": st.integers(1, 2)}
+)
+SPARSE_QKV = st.fixed_dictionaries(
+    {
+        "attention_sparsity": st.sampled_from([2, 4]),
+        "attention_sparsity_kernel": st.integers(1, 4),
+    }
+)
+
+
 @st.composite
 def model_fields(draw: st.DrawFn, *kinds: str) -> dict[str, Any]:
     """Fields of a model whose layers are of these kinds."""
@@ -32,11 +43,9 @@ def model_fields(draw: st.DrawFn, *kinds: str) -> dict[str, Any]:
         "position_embedding_type": draw(st.sampled_from(["axial", "learned", "rotary", "none"])),
         "conv_kernel": draw(st.sampled_from([0, 2, 3, 4])),
         "lsh_local_round": draw(st.booleans()),  # of the band scope
-        "ff_sru_size": draw(st.sampled_from([0, 3])),
-        "ff_sru_layers": draw(st.integers(1, 2)),
         "ff_sparsity": draw(st.sampled_from([0, 4])),
-        "attention_sparsity": draw(st.sampled_from([0, 2, 4])),
-        "attention_sparsity_kernel": draw(st.integers(1, 4)),
+        **draw(st.one_of(st.just({}), RECURRENT_UNITS)),
+        **draw(st.one_of(st.just({}), SPARSE_QKV)),
         "attention_output_projection": draw(st.booleans()),
         "eos_token_id": None,
     }

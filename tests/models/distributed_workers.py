@@ -43,10 +43,9 @@ def make_model(**fields: Any) -> ReformerHFForCausalLM | ReformerHFForConditiona
     if "decoder_form" in fields:
         return tiny_seq2seq(redraw_rotations=False, **fields).double().train()
     layers = ["local", "lsh", "lsh"]
-    fields |= {
-        "redraw_rotations": False,
-        "ff_sparsity_hard_share": 0.0,
-    }  # or processes would differ
+    fields |= {"redraw_rotations": False}  # or processes would differ
+    if "ff_sparsity" in fields:
+        fields |= {"ff_sparsity_hard_share": 0.0}  # or they would, too
     return tiny_lm(attn_layers=layers, **fields).double().train()
 
 

@@ -69,8 +69,16 @@ BROKEN_RULES = [
     ("ff_sparsity", {"ff_sparsity": 1}, ["1", "give 0", "at least 2"]),
     ("ff_sparsity", {"ff_sparsity": 5}, ["5", "feed_forward_size=24", "divisor", "25"]),
     ("hidden_act", {"ff_sparsity": 4, "hidden_act": "sigmoid"}, ["'sigmoid'", "'relu'"]),
-    ("ff_sparsity_hard_share", {"ff_sparsity_hard_share": 1.1}, ["1.1", "[0, 1]"]),
-    ("ff_sparsity_temperature", {"ff_sparsity_temperature": -0.1}, ["-0.1", "at least 0"]),
+    (
+        "ff_sparsity_hard_share",
+        {"ff_sparsity": 4, "ff_sparsity_hard_share": 1.1},
+        ["1.1", "[0, 1]"],
+    ),
+    (
+        "ff_sparsity_temperature",
+        {"ff_sparsity": 4, "ff_sparsity_temperature": -0.1},
+        ["-0.1", "at least 0"],
+    ),
     (
         "lsh_local_round",
         {"lsh_local_round": True, "attention_scope": "chunk"},
