@@ -31,7 +31,7 @@ def compile_steps(scope: str, backend: str, last: int) -> dict:
 
 
 def test_a_growing_context_is_not_compiled_again():
-    found = compile_steps("band", "eager", 600)
+    found = compile_steps("band", "eager", 320)
     assert found["difference"] == 0
     # The second step makes the length a variable. Then stores grow and local layers forget, for
     # the first time and once more with sizes that vary.

@@ -18,7 +18,7 @@ MIB = 2**20
 @pytest.mark.parametrize(
     ("scope", "tokens", "buckets"),
     [
-        ("band", 4_000, 0),
+        ("band", 2_500, 0),
         pytest.param("band", 10_000, 0, marks=pytest.mark.slow),
         ("chunk", 1_250, 2 * 8),
     ],
