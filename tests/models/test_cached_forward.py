@@ -108,7 +108,8 @@ def test_the_last_attention_layer_is_exact_in_the_chunk_scope(fields, before, fi
 
     Without recurrent units, whose state holds what the layer gave earlier tokens.
     """
-    model = build("chunk", fields | {"attn_layers": [*before, "lsh"], "ff_sru_size": 0})
+    fields |= {"attn_layers": [*before, "lsh"], "ff_sru_size": 0, "ff_sru_layers": 1}
+    model = build("chunk", fields)
     ids = random_ids(2, first + steps)
     logits = run(model, ids, [Pass(first), *[Pass(1)] * steps], record=False)
     assert_close(logits[:, :first], uncached(model, ids[:, :first]), atol=TOLERANCE, rtol=0)
