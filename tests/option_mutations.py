@@ -208,10 +208,24 @@ OPTION_MUTATIONS = [
         OUTPUT,
     ),
     Mutation(
+        "a loss of one's own trains the sparse output layer alone",
+        "reformer_hf/models/language_model.py",
+        "return None, head(slice",
+        "return None, self.lm_head(slice",
+        OUTPUT,
+    ),
+    Mutation(
+        "what a file says of a layer that is switched off is a mistake",
+        "reformer_hf/models/sparsity_rules.py",
+        "if value != default and name in by_hand:",
+        "if value != default:",
+        ("tests/models/test_sparsity_rules.py",),
+    ),
+    Mutation(
         "the dense output layer is used outside training",
         "reformer_hf/models/language_model.py",
-        "if self.dense is None or not self.training or",
-        "if self.dense is None or",
+        "if self.dense is None or not self.training:",
+        "if self.dense is None:",
         OUTPUT,
     ),
     Mutation(

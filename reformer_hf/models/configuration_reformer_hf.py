@@ -26,7 +26,7 @@ from reformer_hf.models.configuration_rules import (
     unknown_names,
 )
 from reformer_hf.models.rotary_rules import ROPE_NAMES, derive_rotary
-from reformer_hf.models.sparsity_rules import check_sparsity
+from reformer_hf.models.sparsity_rules import check_sparsity, settle_unused
 from reformer_hf.ops.attention_map import MapForm
 from reformer_hf.ops.window import Window
 
@@ -121,8 +121,8 @@ class ReformerHFConfig(PreTrainedConfig):
             If not, heads side by side are as wide as `hidden_size`.
         lm_head_sparsity (`int`): modules of a sparse output layer, such as 4; 0, the default, for
             a dense one.
-        lm_head_sparse_share (`float`): share of training passes whose loss is of the sparse output
-            layer. Below 1 there is a dense one besides, which the other passes train: each pass
+        lm_head_sparse_share (`float`): share of training passes that use the sparse output layer.
+            Below 1 there is a dense one besides, which the other passes train: each pass
             draws. Outside training the output is always of the sparse one.
         ff_sru_size (`int`): width of simple recurrent units beside the feed-forward sub-layer, as
             in Terraformer, which has 32. 0, the default, for none. Causal models only; of an
@@ -274,6 +274,7 @@ class ReformerHFConfig(PreTrainedConfig):
         by_hand = changed if source else given
         derive_fields(self, given, source, by_hand)
         derive_rotary(self, given, kwargs, by_hand)
+        settle_unused(self, by_hand)
         # Here and not in a validator of `strict`, which would hide the ValueError in its own error.
         self.check_fields()
         self.auto_map: dict[str, str] = {}  # which TRL reads in every configuration
@@ -439,7 +440,7 @@ class ReformerHFConfig(PreTrainedConfig):
         if side == "decoder":
             own.local_num_chunks_after = own.lsh_num_chunks_after = None  # for the encoder alone
         else:
-            own.ff_sru_size, own.ff_sru_layers = 0, 1  # for the decoder alone
+            own.ff_sru_size = 0  # for the decoder alone
         return own
 
     def decided(self, is_decoder: bool) -> Self:
@@ -456,11 +457,11 @@ class ReformerHFConfig(PreTrainedConfig):
         Raises:
             ValueError: naming field, value and fix.
         """
-        check_sparsity(self)
         if self.is_encoder_decoder:
             check_encoder_decoder(self)
         for config in [self.side(side) for side in SIDES] if self.is_encoder_decoder else [self]:
             check_model(config)
+        check_sparsity(self)
 
 
 OWN_NAMES = {*ReformerHFConfig.__annotations__, *ALIASES, *LAYER_COUNTS, *ROPE_NAMES}

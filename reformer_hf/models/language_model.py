@@ -45,7 +45,7 @@ class ReformerHFLMHead(nn.Module):
         Returns:
             This module's forward with the choice made, for all pieces of a sequence.
         """
-        if self.dense is None or not self.training or not torch.is_grad_enabled():
+        if self.dense is None or not self.training:
             return self
         drawn = draw_seed()
         return partial(self, sparse=drawn is None or drawn < self.sparse_share * 2**63)

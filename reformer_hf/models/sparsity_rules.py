@@ -1,5 +1,6 @@
 """Rules of a configuration's sparse layers, and of the recurrent units beside them."""
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -11,7 +12,28 @@ _SWITCHES = {
     "attention_sparsity": ("attention_sparsity_kernel",),
     "lm_head_sparsity": ("lm_head_sparse_share",),
 }
-"""Fields that are 0 for a dense model, to those that mean nothing then."""
+"""Fields that switch a sparse layer on, and the fields that only it uses."""
+
+
+def settle_unused(config: Any, by_hand: Collection[str]) -> None:
+    """Refuse fields of layers that are off; what a file says of them becomes the default.
+
+    Args:
+        config: whose fields are derived.
+        by_hand: names of the fields that do not come from a file.
+
+    Raises:
+        ValueError: naming field, value and fix.
+    """
+    for switch, names in _SWITCHES.items():
+        for name in names if getattr(config, switch) == 0 else ():
+            value, default = getattr(config, name), getattr(type(config), name)
+            if value != default and name in by_hand:
+                raise ValueError(
+                    f"{name}={value!r} with {switch}=0: nothing uses it; give {switch} a number, "
+                    f"or leave {name} out"
+                )
+            setattr(config, name, default)
 
 
 def check_sparsity(config: Any) -> None:
@@ -20,23 +42,10 @@ def check_sparsity(config: Any) -> None:
     Raises:
         ValueError: naming field, value and fix.
     """
-    _refuse_unused(config)
     if config.ff_sparsity:
         _check_feed_forward(config)
-    _check_modules("attention_sparsity", config.attention_sparsity)
     _check_projections(config)
     _check_output_layer(config)
-
-
-def _refuse_unused(config: Any) -> None:
-    for switch, names in _SWITCHES.items():
-        for name in names if getattr(config, switch) == 0 else ():
-            value, default = getattr(config, name), getattr(type(config), name)
-            if value != default:
-                raise ValueError(
-                    f"{name}={value!r} with {switch}=0: nothing uses it; give {switch} a number, "
-                    f"or leave {name} at {default!r}"
-                )
 
 
 def check_recurrence(config: Any) -> None:
@@ -74,6 +83,7 @@ def _check_projections(config: Any) -> None:
     hidden_size = config.hidden_size
     width = config.num_attention_heads * config.attention_head_size
     heads = f"num_attention_heads * attention_head_size={width}"
+    _check_modules("attention_sparsity", config.attention_sparsity)
     if config.attention_sparsity:
         for name, size in (
             (f"hidden_size={config.hidden_size}", config.hidden_size),

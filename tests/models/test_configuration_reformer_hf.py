@@ -68,6 +68,8 @@ BROKEN_RULES = [
     ("ff_sru_size", {"ff_sru_size": 3, "is_decoder": False}, ["3", "is_decoder=False", "to 0"]),
     ("ff_sparsity", {"ff_sparsity": 1}, ["1", "give 0", "at least 2"]),
     ("ff_sparsity", {"ff_sparsity": 5}, ["5", "feed_forward_size=24", "divisor", "25"]),
+    ("ff_sparsity", {"ff_sparsity": -5}, ["-5", "0 (use all units)"]),
+    ("hidden_act", {"ff_sparsity": 4, "hidden_act": "nonsense"}, ["'nonsense'", "'relu'"]),
     ("hidden_act", {"ff_sparsity": 4, "hidden_act": "sigmoid"}, ["'sigmoid'", "'relu'"]),
     (
         "ff_sparsity_hard_share",

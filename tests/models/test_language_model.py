@@ -62,8 +62,6 @@ def test_outside_training_the_output_is_sparse_and_draws_nothing():
         model.lm_head.dense.weight.fill_(torch.nan)
     assert model(ids, labels=ids).loss.isfinite()
     assert torch.equal(torch.get_rng_state(), state)
-    with torch.no_grad():
-        assert model.train()(ids).logits.isfinite().all()
 
 
 def test_a_loss_of_one_s_own_trains_both_layers():

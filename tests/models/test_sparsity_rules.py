@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from reformer_hf import ReformerHFConfig, ReformerHFForCausalLM
 from tests.models.seq2seq import seq2seq_config
 from tests.models.tiny import tiny_config
 
@@ -38,6 +39,34 @@ REFUSED = [
     ({"ff_sparsity_hard_share": 1.0}, "ff_sparsity_hard_share=1.0 with ff_sparsity=0: nothing"),
     ({"ff_sru_layers": 2}, "ff_sru_layers=2 with ff_sru_size=0: nothing uses it"),
 ]
+
+
+SPARSE = {
+    **{"ff_sparsity": 4, "ff_sparsity_rank": 2, "ff_sparsity_temperature": 0.2},
+    **{"ff_sru_size": 3, "ff_sru_layers": 2, "attention_sparsity": 4},
+    **{"attention_sparsity_kernel": 2, "lm_head_sparsity": 4, "lm_head_sparse_share": 0.5},
+}
+
+
+@pytest.mark.parametrize(
+    ("switch", "others"),
+    [
+        ("ff_sparsity", ["ff_sparsity_rank", "ff_sparsity_temperature"]),
+        ("ff_sru_size", ["ff_sru_layers"]),
+        ("attention_sparsity", ["attention_sparsity_kernel"]),
+        ("lm_head_sparsity", ["lm_head_sparse_share"]),
+    ],
+)
+def test_a_sparse_layer_of_a_file_can_be_switched_off(switch, others, tmp_path):
+    """What only that layer used has its default again, and is no mistake of the caller's."""
+    sparse = tiny_config(**SPARSE)
+    left = {name: value for name, value in SPARSE.items() if name not in (switch, *others)}
+    sparse.save_pretrained(tmp_path)
+    loaded = ReformerHFConfig.from_pretrained(tmp_path, **{switch: 0})
+    given = ReformerHFConfig(**{**sparse.to_dict(), switch: 0})
+    expected = tiny_config(**left).to_dict()
+    assert loaded.to_dict() == given.to_dict() == expected
+    ReformerHFForCausalLM(loaded)
 
 
 @pytest.mark.parametrize(("fields", "message"), REFUSED)

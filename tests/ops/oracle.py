@@ -176,20 +176,18 @@ Fast = Callable[..., tuple[Tensor, AttentionMap | None]]
 def fast_paths(monkeypatch: MonkeyPatch, path: Callable[[str], Fast]) -> Iterator[tuple[str, Fast]]:
     """The eager path and the blockwise one, with blocks as they are and with small ones.
 
-    In small ones even short rows need several blocks and groups. They last until the next is asked
-    for.
+    In small ones even short rows need several blocks and groups. They stay until the test ends.
 
     Args:
         monkeypatch: sets the sizes.
         path: makes one of the name of an implementation.
     """
     for name in ("whole", "pieces"):
-        with monkeypatch.context() as patch:
-            if name == "pieces":
-                patch.setattr(blockwise, "CPU_SIZES", blockwise.Sizes(4, 16))
-                patch.setattr(long_order, "CHUNK_LENGTH", 2)
-            for implementation in ("eager", "blockwise"):
-                yield f"{implementation}, {name}", path(implementation)
+        if name == "pieces":
+            monkeypatch.setattr(blockwise, "CPU_SIZES", blockwise.Sizes(4, 16))
+            monkeypatch.setattr(long_order, "CHUNK_LENGTH", 2)
+        for implementation in ("eager", "blockwise"):
+            yield f"{implementation}, {name}", path(implementation)
 
 
 def assert_equal(
