@@ -1,10 +1,11 @@
 """Measure sparse layers and quantised weights in decoding: milliseconds per token at batch 1.
 
-Compares dense layers with Terraformer's sparse feed-forward, sparse QKV and both, with weights in
-float32, bfloat16 and int8, of the same shapes, and says how many bytes of weights a token reads.
-Each run has a process of its own; the variants take turns within a repeat, so that runs of the same
-repeat can be compared in pairs. Writes results.json and results.md to the output folder after every
-run and a plot at the end, and goes on where it was interrupted.
+Compares dense layers with Terraformer's sparse feed-forward, sparse QKV, both, and both with a
+sparse output layer, with weights in float32, bfloat16 and int8, of the same shapes, and says how
+many bytes of weights a token reads. Each run has a process of its own; the variants take turns
+within a repeat, so that runs of the same repeat can be compared in pairs. Writes results.json and
+results.md to the output folder after every run and a plot at the end, and goes on where it was
+interrupted.
 """
 
 import sys

@@ -21,7 +21,6 @@ VARIANTS = {
 DTYPES = ("float32", "bfloat16", "int8")
 """Of the weights. `int8` quantises those of dense layers; what is between is bfloat16."""
 
-
 LM_HEAD_SPARSITY = 4
 """Modules of the sparse output layer, as in trax's configuration of the 800M shape."""
 

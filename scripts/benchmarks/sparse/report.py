@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 
 from scripts.benchmarks.common.plot import new_figure
 from scripts.benchmarks.common.tables import Repeats, describe_machine, disturbance, spread, table
@@ -72,14 +73,14 @@ def group_table(results: Results, shape: str, dtype: str, threads: int) -> list[
                 results.spread(case, milliseconds),
                 *ratios,
                 *parts,
+                str(len(results.finished[case])),
             ]
         )
     columns = ["layers", "parameters, M", "weights read, MB", "ms to read them"]
     columns += ["ms per token", "dense / this", "the same, layers alone"]
     columns += ["attention of a layer, ms", "feed-forward of a layer, ms", "head, ms"]
-    repeats = len(results.finished[dense]) if dense in results.finished else 0
-    heading = f"## {shape}, {dtype}, {threads} threads; repeats: {repeats}"
-    return [heading, "", *table(columns, rows)]
+    heading = f"## {shape}, {dtype}, {threads} threads"
+    return [heading, "", *table([*columns, "repeats"], rows)]
 
 
 def dtype_table(results: Results) -> list[str]:
@@ -118,7 +119,7 @@ def render(header: dict, runs: Sequence[dict]) -> str:
 
 
 def plot(runs: Sequence[dict], folder: Path) -> None:
-    """Draw milliseconds per token as bars, a panel for each shape."""
+    """Draw medians of milliseconds per token as bars, a panel for each shape."""
     results = Results(runs)
     shapes = list(dict.fromkeys(shape for shape, _, _ in results.groups()))
     if not shapes:
@@ -128,7 +129,7 @@ def plot(runs: Sequence[dict], folder: Path) -> None:
         groups = [group for group in results.groups() if group[0] == shape]
         for index, (name, words) in enumerate(VARIANTS.items()):
             points = [
-                (place + BAR * index, sum(values) / len(values))
+                (place + BAR * index, median(values))
                 for place, (_, dtype, threads) in enumerate(groups)
                 if (case := Case(shape, name, dtype, threads)) in results.finished
                 if (values := list(results.per_repeat(case, milliseconds).values()))
@@ -141,5 +142,6 @@ def plot(runs: Sequence[dict], folder: Path) -> None:
         )
         axes.set(ylabel="milliseconds per token", title=shape)
         axes.grid(alpha=0.3, axis="y")
+        axes.margins(y=0.4)  # room for the legend
         axes.legend(fontsize=8)
     figure.savefig(folder / "results.png", dpi=120)
