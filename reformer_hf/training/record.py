@@ -235,7 +235,9 @@ def _describe_model(model: Any) -> Mapping:
         "hidden_size": config.hidden_size,
         "num_attention_heads": config.num_attention_heads,
         "num_hashes": config.num_hashes,
+        "position_embedding_type": config.position_embedding_type,
         "positions": config.position_limit,
+        "ngram_sizes": list(config.ngram_sizes),
         "started_from": _public_name(config._name_or_path),
     }
 
