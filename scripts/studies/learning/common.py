@@ -229,7 +229,7 @@ def mean_and_spread(values: Sequence[float], form: str = ".3f") -> str:
     ('1.500 ± 0.707', '1.000')
     """
     text = f"{mean(values):{form}}"
-    return f"{text} ± {stdev(values):{form}}" if len(values) > 1 else text
+    return f"{text} ± {stdev(values):.3f}" if len(values) > 1 else text
 
 
 def cost_cells(runs: Sequence[dict]) -> list[str]:
