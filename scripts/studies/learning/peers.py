@@ -26,6 +26,7 @@ class Peer:
         model = cls.make(config)
         # What the training scripts ask of the configurations of this package.
         model.config.position_limit = config.max_position_embeddings
+        model.config.ngram_sizes = []
         model.config.use_cache = False
         return model
 
@@ -65,6 +66,7 @@ class StockReformer(Peer):
             )
         )
         peer.config.attention_scope = "chunk"  # type: ignore[attr-defined]
+        peer.config.position_embedding_type = "axial"  # type: ignore[attr-defined]
         return peer
 
 
@@ -94,6 +96,7 @@ class Gpt2(Peer):
         peer.config.attention_scope = "full"  # type: ignore[attr-defined]
         peer.config.attn_layers = ["full"] * len(config.attn_layers)  # type: ignore[attr-defined]
         peer.config.num_hashes = 0  # type: ignore[attr-defined]
+        peer.config.position_embedding_type = "learned"  # type: ignore[attr-defined]
         return peer
 
 
