@@ -31,7 +31,7 @@ class Settings:
 
     length: int = argument(4096, "Bytes of a row.")
     held_out_rows: int = argument(5, "Rows of each language to test on.")
-    max_steps: int = argument(60, "Optimizer steps of a run.")
+    max_steps: int = argument(500, "Optimizer steps of a run.")
     per_device_train_batch_size: int = argument(4, "Rows in a step.")
     learning_rate: float = argument(
         float(CLASSIFIER_OPTIMIZER["learning_rate"]), "Highest learning rate."
