@@ -39,11 +39,67 @@ OPTION_MUTATIONS = [
         ROTARY,
     ),
     Mutation(
-        "keys are not turned behind a cache",
+        "keys are not turned",
         "reformer_hf/nn/distance_attention.py",
-        "rotate(key, rotary)\n        options",
-        "key\n        options",
+        "rotate_queries(query, rotary), rotate(key, rotary)",
+        "rotate_queries(query, rotary), key",
+        MODULES,
+    ),
+    Mutation(
+        "queries and keys are neither normalised nor turned behind a cache",
+        "reformer_hf/nn/distance_attention.py",
+        "self._prepare(rotary, hidden_states, past=past, new=new)",
+        "self.project(hidden_states, past=past, new=new)",
         CACHED,
+    ),
+    Mutation(
+        "keys have the scale of queries",
+        "reformer_hf/nn/distance_attention.py",
+        "self.q_norm(query), self.k_norm(key)",
+        "self.q_norm(query), self.q_norm(key)",
+        MODULES,
+    ),
+    Mutation(
+        "keys are remembered as they were before their norm",
+        "reformer_hf/nn/distance_attention.py",
+        "            past.remember(key, value, new)",
+        "            _, raw, _ = self.project(hidden_states, past=None, new=None)\n"
+        "            past.remember(raw, value, new)",
+        CACHED,
+    ),
+    Mutation(
+        "queries and keys are scaled behind their turn",
+        "reformer_hf/nn/distance_attention.py",
+        "query, key = self.q_norm(query), self.k_norm(key)\n"
+        "        if rotary is not None:\n"
+        "            query, key = rotate_queries(query, rotary), rotate(key, rotary)\n",
+        "if rotary is not None:\n"
+        "                query, key = rotate_queries(query, rotary), rotate(key, rotary)\n"
+        "            query, key = self.q_norm(query), self.k_norm(key)\n"
+        "        elif rotary is not None:\n"
+        "            query, key = rotate_queries(query, rotary), rotate(key, rotary)\n",
+        MODULES,
+    ),
+    Mutation(
+        "shared queries are normalised",
+        "reformer_hf/nn/full_attention.py",
+        "normalised = use_qk_norm and not shared_query_key",
+        "normalised = use_qk_norm",
+        MODULES,
+    ),
+    Mutation(
+        "a norm does not scale",
+        "reformer_hf/nn/head_norm.py",
+        "* self.weight.to(vectors.dtype)",
+        "* self.weight.to(vectors.dtype).detach() ** 0 * self.weight.mean()",
+        MODULES,
+    ),
+    Mutation(
+        "with norms all heads attend at once",
+        "reformer_hf/models/self_attention.py",
+        "called = ShortConvolution | HeadRMSNorm",
+        "called = ShortConvolution",
+        ("tests/models/test_modeling_memory.py",),
     ),
     Mutation(
         "turned queries are hashed",

@@ -112,6 +112,10 @@ class ReformerHFConfig(PreTrainedConfig):
         conv_kernel (`int`): tokens that a short depthwise convolution on the input of attention
             sees, the own one included; in bidirectional layers as many on either side. 0, the
             default, for none.
+        use_qk_norm (`bool`): normalise queries and keys of each head, with learned scales, before
+            rotary positions turn them. Of self-attention in local and full layers: LSH layers and
+            `"full_shared_qk"` ones, whose keys have unit length anyway, and cross-attention stay
+            as they are.
         attention_sparsity (`int`): modules of sparse queries, keys and values in self-attention,
             such as 16: they divide `hidden_size` and the width of all heads. 0, the default, for
             dense ones. All heads then attend at once, whatever `chunk_size_attention_heads` says.
@@ -213,6 +217,7 @@ class ReformerHFConfig(PreTrainedConfig):
     deduplicate_rounds: bool = False
     lsh_local_round: bool = False
     conv_kernel: int = 0
+    use_qk_norm: bool = False
     attention_sparsity: int = 0
     attention_sparsity_kernel: int = 3
     attention_output_projection: bool = True

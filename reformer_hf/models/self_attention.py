@@ -15,6 +15,7 @@ from reformer_hf.nn.attention import LocalSelfAttention, LSHSelfAttention
 from reformer_hf.nn.convolution import ShortConvolution
 from reformer_hf.nn.feed_forward import OutputProjection
 from reformer_hf.nn.full_attention import FullSelfAttention
+from reformer_hf.nn.head_norm import HeadRMSNorm
 from reformer_hf.nn.layer_norm import StreamLayerNorm, cast_for_products
 from reformer_hf.nn.self_attention import DEFAULT_HASHING, Hashing, SelfAttention
 from reformer_hf.ops.attention_map import AttentionMap, MapForm
@@ -45,6 +46,8 @@ def build_self_attention(config: ReformerHFConfig, layer_index: int) -> SelfAtte
         "sparsity": config.attention_sparsity,
         "sparsity_kernel": config.attention_sparsity_kernel,
     }
+    if not shared_qk:
+        common["use_qk_norm"] = config.use_qk_norm
     if kind in ("full", "full_shared_qk"):
         return FullSelfAttention(shared_query_key=shared_qk, **common)
     if kind not in ("local", "lsh"):
@@ -138,7 +141,8 @@ class ReformerHFAttention(nn.Module):
         """
         step, count = self.config.chunk_size_attention_heads, self.self_attention.num_heads
         modules = [*self.self_attention.children(), getattr(self.output, "dense", self.output)]
-        modules = [module for module in modules if not isinstance(module, ShortConvolution)]
+        called = ShortConvolution | HeadRMSNorm
+        modules = [module for module in modules if not isinstance(module, called)]
         if not 0 < step < count or not all(map(_is_bare_linear, modules)):
             return [slice(0, count)]
         return [slice(head, min(head + step, count)) for head in range(0, count, step)]

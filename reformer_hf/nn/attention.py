@@ -252,6 +252,7 @@ class LocalSelfAttention(DistanceSelfAttention):
         conv_kernel: tokens that a short convolution on the input sees; 0 for no convolution.
         sparsity: modules of sparse projections; 0 for dense ones.
         sparsity_kernel: tokens that their convolutions see.
+        use_qk_norm: normalise queries and keys of each head, before they are turned.
     """
 
     def __init__(
@@ -269,9 +270,10 @@ class LocalSelfAttention(DistanceSelfAttention):
         conv_kernel: int = 0,
         sparsity: int = 0,
         sparsity_kernel: int = 3,
+        use_qk_norm: bool = False,
     ):
-        sparse = (sparsity, sparsity_kernel)
-        super().__init__(hidden_size, num_heads, head_dim, dropout, conv_kernel, causal, *sparse)
+        sizes = (hidden_size, num_heads, head_dim, dropout, conv_kernel, causal)
+        super().__init__(*sizes, sparsity, sparsity_kernel, use_qk_norm=use_qk_norm)
         self.window = Window(chunk_length, num_chunks_before, num_chunks_after, scope, causal)
         self.query = self.new_projection(modules_seen=3)
         self.key = self.new_projection(modules_seen=3)

@@ -6,6 +6,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from reformer_hf.nn.head_norm import HeadRMSNorm
 from reformer_hf.nn.past.base import NewTokens, Past
 from reformer_hf.nn.past.distance import DistancePast
 from reformer_hf.nn.self_attention import (
@@ -17,13 +18,25 @@ from reformer_hf.nn.self_attention import (
 )
 from reformer_hf.ops.attend import Implementation
 from reformer_hf.ops.attention_map import HeadsAndMap, MapForm
+from reformer_hf.ops.checks import require_bools
 from reformer_hf.ops.rotary import Rotary, rotate, rotate_queries
 
 
 class DistanceSelfAttention(SelfAttention):
-    """Self-attention in which places alone decide who sees whom; see the base class."""
+    """Self-attention in which places alone decide who sees whom; see the base class.
+
+    Args:
+        *common: of the base class.
+        use_qk_norm: normalise queries and keys of each head, before they are turned.
+    """
 
     value: nn.Module  # each kind makes it
+
+    def __init__(self, *common: Any, use_qk_norm: bool):
+        super().__init__(*common)
+        require_bools(use_qk_norm=use_qk_norm)
+        self.q_norm = HeadRMSNorm(self.head_dim) if use_qk_norm else None
+        self.k_norm = HeadRMSNorm(self.head_dim) if use_qk_norm else None
 
     def forward(
         self,
@@ -38,9 +51,7 @@ class DistanceSelfAttention(SelfAttention):
     ) -> Attention:
         """Attend within rows; see the base class."""
         self.check(hidden_states, documents, self.value)
-        query, key, value = self.project(hidden_states, documents, heads=heads)
-        if rotary is not None:
-            query, key = rotate_queries(query, rotary), rotate(key, rotary)
+        query, key, value = self._prepare(rotary, hidden_states, documents, heads=heads)
         attended = self.attend(
             query,
             key,
@@ -65,9 +76,7 @@ class DistanceSelfAttention(SelfAttention):
     ) -> Attention:
         """Attend from new tokens; see the base class."""
         assert isinstance(past, DistancePast)
-        query, key, value = self.project(hidden_states, past=past, new=new)
-        if rotary is not None:
-            query, key = rotate_queries(query, rotary), rotate(key, rotary)
+        query, key, value = self._prepare(rotary, hidden_states, past=past, new=new)
         options: dict[str, Any] = {"dropout": self.active_dropout}
         options["output_map"] = output_map is not None
         if past.length:
@@ -77,6 +86,17 @@ class DistanceSelfAttention(SelfAttention):
             options["implementation"] = implementation
             attended = self.attend(query, key, value, new.documents, **options)
         return join_heads(attended, output_map, past.length)
+
+    def _prepare(
+        self, rotary: Rotary | None, *inputs: Any, **options: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What `project` makes, with queries and keys normalised and turned."""
+        query, key, value = self.project(*inputs, **options)
+        if self.q_norm is not None and self.k_norm is not None:
+            query, key = self.q_norm(query), self.k_norm(key)
+        if rotary is not None:
+            query, key = rotate_queries(query, rotary), rotate(key, rotary)
+        return query, key, value
 
     @abstractmethod
     def project(

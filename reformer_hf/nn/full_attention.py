@@ -29,6 +29,8 @@ class FullSelfAttention(DistanceSelfAttention):
         conv_kernel: tokens that a short convolution on the input sees; 0 for no convolution.
         sparsity: modules of sparse projections; 0 for dense ones.
         sparsity_kernel: tokens that their convolutions see.
+        use_qk_norm: normalise queries and keys of each head, before they are turned; not where they
+            are shared.
     """
 
     def __init__(
@@ -43,9 +45,11 @@ class FullSelfAttention(DistanceSelfAttention):
         conv_kernel: int = 0,
         sparsity: int = 0,
         sparsity_kernel: int = 3,
+        use_qk_norm: bool = False,
     ):
-        sparse = (sparsity, sparsity_kernel)
-        super().__init__(hidden_size, num_heads, head_dim, dropout, conv_kernel, causal, *sparse)
+        sizes = (hidden_size, num_heads, head_dim, dropout, conv_kernel, causal)
+        normalised = use_qk_norm and not shared_query_key
+        super().__init__(*sizes, sparsity, sparsity_kernel, use_qk_norm=normalised)
         self.causal, self.shared_query_key = causal, shared_query_key
         if shared_query_key:
             self.query_key = self.new_projection(modules_seen=3)

@@ -297,6 +297,8 @@ class LocalAttention(_AttentionLayer):
         conv_kernel: tokens that a short convolution on the input sees; 0 for no convolution.
         rope_theta: base of rotary positions, which turn queries and keys by their token's place
             among the real ones of its document; None for no positions.
+        use_qk_norm: normalise queries and keys of each head, with learned scales, before they are
+            turned.
         implementation: how attention is computed.
 
     Raises:
@@ -321,6 +323,7 @@ class LocalAttention(_AttentionLayer):
         bias: bool = False,
         conv_kernel: int = 0,
         rope_theta: float | None = None,
+        use_qk_norm: bool = False,
         implementation: Implementation = "blockwise",
     ):
         attention = LocalSelfAttention(
@@ -334,6 +337,7 @@ class LocalAttention(_AttentionLayer):
             scope=scope,
             dropout=dropout,
             conv_kernel=conv_kernel,
+            use_qk_norm=use_qk_norm,
         )
         check_implementation(implementation, dropout, ring=False)
         super().__init__(dim, attention, causal, bias, implementation, rope_theta)

@@ -250,6 +250,27 @@ def normalise_keys(query: Tensor) -> Tensor:
     return query / torch.sqrt((query**2).mean(dim=-1, keepdim=True) + 1e-6)
 
 
+def rms_norm(vector: Tensor, weight: Tensor) -> Tensor:
+    """Bring a query or a key to root-mean-square length one, and scale each of its numbers.
+
+    Args:
+        vector: shape ``(dim,)``.
+        weight: the scales, shape ``(dim,)``.
+
+    Returns:
+        ``weight * vector / sqrt(mean(vector²) + 1e-6)``, shape ``(dim,)``, float64.
+
+    Source: Zhang and Sennrich 2019 (arXiv 1910.07467), equation 4.
+
+    >>> found = rms_norm(torch.tensor([3.0, -3.0]), torch.tensor([1.0, 2.0]))
+    >>> [round(x, 3) for x in found.tolist()]
+    [1.0, -2.0]
+    """
+    vector, weight = vector.double(), weight.double()
+    length = torch.sqrt((vector**2).mean() + 1e-6)
+    return torch.stack([w * x / length for w, x in zip(weight, vector, strict=True)])
+
+
 def rotate(vector: Tensor, position: int, theta: float) -> Tensor:
     """Turn pairs of numbers by angles that grow with the position.
 

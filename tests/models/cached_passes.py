@@ -42,6 +42,7 @@ def model_fields(draw: st.DrawFn, *kinds: str) -> dict[str, Any]:
         "deduplicate_rounds": draw(st.booleans()),
         "position_embedding_type": draw(st.sampled_from(["axial", "learned", "rotary", "none"])),
         "conv_kernel": draw(st.sampled_from([0, 2, 3, 4])),
+        "use_qk_norm": draw(st.booleans()),  # of local and full layers
         "lsh_local_round": draw(st.booleans()),  # of the band scope
         "ff_sparsity": draw(st.sampled_from([0, 4])),
         **draw(st.one_of(st.just({}), RECURRENT_UNITS)),

@@ -66,7 +66,8 @@ def test_results_do_not_change(scope, fields, padded):
 @pytest.mark.parametrize("reversible", [True, False])
 def test_groups_of_heads_share_the_dropout_of_their_sum(reversible):
     """The gradient is that of the dropped sum, not of sums dropped each by itself."""
-    model = tiny_lm(chunk_size_attention_heads=1, reversible=reversible, **dropout_fields(0.5))
+    fields = {"use_qk_norm": True, **dropout_fields(0.5)}
+    model = tiny_lm(chunk_size_attention_heads=1, reversible=reversible, **fields)
     model.double().train()
     attention = model.reformer.encoder.layers[0].attention
     stream = torch.randn(1, 8, 16, dtype=torch.float64)

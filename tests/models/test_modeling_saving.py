@@ -111,6 +111,8 @@ INITIAL = {
     "layers.1.attention.layer_norm.weight": (1.0, 0.0),
     "encoder.layer_norm.bias": (0.0, 0.0),
     "self_attention.query_key.weight": (0.0, 0.3),
+    "self_attention.q_norm.weight": (1.0, 0.0),
+    "self_attention.k_norm.weight": (1.0, 0.0),
     "feed_forward.dense.dense.weight": (0.0, 0.3),
     "feed_forward.dense.dense.bias": (0.0, 0.0),
     "sru.output.weight": (0.0, 0.3),
@@ -134,6 +136,7 @@ def assert_initial(weight: Tensor, mean: float, std: float) -> None:
 def test_initial_values_in_a_new_model_and_where_a_file_lacks_them(part, tmp_path):
     positions = "learned" if "position_embeddings.embedding" in part else "axial"
     fields = {"position_embedding_type": positions, "axial_norm_std": 0.7, "ff_sru_size": 8}
+    fields["use_qk_norm"] = True
     if re.search("feed_forward.(up|down|controller)", part):
         fields["ff_sparsity"] = 4
     torch.manual_seed(0)

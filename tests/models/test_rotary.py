@@ -113,7 +113,7 @@ class TestNames:
 def test_options_leave_old_configurations_as_they_are():
     """A file from before these options: every field has the value that changes nothing."""
     fields = tiny_config().to_dict()
-    for name in ("rope_parameters", "conv_kernel", "lsh_local_round"):
+    for name in ("rope_parameters", "conv_kernel", "lsh_local_round", "use_qk_norm"):
         del fields[name]
     old = ReformerHFConfig.from_dict(fields)
     found = SimpleNamespace(**old.to_dict())

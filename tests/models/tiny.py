@@ -8,8 +8,12 @@ from torch import Tensor, nn
 from reformer_hf import ReformerHFConfig, ReformerHFForCausalLM, ReformerHFModel
 
 SCOPES = ("band", "chunk")
-ROTARY_CONVOLUTION = {"position_embedding_type": "rotary", "conv_kernel": 3}
-"""Rotary positions and a short convolution, for either scope."""
+ROTARY_CONVOLUTION = {
+    "position_embedding_type": "rotary",
+    "conv_kernel": 3,
+    "use_qk_norm": True,
+}
+"""Rotary positions, a short convolution, normalised queries and keys, for either scope."""
 ALL_OPTIONS = {**ROTARY_CONVOLUTION, "lsh_local_round": True, "ff_sparsity": 4}
 """The same, a local round, for the band scope, and sparse feed-forward sub-layers."""
 SPARSE_PROJECTIONS = {"attention_sparsity": 4, "attention_output_projection": False}

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from reformer_hf.nn.head_norm import HeadRMSNorm
 from reformer_hf.ops import reference
 from reformer_hf.ops.chunk_ring import layout_length
 
@@ -58,6 +59,13 @@ def turn(vectors: Tensor, documents: list[int], theta: float | None) -> Tensor:
     return torch.stack(
         [reference.rotate(*pair, theta) for pair in zip(vectors, places, strict=True)]
     )
+
+
+def normalise(norm: HeadRMSNorm | None, vectors: Tensor) -> Tensor:
+    """Queries or keys of a row, normalised if the layer does so."""
+    if norm is None:
+        return vectors
+    return torch.stack([reference.rms_norm(vector, norm.weight) for vector in vectors])
 
 
 def lsh_oracle(
@@ -114,7 +122,8 @@ def qkv_oracle(
     names = ("query_key", "query_key", "value") if shared else ("query", "key", "value")
     heads = zip(*(project(module, name, row, documents) for name in names), strict=True)
     for query, key, value in heads:
-        key = reference.normalise_keys(query) if shared else key
+        query = normalise(module.q_norm, query)
+        key = reference.normalise_keys(query) if shared else normalise(module.k_norm, key)
         query, key = (turn(vectors, documents, theta) for vectors in (query, key))
         output, probabilities = reference.attend(query, key, value, counts, self_mask=shared)
         outputs.append(output)

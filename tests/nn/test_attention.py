@@ -99,20 +99,23 @@ def test_local_in_the_chunk_scope_equals_the_oracle(causal, seq):
     kernel=st.integers(2, 4),
     documents=st.integers(1, 3),
     sparsity=st.sampled_from([0, 4]),
+    norm=st.booleans(),
 )
 def test_what_stands_before_attention_equals_the_oracle(
-    kind, causal, seq, kernel, documents, sparsity
+    kind, causal, seq, kernel, documents, sparsity, norm
 ):
-    """Sparse projections, convolution, angles, local round: outputs, maps and gradients.
+    """Sparse projections, convolution, norms, angles, local round: outputs, maps and gradients.
 
     Documents need not stand together.
     """
     options = {"causal": causal, "conv_kernel": kernel, "sparsity": sparsity}
     options["sparsity_kernel"], after = kernel - 1, 0 if causal else 1
     if kind.startswith("full"):
-        module = build(FullSelfAttention, shared_query_key=kind == "full_shared_qk", **options)
+        options |= {"use_qk_norm": norm, "shared_query_key": kind == "full_shared_qk"}
+        module = build(FullSelfAttention, **options)
     elif kind == "local":
-        module = build(LocalSelfAttention, num_chunks_after=after, **WINDOW, **options)
+        options |= {"use_qk_norm": norm, "num_chunks_after": after}
+        module = build(LocalSelfAttention, **WINDOW, **options)
     else:
         options |= {"deduplicate_rounds": kind != "lsh", "local_round": True}
         module = build(LSHSelfAttention, num_chunks_after=after, **LSH, **options)

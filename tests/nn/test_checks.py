@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from reformer_hf.nn.distance_attention import DistanceSelfAttention
 from reformer_hf.nn.self_attention import SelfAttention
 from reformer_hf.ops.window import Window
 from tests.nn.plain_import import import_plainly
@@ -24,7 +25,7 @@ INT = "give an int of at least"
 @pytest.fixture(autouse=True)
 def plain_constructors(monkeypatch):
     """Those of what the layers build, too."""
-    for kind in (SelfAttention, Window):
+    for kind in (SelfAttention, DistanceSelfAttention, Window):
         monkeypatch.setattr(kind, "__init__", inspect.unwrap(kind.__init__))
 
 
@@ -78,6 +79,11 @@ def fails(error: type, *parts: str):
 def test_constructors_refuse(kind, options, error, parts):
     with fails(error, *parts):
         kind(**{"dim": 8, "heads": 2, **options})
+
+
+def test_only_a_bool_normalises_queries_and_keys():
+    with fails(TypeError, "use_qk_norm=1", "True or False"):
+        plain.LocalAttention(8, 2, use_qk_norm=1)
 
 
 @pytest.mark.parametrize(

@@ -29,9 +29,9 @@ def build(kind: type, **options):
 
 
 def options_of(kind: type, scope: str = "band") -> dict:
-    """Rotary positions, a convolution, and a local round where there can be one."""
-    local_round = {"local_round": True} if kind is LSHAttention and scope == "band" else {}
-    return {"rope_theta": 50.0, "conv_kernel": 3, **local_round}
+    """Rotary positions, a convolution, and a local round or norms where there can be any."""
+    own = {"use_qk_norm": True} if kind is LocalAttention else {"local_round": scope == "band"}
+    return {"rope_theta": 50.0, "conv_kernel": 3, **own}
 
 
 def oracle(layer, row: Tensor, documents: list[int]) -> Tensor:

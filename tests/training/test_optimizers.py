@@ -21,6 +21,7 @@ from tests.models.tiny import SPARSE_PROJECTIONS, WITH_SRU, random_ids, tiny_lm
 
 MODELS = {name: head.build for name, head in HEADS.items()} | {
     "causal": tiny_lm,
+    "normalised queries and keys": lambda: tiny_lm(use_qk_norm=True),
     "sparse": lambda: tiny_lm(ff_sparsity=4),
     "wrapped": lambda: nn.DataParallel(tiny_lm()),
     "gpt2": lambda: GPT2LMHeadModel(
@@ -84,7 +85,7 @@ def test_gates_are_no_matrix_for_muon():
     }
 
 
-@pytest.mark.parametrize("name", [*HEADS, "causal", "sparse"])
+@pytest.mark.parametrize("name", [*HEADS, "causal", "normalised queries and keys", "sparse"])
 def test_what_decays_is_what_decays_in_a_trainer(name, tmp_path):
     model = MODELS[name]()
     trainer = Trainer(model, TrainingArguments(str(tmp_path), use_cpu=True))

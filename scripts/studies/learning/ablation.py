@@ -38,6 +38,8 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "conv_kernel=2": {"conv_kernel": 2},
     "conv_kernel=3": {"conv_kernel": 3},
     "conv_kernel=4": {"conv_kernel": 4},
+    "use_qk_norm=false": {"use_qk_norm": False},
+    "use_qk_norm=true": {"use_qk_norm": True},
     "lsh_local_round=false": {"lsh_local_round": False},
     "no n-grams": {"ngram_sizes": []},
     "ngram_sizes=[2,3]": {"ngram_sizes": [2, 3]},
@@ -57,6 +59,7 @@ _WITHOUT_NGRAMS = {
 _OLD_FIELDS = {
     "position_embedding_type": "axial",
     "conv_kernel": 0,
+    "use_qk_norm": False,
     "lsh_local_round": False,
     "ngram_sizes": [],
     "hidden_act": "relu",

@@ -125,6 +125,7 @@ UNKNOWN = [
     ({"position_embedding_type": "none"}, "position_embedding_type='none'"),
     ({"position_embedding_type": "rotary"}, "position_embedding_type='rotary'"),
     ({"conv_kernel": 3}, "conv_kernel=3"),
+    ({"use_qk_norm": True}, "use_qk_norm=True"),
     ({"ff_sru_size": 3}, "ff_sru_size=3"),
     ({"ff_sparsity": 4}, "ff_sparsity=4"),
     ({"attention_sparsity": 2}, "attention_sparsity=2"),

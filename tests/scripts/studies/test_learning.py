@@ -105,6 +105,7 @@ def test_a_recipe_needs_a_context(recipe_file):
         ("axial positions", {"position_embedding_type": "axial"}),
         ("conv_kernel=0", {"conv_kernel": 0}),
         ("conv_kernel=3", {"conv_kernel": 3}),
+        ("use_qk_norm=true", {"use_qk_norm": True}),
         ("lsh_local_round=false", {"lsh_local_round": False}),
         ("no n-grams", {"ngram_sizes": []}),
         ("ngram_sizes=[2,3]", {"ngram_sizes": [2, 3]}),
@@ -136,8 +137,10 @@ def test_rows_of_the_recipe_change_it_alone(base, tmp_path):
 
 def test_rows_that_are_the_base_are_left_out(base):
     rows = ablation.make_rows(base)
-    assert not {"conv_kernel=2", "ngram_sizes=[2,3,4,5]"} & rows.keys()
-    assert "conv_kernel=2" in ablation.make_rows(base.changed(conv_kernel=3))
+    assert not {"conv_kernel=2", "ngram_sizes=[2,3,4,5]", "use_qk_norm=false"} & rows.keys()
+    changed = base.changed(conv_kernel=3, use_qk_norm=True)
+    assert {"conv_kernel=2", "use_qk_norm=false"} <= ablation.make_rows(changed).keys()
+    assert "use_qk_norm=true" not in ablation.make_rows(changed)
     assert next(iter(rows)) == BASE
 
 
