@@ -19,6 +19,7 @@ from reformer_hf.training.parsing import command_line
 MODEL_FIELDS = {
     "position_embedding_type": "rotary",
     "conv_kernel": "2",
+    "use_qk_norm": "true",
     "lsh_local_round": "true",
 }
 """Of the configuration, as `config_overrides` writes them."""

@@ -47,6 +47,7 @@ def test_a_new_model_gets_the_recipe_and_the_script_says_so(capsys):
     assert fields_of(model) == {
         "position_embedding_type": "rotary",
         "conv_kernel": 2,
+        "use_qk_norm": True,
         "lsh_local_round": True,
         "ngram_sizes": [2, 3, 4, 5],
     }
