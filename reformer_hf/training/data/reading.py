@@ -63,8 +63,8 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict
     """Read a file of rows as Python's `csv` and `json` do; every field of a table is text.
 
     A .csv file is separated by commas and quoted. A .tsv file is separated by tabs, and quotation
-    marks are text. A .jsonl file has an object in each line; a .json file, too, or it is an array
-    of objects, or one object whose `data` is such an array.
+    marks are text. A .jsonl or .ndjson file has an object in each line; a .json file, too, or it is
+    an array of objects, or one object whose `data` is such an array.
 
     Args:
         path: of the file.
@@ -77,7 +77,11 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict
         OSError: if the file cannot be opened.
         ValueError: if it is malformed, holds no row, or has another ending.
     """
-    readers = {".csv": _read_table, ".tsv": _read_table, ".jsonl": _read_lines, ".json": _read_json}
+    readers = {
+        **dict.fromkeys((".csv", ".tsv"), _read_table),
+        **dict.fromkeys((".jsonl", ".ndjson"), _read_lines),
+        ".json": _read_json,
+    }
     read = readers.get(path.suffix.lower())
     if read is None:
         raise ValueError(

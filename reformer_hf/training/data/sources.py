@@ -22,7 +22,8 @@ SPLITS = {
 """Parts of the data, and which argument limits each."""
 
 _HASHED = 1 << 20  # bytes at the start of each file
-_TABLES = (".csv", ".tsv", ".json", ".jsonl")
+_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")
+_AS_THEY_STAND = {"csv": {"na_filter": False}, "text": {"encoding": "utf-8-sig"}}  # by builder
 _PLACES = {"name", "version", "data_dir", "data_files", "description"}  # of a configuration
 
 
@@ -71,7 +72,8 @@ class RowArguments:
 def load(path: str, kind: str = "rows", source: Any = None, **options: Any) -> Any:
     """Call `datasets.load_dataset`; whatever fails becomes one readable error.
 
-    In the CSV files of a dataset `null` and `NA` are text, as they are in files of one's own.
+    In the files of a dataset `null` and `NA` are text and a byte-order mark is none, as in files of
+    one's own.
 
     Args:
         path: a name on the Hub, or a builder.
@@ -85,8 +87,7 @@ def load(path: str, kind: str = "rows", source: Any = None, **options: Any) -> A
     with _one_error(kind, source or path):
         if kind != "images" and "data_files" not in options:
             named = {key: options[key] for key in options.keys() & {"name", "cache_dir", "token"}}
-            if datasets.load_dataset_builder(path, **named).name == "csv":
-                options["na_filter"] = False
+            options |= _AS_THEY_STAND.get(datasets.load_dataset_builder(path, **named).name, {})
         return datasets.load_dataset(path, **options)
 
 
