@@ -41,11 +41,15 @@ def open_text(path: Path) -> Iterator[TextIO]:
         try:
             yield file
         except UnicodeDecodeError as error:
-            raise ValueError(_not_utf8(path) or f"{path}: not UTF-8 ({error})") from None
+            raise ValueError(not_utf8(path) or f"{path}: not UTF-8 ({error})") from None
 
 
-def _not_utf8(path: Path) -> str | None:
-    """Say where a file stops being UTF-8; a decoder counts from where its buffer begins."""
+def not_utf8(path: Path) -> str | None:
+    """Say where a file stops being UTF-8, if it does; a decoder counts from its buffer's begin.
+
+    Args:
+        path: of the file.
+    """
     offset = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):

@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 from reformer_hf.training.argument_checks import check_choices, require_positive
 from reformer_hf.training.arguments import argument
 from reformer_hf.training.checkpoints import settings_of
+from reformer_hf.training.data.reading import not_utf8
 
 SPLITS = {
     "train": "max_train_samples",
@@ -23,6 +24,7 @@ SPLITS = {
 
 _HASHED = 1 << 20  # bytes at the start of each file
 _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")
+_TEXTS = (".txt", *_TABLES)
 _AS_THEY_STAND = {"csv": {"na_filter": False}, "text": {"encoding": "utf-8-sig"}}  # by builder
 _PLACES = {"name", "version", "data_dir", "data_files", "description"}  # of a configuration
 
@@ -138,9 +140,13 @@ def _one_error(kind: str, source: Any) -> Iterator[None]:
         yield
     except Exception as error:  # offline, unknown, malformed: datasets has a class for each
         cause = error.__cause__ or error
+        reason = f"{type(cause).__name__}: {cause}"
+        if isinstance(cause, UnicodeDecodeError) and Path(str(source)).is_dir():
+            texts = (path for path in sorted(Path(source).rglob("*")) if path.suffix in _TEXTS)
+            reason = next(filter(None, map(not_utf8, texts)), reason)
         raise OSError(
-            f"the {kind} could not be loaded from {source} ({type(cause).__name__}: "
-            f"{cause}). Check the name, the files and the connection"
+            f"the {kind} could not be loaded from {source} ({reason}). Check the name, the files "
+            "and the connection"
         ) from error
 
 

@@ -33,6 +33,9 @@ def test_a_folder_of_texts_is_a_dataset_of_lines_without_byte_order_marks(tmp_pa
     (tmp_path / "data" / "train.txt").write_text("NA\né\n", encoding="utf-8-sig")
     found = load(str(tmp_path / "data"), cache_dir=str(tmp_path / "cache"))["train"]
     assert list(found["text"]) == ["NA", "é"]
+    (tmp_path / "data" / "train-2.txt").write_bytes(b"\n\xe9\n")
+    with pytest.raises(OSError, match=r"train-2\.txt: byte 1 \(0xe9, line 2\) is not UTF-8"):
+        load(str(tmp_path / "data"), cache_dir=str(tmp_path / "cache"))
 
 
 CARDS = {
