@@ -29,6 +29,7 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.utils.logging import disable_progress_bar
 
 import reformer_hf
+from reformer_hf.training.data.documents import DocumentTokenizer
 from reformer_hf.training.memory import peak_memory_bytes
 
 PREFILL_CHUNK_SIZE = 8192
@@ -243,8 +244,8 @@ def choose_options(
 def write(prompt: str, run: RunArguments, generation: GenerationArguments) -> int:
     """Continue the prompt on stdout, report on stderr, and return the exit status."""
     model, tokenizer, assistant = load(run)
-    # Not verbose: whether a prompt is too long is for the model to say.
-    ids = tokenizer(prompt, return_tensors="pt", verbose=False)["input_ids"].to(model.device)
+    # Without the end of sequence that some tokenizers put behind a text: it goes on.
+    ids = torch.tensor(DocumentTokenizer(tokenizer)([prompt], [True], [False])).to(model.device)
     options = choose_options(generation, model, assistant, ids.shape[1])
     if generation.do_sample:
         seed = secrets.randbelow(2**32) if run.seed is None else run.seed

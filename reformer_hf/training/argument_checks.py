@@ -11,6 +11,8 @@ from reformer_hf.training.settings_files import read_yaml
 
 logger = logging.get_logger(__name__)
 
+_FALLING = {"bits_per_byte", "perplexity", "mse", "mae"}  # metrics of our evaluations
+
 
 def check_choices(arguments: Any) -> None:
     """Check the fields that have choices, which argparse does not do for values of a file.
@@ -140,6 +142,25 @@ def check_ranges(arguments: Any) -> None:
         )
 
 
+def check_predictions(arguments: Any) -> None:
+    """Check that metrics get the predictions and the labels of all rows.
+
+    Raises:
+        ValueError: naming field and value.
+    """
+    for name in ("prediction_loss_only", "batch_eval_metrics"):
+        if getattr(arguments, name):
+            raise ValueError(
+                f"{name}=True: the metrics here are of the predictions of all rows together; leave "
+                "it out"
+            )
+    if arguments.label_names not in (None, ["labels"]):
+        raise ValueError(
+            f"label_names={arguments.label_names}: here labels are what the model calls labels; "
+            "leave it out, and name columns with the arguments of the data"
+        )
+
+
 def check_muon(arguments: Any, *optimizers: str) -> None:
     """Check the arguments of Muon.
 
@@ -230,6 +251,13 @@ def check_use(arguments: Any) -> None:
     ):
         for message in unused(arguments, why, *names) if is_off else ():
             logger.warning(message)
+
+
+def choose_best(arguments: Any) -> None:
+    """Let the lowest value of a metric that falls be the best; the Trainer knows losses alone."""
+    metric = (arguments.metric_for_best_model or "").removeprefix("eval_")
+    if arguments.greater_is_better is None and metric in _FALLING:
+        arguments.greater_is_better = False
 
 
 def read_mappings(arguments: Any) -> None:

@@ -17,6 +17,7 @@ from reformer_hf.training.argument_checks import (
     check_seed,
     check_source,
     check_use,
+    choose_best,
     expand_home,
     read_mappings,
     refuse_negative,
@@ -268,6 +269,7 @@ class ReformerTrainingArguments(TrainingArguments):
         optimizers = ("adamw_torch", "adamw_torch_fused", "adafactor")
         check_optimizer_in_backward(self, self.fp16, *optimizers)
         check_use(self)
+        choose_best(self)
         super().__post_init__()
         move_token(self)
 

@@ -109,6 +109,15 @@ class SealedCheckpoints(OptimizerInBackwardTrainer, MuonTrainer):
         with given_hyperparameters(self.optimizer, self.lr_scheduler):
             super()._load_optimizer_and_scheduler(checkpoint)
 
+    def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
+        """Make batches; `dataloader_drop_last` is for training, and no row goes unevaluated."""
+        drop_last = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = drop_last and is_training
+        try:
+            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
     def _track_num_input_tokens(self, inputs: Any) -> None:
         """Count the tokens that are read, in any case: without padding unless it is asked for."""
         if self.args.include_num_input_tokens_seen == "all":
@@ -164,8 +173,11 @@ class CausalLMTrainer(NextTokenTrainer, GrowingRowsTrainer, SealedCheckpoints):
             if args.train_sampling_strategy == "batch_rebalance":  # repeats rows to fill a step
                 together *= args.gradient_accumulation_steps
             train_dataset = fill(train_dataset, together)
-        if eval_dataset is not None:
-            eval_dataset = fill(eval_dataset, parts * args.per_device_eval_batch_size)
+        together = parts * args.per_device_eval_batch_size
+        if isinstance(eval_dataset, Mapping):  # several, each evaluated by its name
+            eval_dataset = {name: fill(rows, together) for name, rows in eval_dataset.items()}
+        elif eval_dataset is not None:
+            eval_dataset = fill(eval_dataset, together)
         for name in ("compute_metrics", "preprocess_logits_for_metrics"):
             if kwargs.get(name) is not None:
                 raise ValueError(

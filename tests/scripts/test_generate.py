@@ -17,6 +17,7 @@ from reformer_hf import ReformerHFByteTokenizer, ReformerHFForCausalLM, Reformer
 from scripts import generate
 from tests.models.tiny import tiny_lm
 from tests.parity.published_models import TINY, build_stock, write_checkpoint
+from tests.training.other_tokenizers import byte_level
 
 ROOT = Path(__file__).parents[2]
 PROMPT = "Some text, not néw\r\n"
@@ -165,6 +166,16 @@ def test_prompts_from_files_and_pipes_are_used_as_they_are(folder, tmp_path, cap
         give_stdin(monkeypatch, PROMPT.encode())
         assert run(folder, *options, prompt=None) == 0
         assert capsys.readouterr().out == expected
+
+
+def test_a_prompt_begins_a_document_and_does_not_end_it(tmp_path, capsys):
+    tokenizer = byte_level()  # which puts an end of sequence behind a text
+    tokenizer.save_pretrained(tmp_path)
+    tiny_lm(vocab_size=len(tokenizer), eos_token_id=None).save_pretrained(tmp_path)
+    ids = tokenizer(PROMPT).input_ids
+    assert ids[-1] == tokenizer.eos_token_id and ids[0] == tokenizer.bos_token_id
+    assert run(tmp_path, "--max_new_tokens", "1") == 0
+    assert f"prompt: {len(ids) - 1} tokens" in capsys.readouterr().err
 
 
 def test_text_appears_while_it_is_generated(folder, monkeypatch):

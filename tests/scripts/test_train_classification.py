@@ -233,6 +233,16 @@ def test_from_a_causal_checkpoint_and_without_training_data(run, tmp_path):
             + ["--config_overrides", "position_embedding_type=learned,max_position_embeddings=32"],
             "max_seq_length=64: the model has 32 positions",
         ),
+        (
+            ["--train_file", "rows.jsonl", "--do_train", "--label_column_name", "size"]
+            + ["--label_smoothing_factor", "0.1"],
+            "label_smoothing_factor=0.1: is for one class per row or word, and the labels are num",
+        ),
+        (
+            ["--train_file", "rows.jsonl", "--do_train", "--label_column_name", "labels"]
+            + ["--label_smoothing_factor", "0.1"],
+            "the labels are several at a time; leave it out",
+        ),
     ],
 )
 def test_errors_are_messages(options, message, tmp_path, capsys, monkeypatch):

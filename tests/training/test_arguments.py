@@ -4,6 +4,7 @@ from dataclasses import dataclass
 import pytest
 
 from reformer_hf.training import argument_checks
+from reformer_hf.training.argument_checks import check_predictions
 from reformer_hf.training.arguments import (
     DataTrainingArguments,
     LoopArguments,
@@ -210,3 +211,32 @@ def test_the_home_folder_is_known_where_no_shell_was(monkeypatch):
     assert PretrainedModelArguments(model_name_or_path="~").model_name_or_path == "/somewhere"
     training = ReformerTrainingArguments("~/ü", use_cpu=True)
     assert training.output_dir == "/somewhere/ü"
+
+
+@pytest.mark.parametrize(
+    ("fields", "higher"),
+    [
+        ({"metric_for_best_model": "bits_per_byte"}, False),
+        ({"metric_for_best_model": "eval_perplexity"}, False),
+        ({"metric_for_best_model": "mse"}, False),
+        ({"metric_for_best_model": "eval_accuracy"}, True),
+        ({"load_best_model_at_end": True}, False),
+        ({"metric_for_best_model": "mse", "greater_is_better": True}, True),
+    ],
+)
+def test_the_best_model_is_the_one_that_fits_its_metric(fields, higher, tmp_path):
+    arguments = ReformerTrainingArguments(
+        output_dir=str(tmp_path), eval_strategy="epoch", save_strategy="epoch", **fields
+    )
+    assert arguments.greater_is_better is higher
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"prediction_loss_only": True}, {"batch_eval_metrics": True}, {"label_names": ["tags"]}],
+)
+def test_what_keeps_predictions_from_metrics_is_refused(fields, tmp_path):
+    (name,) = fields
+    with pytest.raises(ValueError, match=f"{name}=.*leave it out"):
+        check_predictions(ReformerTrainingArguments(output_dir=str(tmp_path), **fields))
+    check_predictions(ReformerTrainingArguments(output_dir=str(tmp_path), label_names=["labels"]))

@@ -155,6 +155,28 @@ def test_every_order_of_the_rows_is_kept_and_ends(strategy, tmp_path):
     assert trainer.evaluate()["eval_tokens"] == sum(LENGTHS) - len(LENGTHS)
 
 
+def test_the_last_rows_are_evaluated_and_predicted_whatever_training_drops(tmp_path):
+    options = {"dataloader_drop_last": True, "per_device_eval_batch_size": 4}
+    options["per_device_train_batch_size"] = 4
+    trainer = trainer_of(tmp_path, SealedCheckpoints, **options)
+    assert len(trainer.get_train_dataloader()) == 2  # of 11 rows
+    assert len(trainer.get_eval_dataloader()) == 3
+    assert len(trainer.get_test_dataloader(trainer.eval_dataset)) == 3
+
+
+def test_several_evaluations_have_names(tmp_path):
+    rows = Dataset.from_dict({"input_ids": [[5] * 3, [6] * 9]})
+    trainer = CausalLMTrainer(
+        model=tiny_lm(vocab_size=258),
+        args=TrainingArguments(str(tmp_path), report_to="none", use_cpu=True, disable_tqdm=True),
+        eval_dataset={"first": rows.select([0]), "all": rows},
+        processing_class=ReformerHFByteTokenizer(),
+        data_collator=ReformerDataCollator(ReformerHFByteTokenizer()),
+    )
+    found = trainer.evaluate()
+    assert (found["eval_first_tokens"], found["eval_all_tokens"]) == (2, 10)
+
+
 def smoothed(model, batch, targets):
     """Label smoothing by the book."""
     inputs = {name: value for name, value in batch.items() if "labels" not in name}

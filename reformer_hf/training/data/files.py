@@ -13,7 +13,7 @@ from datasets.exceptions import DatasetGenerationError
 from reformer_hf.training.data.reading import read_rows
 from reformer_hf.training.data.sources import load
 
-TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
 """Endings of files that hold rows, in any case."""
 
 Choose = Callable[[list[str]], Sequence[str]]

@@ -41,11 +41,15 @@ def open_text(path: Path) -> Iterator[TextIO]:
         try:
             yield file
         except UnicodeDecodeError as error:
-            raise ValueError(_not_utf8(path) or f"{path}: not UTF-8 ({error})") from None
+            raise ValueError(not_utf8(path) or f"{path}: not UTF-8 ({error})") from None
 
 
-def _not_utf8(path: Path) -> str | None:
-    """Say where a file stops being UTF-8; a decoder counts from where its buffer begins."""
+def not_utf8(path: Path) -> str | None:
+    """Say where a file stops being UTF-8, if it does; a decoder counts from its buffer's begin.
+
+    Args:
+        path: of the file.
+    """
     offset = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -63,8 +67,8 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict
     """Read a file of rows as Python's `csv` and `json` do; every field of a table is text.
 
     A .csv file is separated by commas and quoted. A .tsv file is separated by tabs, and quotation
-    marks are text. A .jsonl file has an object in each line; a .json file, too, or it is an array
-    of objects, or one object whose `data` is such an array.
+    marks are text. A .jsonl or .ndjson file has an object in each line; a .json file, too, or it is
+    an array of objects, or one object whose `data` is such an array.
 
     Args:
         path: of the file.
@@ -77,7 +81,11 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict
         OSError: if the file cannot be opened.
         ValueError: if it is malformed, holds no row, or has another ending.
     """
-    readers = {".csv": _read_table, ".tsv": _read_table, ".jsonl": _read_lines, ".json": _read_json}
+    readers = {
+        **dict.fromkeys((".csv", ".tsv"), _read_table),
+        **dict.fromkeys((".jsonl", ".ndjson"), _read_lines),
+        ".json": _read_json,
+    }
     read = readers.get(path.suffix.lower())
     if read is None:
         raise ValueError(

@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 from reformer_hf.training.argument_checks import check_choices, require_positive
 from reformer_hf.training.arguments import argument
 from reformer_hf.training.checkpoints import settings_of
+from reformer_hf.training.data.reading import not_utf8
 
 SPLITS = {
     "train": "max_train_samples",
@@ -22,7 +23,9 @@ SPLITS = {
 """Parts of the data, and which argument limits each."""
 
 _HASHED = 1 << 20  # bytes at the start of each file
-_TABLES = (".csv", ".tsv", ".json", ".jsonl")
+_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")
+_TEXTS = (".txt", *_TABLES)
+_AS_THEY_STAND = {"csv": {"na_filter": False}, "text": {"encoding": "utf-8-sig"}}  # by builder
 _PLACES = {"name", "version", "data_dir", "data_files", "description"}  # of a configuration
 
 
@@ -71,7 +74,8 @@ class RowArguments:
 def load(path: str, kind: str = "rows", source: Any = None, **options: Any) -> Any:
     """Call `datasets.load_dataset`; whatever fails becomes one readable error.
 
-    In the CSV files of a dataset `null` and `NA` are text, as they are in files of one's own.
+    In the files of a dataset `null` and `NA` are text and a byte-order mark is none, as in files of
+    one's own.
 
     Args:
         path: a name on the Hub, or a builder.
@@ -85,8 +89,7 @@ def load(path: str, kind: str = "rows", source: Any = None, **options: Any) -> A
     with _one_error(kind, source or path):
         if kind != "images" and "data_files" not in options:
             named = {key: options[key] for key in options.keys() & {"name", "cache_dir", "token"}}
-            if datasets.load_dataset_builder(path, **named).name == "csv":
-                options["na_filter"] = False
+            options |= _AS_THEY_STAND.get(datasets.load_dataset_builder(path, **named).name, {})
         return datasets.load_dataset(path, **options)
 
 
@@ -137,9 +140,13 @@ def _one_error(kind: str, source: Any) -> Iterator[None]:
         yield
     except Exception as error:  # offline, unknown, malformed: datasets has a class for each
         cause = error.__cause__ or error
+        reason = f"{type(cause).__name__}: {cause}"
+        if isinstance(cause, UnicodeDecodeError) and Path(str(source)).is_dir():
+            texts = (path for path in sorted(Path(source).rglob("*")) if path.suffix in _TEXTS)
+            reason = next(filter(None, map(not_utf8, texts)), reason)
         raise OSError(
-            f"the {kind} could not be loaded from {source} ({type(cause).__name__}: "
-            f"{cause}). Check the name, the files and the connection"
+            f"the {kind} could not be loaded from {source} ({reason}). Check the name, the files "
+            "and the connection"
         ) from error
 
 

@@ -5,6 +5,7 @@ whole.
 """
 
 import glob
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -222,7 +223,7 @@ def find_files(name: str, pattern: str, exclude: Path | None = None) -> list[Pat
     """Find the files that a path, a folder or a pattern names, in order.
 
     Hidden files and installed packages are left out unless the pattern names their folder, and of
-    a folder also empty and binary files.
+    a folder also empty and binary files. Links are followed, and each file is named once.
 
     Args:
         name: of the argument, for errors.
@@ -234,13 +235,17 @@ def find_files(name: str, pattern: str, exclude: Path | None = None) -> list[Pat
     """
     path = Path(pattern).expanduser()
     is_folder = path.is_dir()
-    found = glob.glob(f"{glob.escape(str(path))}/**" if is_folder else str(path), recursive=True)
+    is_name = is_folder or path.is_file()  # though it may look like a pattern, as notes[1].txt does
+    everything = glob.escape(str(path)) + "/**" * is_folder if is_name else str(path)
+    found = glob.glob(everything, recursive=True)
     left_out = {"site-packages", "dist-packages"} - set(path.parts)
-    paths = [each for each in map(Path, sorted(set(found))) if not each.is_dir()]
+    named = [each for each in map(Path, found) if not left_out & set(each.parts)]
+    shortest_last = sorted(named, key=lambda each: (len(each.parts), str(each)), reverse=True)
+    once = {os.path.realpath(each): each for each in shortest_last}
     paths = [
         each
-        for each in paths
-        if not left_out & set(each.parts)
+        for each in sorted(once.values(), key=str)
+        if not each.is_dir()
         and not (exclude is not None and each.resolve().is_relative_to(exclude.resolve()))
         and (not is_folder or each.suffix.lower() in TABLES or _is_text(each))
     ]

@@ -19,6 +19,7 @@ from transformers import (
 
 from reformer_hf.models.modeling_classification import ReformerHFForSequenceClassification
 from reformer_hf.models.modeling_heads import ReformerHFForTokenClassification
+from reformer_hf.training.argument_checks import check_predictions
 from reformer_hf.training.arguments import PretrainedModelArguments
 from reformer_hf.training.build import build_model, load_tokenizer
 from reformer_hf.training.checkpoints import run_settings
@@ -73,6 +74,7 @@ def train_classification(
     """
     doing = training_arguments
     wanted = wanted_splits(doing)
+    check_predictions(doing)
     hide_bars_unless(doing.local_process_index == 0)
     settings = run_settings(model_arguments, data_arguments.settings(), doing.seed)
     checkpoint = checkpoint_to_resume(doing, settings)
@@ -82,6 +84,7 @@ def train_classification(
         rows = hold_out(whole, data_arguments, doing.seed)
     check_splits(wanted, rows)
     labels = _labels(model_arguments, data_arguments, whole)
+    _check_smoothing(doing, labels)
     rows = {split: rows[split] for split in wanted}
     measure = LabelMetrics(labels)
     trainer, splits = _prepare(model_arguments, data_arguments, doing, rows, measure)
@@ -104,6 +107,15 @@ def train_classification(
         return {}
 
     return run_trainer(trainer, checkpoint, finish=predict, compare=compare)
+
+
+def _check_smoothing(training: TrainingArguments, labels: LabelSpace) -> None:
+    what = {"regression": "numbers", "multi_label_classification": "several at a time"}
+    if training.label_smoothing_factor and labels.kind in what:
+        raise ValueError(
+            f"label_smoothing_factor={training.label_smoothing_factor}: is for one class per row "
+            f"or word, and the labels are {what[labels.kind]}; leave it out"
+        )
 
 
 def _labels(

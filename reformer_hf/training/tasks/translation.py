@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from reformer_hf.models.modeling_encoder_decoder import ReformerHFForConditionalGeneration
+from reformer_hf.training.argument_checks import check_predictions
 from reformer_hf.training.arguments import (
     PretrainedModelArguments,
     ReformerTrainingArguments,
@@ -170,8 +171,7 @@ def _check(training: Seq2SeqTrainingArguments, model: TranslationModelArguments)
         raise ValueError("model_name_or_path=None without do_train: name the model to evaluate")
     if training.generation_max_length is not None and training.generation_max_length < 2:
         raise ValueError(f"generation_max_length={training.generation_max_length}: at least 2")
-    if training.batch_eval_metrics:
-        raise ValueError("batch_eval_metrics=True: BLEU is of a whole corpus; leave it out")
+    check_predictions(training)
 
 
 class TranslationTrainer(SealedCheckpoints, Seq2SeqTrainer):

@@ -68,6 +68,16 @@ class TestFull(CausalSuite, unittest.TestCase):
     fields = {"is_decoder": True, "attn_layers": ["full", "full_shared_qk"]}
 
 
+class TestRotary(CausalSuite, unittest.TestCase):
+    """Angles in place of embedded positions."""
+
+    fields = {
+        "is_decoder": True,
+        "position_embedding_type": "rotary",
+        "max_position_embeddings": 48,
+    }
+
+
 class TestChunkScope(CausalSuite, unittest.TestCase):
     """As checkpoints of transformers' Reformer are read."""
 

@@ -28,6 +28,16 @@ def test_a_folder_of_tables_is_a_dataset_whose_fields_are_not_dropped(tmp_path, 
     assert list(zip(found["text"], found["label"], strict=True)) == rows[1:]
 
 
+def test_a_folder_of_texts_is_a_dataset_of_lines_without_byte_order_marks(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.txt").write_text("NA\né\n", encoding="utf-8-sig")
+    found = load(str(tmp_path / "data"), cache_dir=str(tmp_path / "cache"))["train"]
+    assert list(found["text"]) == ["NA", "é"]
+    (tmp_path / "data" / "train-2.txt").write_bytes(b"\n\xe9\n")
+    with pytest.raises(OSError, match=r"train-2\.txt: byte 1 \(0xe9, line 2\) is not UTF-8"):
+        load(str(tmp_path / "data"), cache_dir=str(tmp_path / "cache"))
+
+
 CARDS = {
     "separator": "configs:\n- config_name: default\n  data_files: a.csv\n  sep: ';'\n",
     "types": "dataset_info:\n  features:\n  - name: text\n    dtype: string\n",

@@ -22,7 +22,7 @@ def write(folder, kind):
             (folder / f"{index}.txt").write_text(text, encoding="utf-8", newline="")
         return folder / "*.txt"
     path = folder / f"data.{kind}"
-    if kind == "jsonl":
+    if kind in ("jsonl", "ndjson"):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     elif kind == "json":
         path.write_text(json.dumps(list(rows)), encoding="utf-8")
@@ -43,7 +43,7 @@ def load(tmp_path, **fields):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("kind", ["txt", "json", "jsonl", "parquet"])
+@pytest.mark.parametrize("kind", ["txt", "json", "jsonl", "ndjson", "parquet"])
 def test_files_of_every_kind_give_their_texts_in_order(tmp_path, kind, streaming):
     path = str(write(tmp_path / "data", kind))
     texts = load(tmp_path, train_file=path, validation_file=path, streaming=streaming)
@@ -202,6 +202,24 @@ def test_a_pattern_reaches_into_folders_but_not_into_installed_packages(tmp_path
     assert found("lib/site-packages/*.txt") == names[4:]
     assert found("") == names[:3]
     assert found("", exclude=tmp_path / "b") == names[:1]
+
+
+def test_links_name_no_file_twice(tmp_path):
+    for name in ("a/b.txt", "a/z.txt", "c.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "a" / "all").symlink_to(tmp_path)
+    (tmp_path / "link.txt").symlink_to(tmp_path / "c.txt")
+    for pattern in ("", "**/*.txt"):
+        found = find_files("x", str(tmp_path / pattern))
+        assert found == [tmp_path / name for name in ("a/b.txt", "a/z.txt", "c.txt")]
+
+
+def test_a_name_that_looks_like_a_pattern_is_a_name(tmp_path):
+    for name in ("a[1].txt", "a1.txt"):
+        (tmp_path / name).write_text("text")
+    assert find_files("x", str(tmp_path / "a[1].txt")) == [tmp_path / "a[1].txt"]
+    assert find_files("x", str(tmp_path / "a[0-9].txt")) == [tmp_path / "a1.txt"]
 
 
 def test_a_folder_gives_its_text_files(tmp_path):

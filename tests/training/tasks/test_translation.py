@@ -123,7 +123,7 @@ def test_the_trainer_generates_as_the_arguments_say(tmp_path, data, training, ex
     ("changes", "message"),
     [
         ({"generation_max_length": 1}, "generation_max_length=1"),
-        ({"batch_eval_metrics": True}, "batch_eval_metrics=True: BLEU"),
+        ({"batch_eval_metrics": True}, "batch_eval_metrics=True: the metrics here"),
         ({"generation_max_length": 30}, "max_target_length=30: the model has 20 positions"),
     ],
 )
