@@ -150,6 +150,13 @@ FAST_PATH_MUTATIONS = [
         ("tests/models/test_modeling_memory.py",),
     ),
     Mutation(
+        "what a budget keeps holds the graph that holds it",
+        "reformer_hf/nn/reversible.py",
+        "self.tensor, self.version = tensor.detach(),",
+        "self.tensor, self.version = tensor,",
+        ("tests/nn/test_reversible_memory.py",),
+    ),
+    Mutation(
         "a step that does not fit the budget keeps a part",
         "reformer_hf/nn/reversible.py",
         "            self.keeps = False\n            for piece in self.pieces:\n"

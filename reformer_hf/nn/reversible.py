@@ -279,7 +279,8 @@ class _Slot:
 
     def keep(self, tensor: Tensor) -> None:
         """Holds a saved tensor from forward to backward."""
-        self.tensor, self.version = tensor, tensor._version
+        # Detached: a tensor with its history would keep the graph that keeps this slot.
+        self.tensor, self.version = tensor.detach(), tensor._version
 
     def take(self) -> Tensor:
         """Returns the saved tensor, rebuilding it if need be."""

@@ -65,6 +65,27 @@ def test_everything_is_freed_without_garbage_collection(no_gc: None, backward: b
     assert live.now == 0
 
 
+@pytest.mark.parametrize("backward", [True, False])
+def test_what_a_budget_keeps_is_freed_without_garbage_collection(
+    no_gc: None, backward: bool
+) -> None:
+    """Also of a branch that backward never visits."""
+
+    def with_idle_branch(source: torch.Tensor) -> torch.Tensor:
+        weights = source.softmax(-1)
+        weights.square().exp()
+        return weights * source
+
+    stream = torch.randn(2, 5, DIM, dtype=torch.float64, requires_grad=True)
+    with LiveBytes() as live:
+        loss = run_stack(ReversibleCoupling(budget=2**20), stream, [with_idle_branch] * 3)[1].sum()
+        if backward:
+            loss.backward()
+        del loss
+        stream.grad = None
+    assert live.now == 0
+
+
 def test_backward_frees_the_steps_while_the_outputs_live_on(no_gc: None) -> None:
     sublayers = make_sublayers()
     stream = torch.randn(2, 5, DIM, dtype=torch.float64)
