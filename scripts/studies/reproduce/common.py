@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from transformers import HfArgumentParser
 
+from reformer_hf.ops.hashing import NumBuckets, default_num_buckets
 from reformer_hf.training.arguments import argument
 from reformer_hf.training.record import machine_record
 from scripts.benchmarks.common.arguments import make_parser
@@ -65,3 +66,21 @@ def make_header(arguments: ClaimArguments, summary: str, settings: dict[str, Any
         "summary": summary,
         "settings": json.loads(json.dumps(settings)),  # as an earlier call's file has them
     }
+
+
+def chunk_length(scope: str, window: int) -> int:
+    """Tokens of a chunk of LSH attention in which a query looks at so many places in a round.
+
+    In the `band` scope those are as many before the own one, in the `chunk` scope the own chunk and
+    the one before it.
+    """
+    return window if scope == "band" else window // 2
+
+
+def num_buckets(scope: str, window: int, seq: int) -> NumBuckets:
+    """Buckets for rows of so many tokens.
+
+    In the `chunk` scope the paper's, whose mean bucket is half a chunk; in the `band` scope this
+    package's, whose mean bucket fills the window.
+    """
+    return default_num_buckets(seq, window if scope == "band" else max(1, window // 4))

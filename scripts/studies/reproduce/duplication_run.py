@@ -10,8 +10,8 @@ from torch.nn.functional import cross_entropy
 from transformers import set_seed
 
 from reformer_hf import ReformerHFConfig, ReformerHFForCausalLM
-from reformer_hf.ops.hashing import NumBuckets, default_num_buckets
 from reformer_hf.training.optimizers import make_optimizer
+from scripts.studies.reproduce.common import chunk_length, num_buckets
 
 LEARNING_RATE, MUON_RATE = 1e-2, 2e-2
 WIDTH, HEADS = 256, 4
@@ -25,26 +25,12 @@ class Task(NamedTuple):
     Attributes:
         length: |w|, symbols.
         symbols: from which those of w are drawn, with repetition.
-        window: places that LSH attention looks at in a round: as many before the own one in the
-            `band` scope, the own chunk and the one before it in the `chunk` scope.
+        window: places that LSH attention looks at in a round.
     """
 
     length: int
     symbols: int
     window: int
-
-    def chunk_length(self, scope: str) -> int:
-        """Tokens of a chunk of LSH attention."""
-        return self.window if scope == "band" else self.window // 2
-
-    def num_buckets(self, scope: str, seq: int) -> NumBuckets:
-        """Buckets for rows of so many tokens.
-
-        In the `chunk` scope the paper's, whose mean bucket is half a chunk; in the `band` scope
-        this package's, whose mean bucket fills the window.
-        """
-        bucket = self.window if scope == "band" else self.window // 4
-        return default_num_buckets(seq, bucket)
 
 
 class Stage(NamedTuple):
@@ -134,9 +120,9 @@ def build_model(
             feed_forward_size=WIDTH,
             position_embedding_type="learned",
             max_position_embeddings=2 * (task.length + 1),
-            lsh_attn_chunk_length=task.chunk_length(attention.scope),
+            lsh_attn_chunk_length=chunk_length(attention.scope, task.window),
             num_hashes=attention.rounds or 1,
-            num_buckets=task.num_buckets(attention.scope, seq),  # type: ignore[arg-type]
+            num_buckets=num_buckets(attention.scope, task.window, seq),  # type: ignore[arg-type]
             hash_seed=hash_seed,
             pad_token_id=None,
             eos_token_id=None,

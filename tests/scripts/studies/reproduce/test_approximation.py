@@ -54,7 +54,8 @@ def test_pairs_of_a_bucket_that_the_window_hides_are_lost():
 
 
 def test_each_case_is_measured_once(tmp_path, capsys):
-    options = {"output_dir": tmp_path, "smoke": True}
+    (tmp_path / "text").write_bytes(b"def f(x):\n    return x\n" * 200)
+    options = {"output_dir": tmp_path, "text_file": tmp_path / "text", "smoke": True}
     assert run(words_of(options)) == 0
     folder = tmp_path / "smoke" / "approximation"
     runs = results_of(folder)["runs"]

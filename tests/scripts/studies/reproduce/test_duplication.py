@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from scripts.studies.reproduce.common import chunk_length, num_buckets
 from scripts.studies.reproduce.duplication import PUBLISHED, accuracies, run
 from scripts.studies.reproduce.duplication_run import Attention, Task, build_model, make_rows
 from tests.scripts.benchmarks.tiny import results_of, words_of
@@ -26,10 +27,9 @@ def test_rows_show_a_stretch_twice_at_its_positions(stretch):
 
 
 def test_buckets_are_those_of_the_paper_or_fill_the_window():
-    task = Task(511, 127, 64)
-    assert task.num_buckets("chunk", 1023) == 64  # m = 2 l / n_buckets = 32, the chunk length
-    assert task.chunk_length("chunk") == 32
-    assert task.num_buckets("band", 1023) == 16 and task.chunk_length("band") == 64
+    assert num_buckets("chunk", 64, 1023) == 64  # m = 2 l / n_buckets = 32, the chunk length
+    assert chunk_length("chunk", 64) == 32
+    assert num_buckets("band", 64, 1023) == 16 and chunk_length("band", 64) == 64
 
 
 def test_weights_fit_all_attentions():
