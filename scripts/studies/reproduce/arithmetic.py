@@ -147,7 +147,7 @@ def render(header: dict, runs: Sequence[dict]) -> str:
                 value = tokens * (found[0] * count + found[1])
                 cells.append([f"{name}, {count} layers: from the bytes above", _gigabytes(value)])
         peak = step["peak_memory_gib"]
-        cells.append(["**measured peak of the whole step**", _gigabytes((peak or 0) * 2**30)])
+        cells.append(["measured: the peak of the whole step", _gigabytes((peak or 0) * 2**30)])
         lines += table(["", "GB"], cells)
         seconds = step["seconds"]["step"]
         lines.append(f"The step took {seconds / 60:.1f} minutes, {step['machine']['date'][:10]}.\n")
