@@ -127,7 +127,8 @@ class ComplexityArguments(TimedArguments):
 
     variants: list[str] = argument(list(VARIANTS), "Lines of the tables.")
     axes: list[str] = argument(list(AXES), "What is changed.")
-    lengths: list[int] = argument([2**10, 2**11, 2**12, 2**13], "Tokens of a row.")
+    lengths: list[int] = argument([2**10, 2**11, 2**12, 2**13, 2**14], "Tokens of a row.")
+    max_length_eager: int = argument(2**12, "Longest row where all scores are held.")
     layer_counts: list[int] = argument([2, 4, 8], "Layers of a model.")
     widths: list[int] = argument([2**10, 2**11, 2**12, 2**13], "Widths inside feed-forward.")
     round_counts: list[int] = argument([1, 2, 4, 8], "Rounds of hashing.")
@@ -152,9 +153,12 @@ class ComplexityArguments(TimedArguments):
         for axis in self.axes:
             for value in self.values(axis):
                 for name in self.variants:
-                    if axis in VARIANTS[name].powers:
-                        case = ComplexityCase(name, axis, value)
-                        yield case, self.subject(VARIANTS[name], {axis: value})
+                    if axis not in VARIANTS[name].powers:
+                        continue
+                    subject = self.subject(VARIANTS[name], {axis: value})
+                    is_eager = subject.implementation == "eager"
+                    if not is_eager or subject.length <= self.max_length_eager:
+                        yield ComplexityCase(name, axis, value), subject
 
     def subject(self, variant: Variant, changes: Mapping[str, int]) -> Subject:
         """A variant of the usual sizes, of which `changes` replace one."""

@@ -41,6 +41,13 @@ def test_rows_fill_the_batch():
     assert {(one.rows, one.length) for one in subjects} == {(4, 16), (1, 64)}
 
 
+def test_all_scores_are_held_of_short_rows_only():
+    arguments = ComplexityArguments(lengths=[16, 32], max_length_eager=16, axes=["length"])
+    lengths = [(case.variant, case.value) for case, _ in arguments.cases()]
+    assert ("Transformer", 16) in lengths and ("Transformer", 32) not in lengths
+    assert ("Reformer", 32) in lengths
+
+
 @pytest.mark.parametrize(
     ("other", "words"),
     [
