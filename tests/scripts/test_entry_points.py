@@ -18,7 +18,7 @@ ENTRY_POINTS = {
     "studies.million",
     "studies.quantisation",
     "studies.recall.__main__",
-    "studies.reversible.__main__",
+    "studies.reproduce.__main__",
     "studies.scopes",
     "tools.check_mutations",
     "tools.draw_lsh_round",
