@@ -7,10 +7,12 @@ memory of the same models with all of them stored. Goes on where it was interrup
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from reformer_hf.training.arguments import argument
 from scripts.benchmarks.common.plot import new_figure
 from scripts.benchmarks.common.tables import describe_machine, table
 from scripts.studies.learning.common import (
@@ -32,7 +34,7 @@ from scripts.studies.reproduce.memory import (
     memory_section,
 )
 from scripts.studies.reproduce.reversible import deeper
-from scripts.studies.reproduce.rows import run_claim
+from scripts.studies.reproduce.rows import RowsArguments, run_claim
 
 FACTORS = (0.5, 1, 2, 3)
 """Times the layers of the recipe."""
@@ -43,6 +45,14 @@ numbers): clear improvement with the number of layers. With 12 layers (hidden 1,
 0.1 the paper has 1.19 bits on enwik8 after 20,000 steps, and 1.05 after longer training with
 further tuning.
 """
+
+
+@dataclass
+class DepthArguments(RowsArguments):
+    """What is trained, and how long each run trains."""
+
+    seeds: int = argument(2, "Seeds of each row.")
+    evaluations: int = argument(1, "Evaluations of a run, the last at its end.")
 
 
 def make_rows(base: Recipe) -> dict[str, Row]:
@@ -112,4 +122,6 @@ def plot(runs: Sequence[dict], folder: Path) -> None:
 
 def run(argv: list[str] | None = None) -> int:
     """Train and measure what is missing."""
-    return run_claim("depth", ABOUT, __doc__, make_rows, render, plot, argv, measure=measure)
+    return run_claim(
+        "depth", ABOUT, __doc__, make_rows, render, plot, argv, DepthArguments, measure
+    )

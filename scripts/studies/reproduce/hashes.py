@@ -10,6 +10,7 @@ is seen through a bucket, too. Goes on where it was interrupted.
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -20,6 +21,7 @@ from reformer_hf.training.arguments import (
     DataTrainingArguments,
     PretrainedModelArguments,
     ReformerTrainingArguments,
+    argument,
 )
 from reformer_hf.training.parsing import parse_arguments
 from reformer_hf.training.storage import write_json
@@ -38,7 +40,7 @@ from scripts.studies.learning.common import (
 )
 from scripts.studies.learning.recipe import Recipe
 from scripts.studies.learning.training import BITS
-from scripts.studies.reproduce.rows import run_claim
+from scripts.studies.reproduce.rows import RowsArguments, run_claim
 
 ROUNDS = (1, 2, 4, 8, 16)
 FULL = "full"
@@ -50,6 +52,14 @@ NOTES = """Published (section 5 and figure 4: imagenet64, curves without numbers
 with the rounds, and 8 of them almost match full attention. That more rounds in evaluation help is
 said there, too, with table 2 for numbers (of duplication).
 """
+
+
+@dataclass
+class HashesArguments(RowsArguments):
+    """What is trained, and how long each run trains."""
+
+    seeds: int = argument(1, "Seeds of each row.")
+    evaluations: int = argument(1, "Evaluations of a run, the last at its end.")
 
 
 def fields_of(name: str, layers: int) -> dict[str, Any]:
@@ -140,4 +150,6 @@ def plot(runs: Sequence[dict], folder: Path) -> None:
 
 def run(argv: list[str] | None = None) -> int:
     """Train and evaluate what is missing."""
-    return run_claim("hashes", ABOUT, __doc__, make_rows, render, plot, argv, measure=evaluate)
+    return run_claim(
+        "hashes", ABOUT, __doc__, make_rows, render, plot, argv, HashesArguments, evaluate
+    )

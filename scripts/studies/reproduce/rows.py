@@ -28,7 +28,7 @@ class RowsArguments(AblationArguments):
     corpora: list[str] = argument(["python"], "Texts, of python and bible.")
     budgets: list[str] = argument(["tokens"], "What is equal, of tokens, minutes.")
     evaluations: int = argument(4, "Evaluations of a run, the last at its end.")
-    max_eval_samples: int = argument(16, "Held-out windows of each.")
+    max_eval_samples: int = argument(8, "Held-out windows of each.")
 
     def read_recipe(self) -> Recipe:
         """See the base class."""
@@ -44,13 +44,14 @@ def run_claim(
     render: Callable[[dict, Sequence[dict]], str],
     plot: Callable[[Sequence[dict], Path], None],
     argv: list[str] | None,
+    kind: type[RowsArguments] = RowsArguments,
     measure: Measure | None = None,
 ) -> int:
     """Train what is missing of a claim; see `run_rows`. `about` says what the models are."""
     settings = ("tokens", "max_minutes", "evaluations")
     study: Any = {"study": "reproduce", "about": f"{about}, no n-grams", "measure": measure}
     parts = (description, make_rows, settings, render, plot, argv)
-    return run_rows(claim, RowsArguments, *parts, **study)
+    return run_rows(claim, kind, *parts, **study)
 
 
 def render_against(base: str, notes: str, header: dict, runs: Sequence[dict]) -> str:
