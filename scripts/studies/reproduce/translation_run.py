@@ -34,8 +34,8 @@ MEMORY_LAYERS, MEMORY_TOKENS = (1, 2, 4), 4096
 class Settings:
     """What decides the result of a run, beside its variant and seed."""
 
-    max_steps: int = argument(400, "Optimizer steps of a run.")
-    per_device_train_batch_size: int = argument(32, "Pairs in a step.")
+    max_steps: int = argument(300, "Optimizer steps of a run.")
+    per_device_train_batch_size: int = argument(64, "Pairs of about the same length in a step.")
     max_length: int = argument(64, "Tokens of a source or target.")
     num_hidden_layers: int = argument(3, "Of encoder, and of decoder.")
     hidden_size: int = argument(128, "Width of a stream.")
@@ -81,6 +81,7 @@ def training_settings(request: dict, settings: Settings) -> dict[str, Any]:
         "max_source_length": settings.max_length,
         "max_target_length": settings.max_length,
         "per_device_eval_batch_size": 64,
+        "train_sampling_strategy": "group_by_length",
         "do_train": True,
         "do_eval": True,
         "predict_with_generate": True,

@@ -153,7 +153,7 @@ def test_smoke(tmp_path, monkeypatch):
     for module in (training, hashes, memory):
         monkeypatch.setattr(module, "run_process", run_process)
     words = ["--smoke", "--output_dir", str(tmp_path)]
-    chosen = {"hashes": ["1", "full"], "depth": ["1", "2"]}
+    chosen = {"hashes": ["1"], "depth": ["2"]}
     for claim in ("shared_qk", "hashes", "reversible", "depth"):
         names = ["--rows", *chosen[claim]] if claim in chosen else []
         assert main([claim, *words, *names]) == 0
