@@ -19,7 +19,6 @@ ENTRY_POINTS = {
     "studies.quantisation",
     "studies.recall.__main__",
     "studies.reproduce.__main__",
-    "studies.reversible.__main__",
     "studies.scopes",
     "tools.check_mutations",
     "tools.draw_lsh_round",

@@ -185,9 +185,18 @@ def make_trainer(
     training: Seq2SeqTrainingArguments,
     tokens: dict[str, Any],
 ) -> TranslationTrainer:
-    """Have the Trainer generate as the data's arguments say."""
+    """Have the Trainer generate as the data's arguments say.
+
+    Raises:
+        ValueError: for a length penalty without beams.
+    """
     training.generation_max_length = training.generation_max_length or data.val_max_target_length
     training.generation_num_beams = data.num_beams or training.generation_num_beams or 1
+    if data.length_penalty not in (None, 1.0) and training.generation_num_beams == 1:
+        raise ValueError(
+            f"length_penalty={data.length_penalty}: only beams are scored with it; give num_beams "
+            "above 1, or leave it out"
+        )
     trainer = TranslationTrainer(
         model,
         training,
@@ -199,7 +208,9 @@ def make_trainer(
         callbacks=run_callbacks(training, **describe_data(data)),
     )
     if data.length_penalty is not None:  # also where the argument generation_config names a file
-        model.generation_config.length_penalty = data.length_penalty  # type: ignore[union-attr]
+        generation: Any = model.generation_config
+        generation.length_penalty = data.length_penalty
+        generation.num_beams = training.generation_num_beams  # or transformers would not save it
     return trainer
 
 

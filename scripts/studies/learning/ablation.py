@@ -117,35 +117,36 @@ def make_rows(base: Recipe) -> dict[str, Row]:
     return {BASE: Row(base), **rows}
 
 
-def render(header: dict, runs: Sequence[dict]) -> str:
-    """The results as Markdown, a table for each text and budget."""
+def render(header: dict, runs: Sequence[dict], base: str = BASE) -> str:
+    """The results as Markdown, a table for each text and budget; `base` is a row."""
     lines = [describe_machine(header), ""]
     for corpus in values_of(runs, "corpus"):
         for budget in values_of(of(runs, corpus=corpus), "budget"):
             mine = of(runs, corpus=corpus, budget=budget)
             lines += [f"{heading(mine)}, equal {budget}", ""]
-            lines += ablation_table(mine)
+            lines += ablation_table(mine, base)
     return "\n".join(lines)
 
 
-def ablation_table(runs: Sequence[dict]) -> list[str]:
+def ablation_table(runs: Sequence[dict], base: str = BASE) -> list[str]:
     """Rows of one text and budget; differences from the base are those of the same seeds."""
     rows = []
     for name in values_of(runs, "row"):
         mine = of(runs, row=name)
         bits = [run["bits_per_byte"] for run in mine]
-        gaps = gaps_to_base(runs, name)
-        gap = mean_and_spread(gaps, "+.3f") if gaps and name != BASE else ""
+        gaps = gaps_to_base(runs, name, base)
+        gap = mean_and_spread(gaps, "+.3f") if gaps and name != base else ""
         rows.append([name, *cost_cells(mine), mean_and_spread(bits), str(len(bits)), gap])
-    columns = ["row", *COST_COLUMNS, "held-out bits per byte", "seeds", "above the base"]
+    above = "above the base" if base == BASE else f"above {base}"
+    columns = ["row", *COST_COLUMNS, "held-out bits per byte", "seeds", above]
     return table(columns, rows)
 
 
-def gaps_to_base(runs: Sequence[dict], name: str) -> list[float]:
+def gaps_to_base(runs: Sequence[dict], name: str, base: str = BASE) -> list[float]:
     """Bits per byte of a row above the base's, for each seed that both have."""
-    base = {run["run"]["seed"]: run["bits_per_byte"] for run in of(runs, row=BASE)}
+    of_base = {run["run"]["seed"]: run["bits_per_byte"] for run in of(runs, row=base)}
     mine = [(run["run"]["seed"], run["bits_per_byte"]) for run in of(runs, row=name)]
-    return [bits - base[seed] for seed, bits in mine if seed in base]
+    return [bits - of_base[seed] for seed, bits in mine if seed in of_base]
 
 
 def plot(runs: Sequence[dict], folder: Path) -> None:

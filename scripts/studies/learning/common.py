@@ -47,7 +47,7 @@ class LearningArguments:
     def __post_init__(self):
         if self.smoke:
             self.corpora, self.seeds, self.max_minutes = ["python"], 1, 0.005
-            if self.results_dir == RESULTS:  # which are for what was measured
+            if self.results_dir == type(self).results_dir:  # which is for what was measured
                 self.results_dir = str(Path(self.output_dir, "smoke"))
 
     def read_recipe(self) -> Recipe:
@@ -85,6 +85,10 @@ class LearningArguments:
         return {"max_minutes": self.max_minutes}
 
 
+Measure = Callable[[Mapping[str, Any], "Row", Path], dict[str, Any]]
+"""What is measured after a training: of its `run`, row and folder; an `error` if that failed."""
+
+
 class Row(NamedTuple):
     """What is trained under a name.
 
@@ -105,6 +109,7 @@ def plan_run(
     corpus: Corpus,
     seed: int,
     budget: str,
+    measure: Measure | None = None,
 ) -> Planned:
     """Plan a training.
 
@@ -116,10 +121,11 @@ def plan_run(
         corpus: what is read.
         seed: of weights, order and hashing.
         budget: `tokens` or `minutes`.
+        measure: what else, after it.
     """
     run = {"row": name, "corpus": corpus.name, "budget": budget, "seed": seed}
     folder = Path(arguments.output_dir) / part / slug(*run.values())
-    attempt = partial(
+    train = partial(
         train_once,
         folder,
         row.recipe.settings(corpus, seed, **arguments.budget_of(budget, row.recipe)),
@@ -128,6 +134,13 @@ def plan_run(
         peer=row.peer,
         evaluations=getattr(arguments, "evaluations", 1),
     )
+
+    def attempt() -> dict[str, Any]:
+        result = train()
+        if measure is not None and "error" not in result:
+            result |= measure(run, row, folder)
+        return result
+
     label = ", ".join(map(str, run.values()))
     return Planned({"run": run}, label, attempt, {"text": corpus.record()})
 
@@ -160,6 +173,10 @@ def run_rows(
     render: Callable[[dict, Sequence[dict]], str],
     plot: Callable[[Sequence[dict], Path], None],
     argv: list[str] | None,
+    *,
+    study: str = "learning",
+    about: str = "layers {layers}",
+    measure: Measure | None = None,
 ) -> int:
     """Train what is missing of a part whose tables have a row for each recipe.
 
@@ -172,8 +189,11 @@ def run_rows(
         render: makes its tables.
         plot: draws its runs.
         argv: words of the command line behind the part.
+        study: that the part belongs to.
+        about: what the tables say of the models.
+        measure: what else, after each training.
     """
-    parser = make_parser([kind], f"studies.learning {part}", description)
+    parser = make_parser([kind], f"studies.{study} {part}", description)
     (arguments,) = parser.parse_args_into_dataclasses(argv)
     try:
         base = arguments.read_recipe()
@@ -186,13 +206,13 @@ def run_rows(
     lengths = {"tokens": "{tokens:,} tokens", "minutes": "at most {max_minutes:g} minutes of steps"}
     length = ", or ".join(lengths[budget] for budget in budgets).format(**vars(arguments))
     header = make_header(
-        f"Context {base.block_size:,}, layers {', '.join(base.layers)}; {length} on one thread. "
-        "Means over seeds and their standard deviation.",
+        f"Context {base.block_size:,}, {about.format(layers=', '.join(base.layers))}; {length} on "
+        "one thread. Means over seeds and their standard deviation.",
         {name: getattr(arguments, name) for name in settings},
         base,
     )
     planned = [
-        plan_run(part, arguments, name, rows[name], corpus, seed, budget)
+        plan_run(part, arguments, name, rows[name], corpus, seed, budget, measure)
         for seed in range(arguments.seeds)
         for corpus in corpora.values()
         for budget in budgets

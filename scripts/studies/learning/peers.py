@@ -1,4 +1,4 @@
-"""Models of transformers in the place of this package's, for `Task(model_class=...)`.
+"""Models in the place of this package's, for `Task(model_class=...)`.
 
 They have its layers, widths, heads and vocabulary, and are trained and scored by the same Trainer:
 both shift the labels inside, so that a row of n tokens asks for n - 1, as ours does.
@@ -6,6 +6,8 @@ both shift the labels inside, so that a row of n tokens asks for n - 1, as ours 
 
 from typing import Any
 
+import torch
+from torch import Tensor, nn
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -14,8 +16,10 @@ from transformers import (
     ReformerModelWithLMHead,
 )
 
-from reformer_hf import ReformerHFConfig
+from reformer_hf import ReformerHFConfig, ReformerHFForCausalLM
 from reformer_hf.models.configuration_rules import axial_shape
+from reformer_hf.models.layers import ReformerHFEncoder, ReformerHFLayer
+from reformer_hf.nn.reversible import PlainCoupling
 
 
 class Peer:
@@ -100,4 +104,43 @@ class Gpt2(Peer):
         return peer
 
 
-PEERS: dict[str, Any] = {"stock": StockReformer, "gpt2": Gpt2}
+class OneStream(Peer):
+    """This package's model with one residual stream; see `use_one_stream`."""
+
+    @classmethod
+    def _from_config(cls, config: ReformerHFConfig, **kwargs: Any) -> PreTrainedModel:
+        return use_one_stream(ReformerHFForCausalLM._from_config(config, **kwargs))
+
+
+def use_one_stream(model: PreTrainedModel) -> PreTrainedModel:
+    """Let the layers of a model be those of a plain Transformer, with the parameters it has.
+
+    Each sub-layer adds to the stream that it reads, `y = x + sublayer(x)`, and the output reads
+    the last stream in the place of both. A saved model is loaded as one of two streams.
+    """
+    for module in model.modules():
+        if isinstance(module, ReformerHFLayer):
+            module.register_forward_pre_hook(_couple_to_itself)
+        if isinstance(module, ReformerHFEncoder):
+            module.layer_norm.register_forward_pre_hook(_read_last_stream)
+    return model
+
+
+class _OneStream(PlainCoupling):
+    def couple(
+        self, target: Tensor, sublayer: Any, source: Tensor, piece_length: Any = 0
+    ) -> Tensor:
+        return super().couple(source, sublayer, source, piece_length)
+
+
+def _couple_to_itself(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    x1, x2, _, *rest = inputs
+    return x1, x2, _OneStream(), *rest
+
+
+def _read_last_stream(layer_norm: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+    last = inputs[0].chunk(2, dim=-1)[1]
+    return torch.cat([last, last], dim=-1)
+
+
+PEERS: dict[str, Any] = {"stock": StockReformer, "gpt2": Gpt2, "one stream": OneStream}

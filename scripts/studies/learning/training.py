@@ -33,29 +33,35 @@ MODULE = "scripts.studies.learning.training"
 BITS = "eval_bits_per_byte"
 
 
-class StepClock(Clock):
-    """A clock on which only the processor's time in steps counts, and which asks for evaluations.
-
-    Args:
-        max_minutes: limit on the seconds of steps; None for no limit.
-        evaluations: how many there are in this time, the last at its end.
-    """
-
-    def __init__(self, max_minutes: float | None, evaluations: int):
-        super().__init__(max_minutes)
-        self._every = self.max_seconds / evaluations if evaluations > 1 else math.inf
-        self._next = self._every
-
-    def on_step_end(self, args, state, control, **kwargs):
-        super().on_step_end(args, state, control, **kwargs)
-        control.should_save = control.should_evaluate = False  # one of each at the end
-        if self.step_seconds >= self._next:
-            control.should_evaluate = not control.should_training_stop
-            self._next = self._every * (1 + self.step_seconds // self._every)
+class ProcessorClock(Clock):
+    """A clock whose seconds of steps are the processor's."""
 
     def now(self) -> float:
         """Of the processor."""
         return time.process_time()
+
+
+class StepClock(ProcessorClock):
+    """A clock on which only the processor's time in steps counts, and which asks for evaluations.
+
+    Args:
+        max_minutes: limit on the seconds of steps; None for no limit.
+        evaluations: how many there are in this time, or else in all steps; the last at the end.
+    """
+
+    def __init__(self, max_minutes: float | None, evaluations: int):
+        super().__init__(max_minutes)
+        self._evaluations, self._done = evaluations, 0
+
+    def on_step_end(self, args, state, control, **kwargs):
+        super().on_step_end(args, state, control, **kwargs)
+        control.should_save = control.should_evaluate = False  # one of each at the end
+        is_timed = math.isfinite(self.max_seconds)
+        seconds = self.step_seconds / self.max_seconds
+        share = seconds if is_timed else state.global_step / state.max_steps
+        if self._done < (done := int(share * self._evaluations)):
+            control.should_evaluate = done < self._evaluations and not control.should_training_stop
+            self._done = done
 
     def _tick(self) -> None:
         self.seconds = self.step_seconds
@@ -76,7 +82,7 @@ def train_once(
         settings: arguments of `train_clm.py` but `output_dir`.
         timeout: seconds.
         peer: one of `PEERS` in place of this package's model.
-        evaluations: in `max_minutes`.
+        evaluations: in `max_minutes`, or else in `max_steps`.
 
     Returns:
         What :func:`read_results` returns, or an `error`.
@@ -106,8 +112,8 @@ def read_results(folder: Path) -> dict[str, Any]:
 
     Returns:
         JSON values: `date`, `parameters`, `steps`, `max_steps`, `tokens`, `seconds` of steps,
-        `peak_memory_bytes`, `bits_per_byte`, `bytes_scored`, and `curve`: seconds and bits per
-        byte of each evaluation. Seconds are the processor's.
+        `peak_memory_bytes`, `bits_per_byte`, `bytes_scored`, `curve`: seconds and bits per byte of
+        each evaluation, and `curve_steps`: of the same. Seconds are the processor's.
     """
     record, results, state = (
         json.loads((folder / name).read_text(encoding="utf-8"))
@@ -126,6 +132,7 @@ def read_results(folder: Path) -> dict[str, Any]:
         "bits_per_byte": results[BITS],
         "bytes_scored": results["eval_bytes"],
         "curve": list(curve.values()),
+        "curve_steps": list(curve),
     }
 
 

@@ -159,7 +159,7 @@ def test_models_of_the_comparison(base):
     assert rows.keys() == comparison.STYLES.keys()
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", ["stock", "gpt2"])
 def test_peers_have_the_sizes_and_ask_for_the_next_token(base, name):
     torch.manual_seed(0)
     config = base.changed(vocab_size=len(ReformerHFByteTokenizer())).config()
@@ -192,6 +192,17 @@ def test_only_steps_count_on_the_clock(monkeypatch):
     assert clock.seconds == clock.step_seconds == 60
     assert asked == [False, True, True, False, True, False]  # at 15, 30, 45 s; one follows the end
     assert control.should_training_stop
+
+
+def test_without_a_time_evaluations_are_spread_over_the_steps():
+    clock, state = StepClock(None, evaluations=3), TrainerState(max_steps=7)
+    clock.on_train_begin(None, state, None)
+    asked = []
+    for step in range(1, 8):
+        state.global_step, control = step, TrainerControl()
+        clock.on_step_end(None, state, control)
+        asked.append(control.should_evaluate)
+    assert asked == [False, False, True, False, True, False, False]  # one follows the end
 
 
 def write_run(folder, **state):

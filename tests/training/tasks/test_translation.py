@@ -6,7 +6,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
-from transformers import PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from reformer_hf import ReformerHFByteTokenizer
 from reformer_hf.training.data.pairs import TranslationArguments
@@ -117,6 +117,18 @@ def test_the_trainer_generates_as_the_arguments_say(tmp_path, data, training, ex
     ).numpy()
     assert (written[:, : direct.shape[1]] == direct).all()
     assert np.isin(written[:, direct.shape[1] :], (0, -100)).all()
+
+
+def test_a_length_penalty_is_saved_with_its_beams(tmp_path):
+    named = {"source_lang": "a", "target_lang": "b", "train_file": "a.tsv", "length_penalty": 0.6}
+    tokenizer = ReformerHFByteTokenizer(padding_side="right")
+    rest = (translation_arguments(tmp_path), {})
+    with pytest.raises(ValueError, match="length_penalty=0.6: only beams"):
+        make_trainer(tiny_seq2seq(vocab_size=258), tokenizer, TranslationArguments(**named), *rest)
+    model, data = tiny_seq2seq(vocab_size=258), TranslationArguments(**named, num_beams=4)
+    make_trainer(model, tokenizer, data, *rest).save_model(str(tmp_path / "saved"))
+    saved = GenerationConfig.from_pretrained(tmp_path / "saved")
+    assert (saved.length_penalty, saved.num_beams) == (0.6, 4)
 
 
 @pytest.mark.parametrize(
