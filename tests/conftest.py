@@ -1,6 +1,5 @@
 """Set-up of all tests: checked tensor shapes, no network, fixed seeds."""
 
-import gc
 import os
 import random
 import sys
@@ -14,7 +13,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from tests import checked_shapes
+from tests import checked_shapes, quick_runs
 
 if any(name.split(".")[0] == "reformer_hf" for name in sys.modules):
     raise RuntimeError("reformer_hf is imported already: its shape annotations go unchecked.")
@@ -36,11 +35,11 @@ def fixed_seeds() -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def fresh_shape_checks() -> None:
-    """What one file of tests has checked counts in no other."""
+    """What one file of tests has checked counts in no other, nor does what it imported."""
     checked_shapes.passed.clear()
+    quick_runs.set_aside()
 
 
 def pytest_collection_finish() -> None:
-    """Take what the imports left out of each later collection of garbage: there is a lot of it."""
-    gc.collect()
-    gc.freeze()
+    """Let the runs of the scripts be quick, when they are imported."""
+    quick_runs.install()

@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -281,6 +282,7 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+@cache  # it reads a file, and each checkpoint has a record
 def _version(package: str) -> str | None:
     try:
         return version(package)

@@ -1,8 +1,5 @@
 """Names of fields, and what follows from those given."""
 
-import subprocess
-import sys
-
 import pytest
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from peft import LoraConfig, get_peft_model
@@ -201,19 +198,3 @@ def test_lora_needs_no_target_modules(layers):
         shared = kind in ("lsh", "full_shared_qk")
         found = sum(f"layers.{index}." in name for name in trained)
         assert found == 2 * (2 if shared else 2)
-
-
-LATE_PEFT = """
-import sys
-import reformer_hf
-model = reformer_hf.ReformerHFForCausalLM(reformer_hf.ReformerHFConfig(num_layers=2, d_model=8))
-model.config.to_dict()
-assert "peft" not in sys.modules
-from peft import LoraConfig, get_peft_model
-print(sorted(get_peft_model(model, LoraConfig()).peft_config["default"].target_modules))
-"""
-
-
-def test_peft_may_be_imported_after_the_model_is_made():
-    done = subprocess.run([sys.executable, "-c", LATE_PEFT], capture_output=True, text=True)
-    assert done.stdout == "['query', 'query_key', 'value']\n", done.stderr

@@ -1,33 +1,21 @@
 """torch.compile of a decode step: one graph, which soon serves every context."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests import processes
+
+SCRIPT = Path(__file__).with_name("compiled_steps.py")
 RECOMPILE_LIMIT = 8
 """Graphs of one function that torch compiles by default."""
 
 
 def compile_steps(scope: str, backend: str, last: int) -> dict:
     # Not in this process: the tests' shape checks are not to be compiled.
-    arguments = ["-m", "tests.models.compiled_steps", scope, backend, str(last)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    finished = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert finished.returncode == 0, finished.stderr
-    return json.loads(finished.stdout)
+    return json.loads(processes.run(1, SCRIPT, scope, backend, last).splitlines()[-1])
 
 
 def test_a_growing_context_is_not_compiled_again():

@@ -1,14 +1,13 @@
 """A long text costs the cache's bytes per token, and nothing else."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests import processes
+
+SCRIPT = Path(__file__).with_name("long_generation.py")
 KEYS_AND_VALUES = 2 * 2 * 256 * 4
 """Bytes per token of the LSH layer: of keys and values, 2 heads of 256, float32."""
 MIB = 2**20
@@ -24,19 +23,8 @@ MIB = 2**20
     ],
 )
 def test_memory_grows_with_the_cache_alone(scope, tokens, buckets):
-    # Freed buffers go back to the system at once, so that resident is what is held.
-    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    environment["MALLOC_MMAP_THRESHOLD_"] = "65536"
-    finished = subprocess.run(
-        [sys.executable, "-m", "tests.models.long_generation", scope, str(tokens)],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert finished.returncode == 0, finished.stderr
-    first, *_, last = json.loads(finished.stdout)[2:]
+    printed = processes.run(1, SCRIPT, scope, tokens)
+    first, *_, last = json.loads(printed.splitlines()[-1])[2:]
     written = last["written"] - first["written"]
     assert written == tokens - 3 * 250
     used, resident = (last[name] - first[name] for name in ("used", "resident"))

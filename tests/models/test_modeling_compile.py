@@ -1,28 +1,18 @@
 """torch.compile of whole passes: one graph where nothing is drawn and nothing is replayed."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests import processes
+
+SCRIPT = Path(__file__).with_name("compiled_passes.py")
 
 
 def compiled(*options: str) -> dict:
     # Not in this process: the tests' shape checks are not to be compiled.
-    finished = subprocess.run(
-        [sys.executable, "-m", "tests.models.compiled_passes", *options],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert finished.returncode == 0, finished.stderr
-    return json.loads(finished.stdout)
+    return json.loads(processes.run(1, SCRIPT, *options).splitlines()[-1])
 
 
 @pytest.fixture(scope="module", params=["some", pytest.param("all", marks=pytest.mark.slow)])

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,31 +15,6 @@ from reformer_hf import ReformerHFConfig, ReformerHFForCausalLM, ReformerHFModel
 from tests.models.tiny import random_ids, tiny_config, tiny_encoder, tiny_lm
 
 IDS = random_ids(2, 13)
-
-FRESH_PROCESS = """
-import sys
-import reformer_hf
-import torch
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
-folder = sys.argv[1]
-ids = torch.tensor(eval(sys.argv[2]))
-assert type(AutoConfig.from_pretrained(folder)) is reformer_hf.ReformerHFConfig
-model = AutoModelForCausalLM.from_pretrained(folder)
-assert type(model) is reformer_hf.ReformerHFForCausalLM and not model.training
-torch.save((model(ids).logits, AutoModel.from_pretrained(folder)(ids)[0]), sys.argv[3])
-"""
-
-
-def test_a_fresh_process_loads_by_the_auto_classes(tmp_path):
-    model = tiny_lm(attn_layers=["local", "lsh", "full"], num_buckets=[4, 6])
-    model.config.note = "kept"
-    model.save_pretrained(tmp_path)
-    assert {"config.json", "model.safetensors"} <= {file.name for file in tmp_path.iterdir()}
-    arguments = [str(tmp_path), str(IDS.tolist()), str(tmp_path / "output.pt")]
-    subprocess.run([sys.executable, "-c", FRESH_PROCESS, *arguments], check=True)
-    logits, hidden = torch.load(tmp_path / "output.pt")
-    assert torch.equal(logits, model(IDS).logits)
-    assert torch.equal(hidden, model.reformer(IDS).last_hidden_state)
 
 
 def test_names_in_the_file_are_those_of_the_published_checkpoints(tmp_path):

@@ -1,14 +1,12 @@
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from reformer_hf.hub.remote_code import remote_code_files
 from scripts import push_to_hub
+from tests import processes
 from tests.hub.conftest import TOKEN, hub, waits  # noqa: F401
 from tests.hub.fake_hub import URL
 from tests.hub.fake_validation import metadata_errors
@@ -113,12 +111,5 @@ def test_the_same_command_goes_on(hub, folder, capsys):  # noqa: F811
 
 
 def test_from_a_shell(folder):
-    done = subprocess.run(
-        [sys.executable, "scripts/push_to_hub.py", str(folder), "tiny", "--dry_run"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Nothing was sent" in done.stdout
+    script = ROOT / "scripts" / "push_to_hub.py"
+    assert "Nothing was sent" in processes.run(1, script, folder, "tiny", "--dry_run")

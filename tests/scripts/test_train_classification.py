@@ -1,6 +1,7 @@
 """Whole runs of train_classification.py on a few tiny rows."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -40,24 +41,36 @@ def write(path: Path, rows: list[dict]) -> str:
     return str(path)
 
 
+def run_in(root: Path, *options: str, steps: int = 40, new: bool = True) -> Path:
+    """Run the script on the rows; returns its output folder."""
+    rows = write(root / "rows.jsonl", texts())
+    test = write(root / "test.jsonl", texts(6))
+    arguments = ["--train_file", rows, "--validation_file", test, "--test_file", test]
+    arguments += ["--output_dir", str(root / "out"), "--cache_dir", str(root / "cache")]
+    arguments += ["--do_train", "--do_eval", "--do_predict", "--max_steps", str(steps)]
+    arguments += ["--learning_rate", "0.01", "--report_to", "none", "--disable_tqdm", "True"]
+    arguments += ["--per_device_eval_batch_size", "4", "--use_cpu"]
+    if new:
+        arguments += ["--config_overrides", tiny_overrides(), "--max_seq_length", "64"]
+    assert main([*arguments, *options]) == 0
+    return root / "out"
+
+
 @pytest.fixture
 def run(tmp_path):
-    """Runs the script on the rows; returns its output folder."""
+    return partial(run_in, tmp_path)
 
-    def run(*options: str, steps: int = 40, new: bool = True) -> Path:
-        rows = write(tmp_path / "rows.jsonl", texts())
-        test = write(tmp_path / "test.jsonl", texts(6))
-        arguments = ["--train_file", rows, "--validation_file", test, "--test_file", test]
-        arguments += ["--output_dir", str(tmp_path / "out"), "--cache_dir", str(tmp_path / "cache")]
-        arguments += ["--do_train", "--do_eval", "--do_predict", "--max_steps", str(steps)]
-        arguments += ["--learning_rate", "0.01", "--report_to", "none", "--disable_tqdm", "True"]
-        arguments += ["--per_device_eval_batch_size", "4", "--use_cpu"]
-        if new:
-            arguments += ["--config_overrides", tiny_overrides(), "--max_seq_length", "64"]
-        assert main([*arguments, *options]) == 0
-        return tmp_path / "out"
 
-    return run
+@pytest.fixture(scope="module")
+def of_classes(tmp_path_factory):
+    """What a run on classes of texts leaves; tests read it only."""
+    return run_in(tmp_path_factory.mktemp("classes"), "--label_column_name", "label")
+
+
+@pytest.fixture(scope="module")
+def of_words(tmp_path_factory):
+    """What a run on labels of words leaves; tests read it only."""
+    return run_in(tmp_path_factory.mktemp("words"), "--task_name", "token")
 
 
 def results(folder: Path) -> tuple[dict, list]:
@@ -66,8 +79,8 @@ def results(folder: Path) -> tuple[dict, list]:
     return metrics, [json.loads(line) for line in lines]
 
 
-def test_classes_of_texts(run):
-    folder = run("--label_column_name", "label")
+def test_classes_of_texts(of_classes):
+    folder = of_classes
     metrics, found = results(folder)
     assert metrics["eval_accuracy"] == metrics["eval_f1_macro"] == 1
     assert found == ["cat", "dog"] * 3
@@ -145,8 +158,8 @@ def test_numbers(run):
     assert metrics["references"] == {"mean": {"mse": 0.25, "mae": 0.5}}
 
 
-def test_words(run):
-    folder = run("--task_name", "token")
+def test_words(of_words):
+    folder = of_words
     metrics, found = results(folder)
     assert metrics["eval_entity_f1"] == metrics["eval_accuracy"] == 1
     assert found == [row["ner_tags"] for row in texts(6)]
@@ -159,14 +172,13 @@ def test_words(run):
     assert any(entity["entity"] == "B-dog" for entity in tag("a dog b"))
 
 
-def test_words_without_tokens_have_no_prediction(run, tmp_path):
+def test_words_without_tokens_have_no_prediction(of_words, tmp_path):
     rows = [
         {"tokens": ["", "cat", "", "b"], "ner_tags": ["O", "B-cat", "O", "O"]},
         {"tokens": ["dog", *["b"] * 40], "ner_tags": ["B-dog", *["O"] * 40]},
     ]
-    folder = run("--task_name", "token")
     test = write(tmp_path / "odd.jsonl", rows)
-    arguments = ["--model_name_or_path", str(folder), "--test_file", test, "--do_predict"]
+    arguments = ["--model_name_or_path", str(of_words), "--test_file", test, "--do_predict"]
     arguments += ["--task_name", "token", "--max_seq_length", "32"]  # and no other data
     arguments += ["--output_dir", str(tmp_path / "odd"), "--use_cpu", "--report_to", "none"]
     assert main([*arguments, "--cache_dir", str(tmp_path / "cache")]) == 0
@@ -253,9 +265,8 @@ def test_errors_are_messages(options, message, tmp_path, capsys, monkeypatch):
     assert message in capsys.readouterr().err
 
 
-def test_a_model_that_numbers_the_labels_otherwise_is_read_rightly(run, tmp_path):
-    folder = run("--label_column_name", "label")
-    model = AutoModelForSequenceClassification.from_pretrained(folder)
+def test_a_model_that_numbers_the_labels_otherwise_is_read_rightly(of_classes, tmp_path):
+    model = AutoModelForSequenceClassification.from_pretrained(of_classes)
     head = model.classifier.out_proj
     with torch.no_grad():
         for parameter in (head.weight, head.bias):

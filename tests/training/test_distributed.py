@@ -149,23 +149,15 @@ def test_rows_that_grow_are_the_same_on_two_processes(data, tmp_path, script):
     assert largest_difference(weights(tmp_path / "2"), weights(tmp_path / "1")) < TOLERANCE
 
 
-def wait_for(checkpoint, process):
+def wait_for(checkpoint, exit_status):
     deadline = time.monotonic() + 600
     while not (checkpoint / "seal.json").exists():
-        assert process.poll() is None, "it ended before it could be killed"
+        assert exit_status() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline, f"no {checkpoint.name} in ten minutes"
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("count", [2, FOUR])
-def test_a_process_that_is_killed_costs_no_more_than_the_steps_since_the_checkpoint(
-    data, alone, tmp_path, count
-):
-    script, output = ROOT / "scripts/train_clm_no_trainer.py", tmp_path / "run"
-    arguments = loop_arguments(
-        *(data, output, 4 // count, 2), checkpointing_steps=1, save_total_limit=3
-    )
-    launcher, environment = launch("accelerate_ddp.yaml")
+def kill_one_of_a_launcher(count, launcher, arguments, checkpoint):
     process = subprocess.Popen(
         [*launcher, "--num_processes", str(count), WORKER, *arguments],
         env=os.environ | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"},
@@ -173,7 +165,7 @@ def test_a_process_that_is_killed_costs_no_more_than_the_steps_since_the_checkpo
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_for(output / "checkpoint-2", process)
+        wait_for(checkpoint, process.poll)
         ranks = [
             child
             for child in psutil.Process(process.pid).children(recursive=True)
@@ -185,6 +177,39 @@ def test_a_process_that_is_killed_costs_no_more_than_the_steps_since_the_checkpo
         assert process.wait(timeout=600) != 0
     finally:
         process.kill()
+
+
+def kill_one_of(count, environment, arguments, checkpoint):
+    """The other ones end by themselves, since they cannot reach it."""
+    log, store = checkpoint.parent.with_name("log"), processes.new_store()
+    ranks = processes.start_ranks(count, WORKER, *arguments, log=log, store=store, **environment)
+    try:
+        wait_for(checkpoint, lambda: ranks[-1].exitcode)
+        ranks[-1].kill()
+        for rank in ranks:
+            rank.join(600)
+        assert ranks[-1].exitcode == -signal.SIGKILL
+        assert all(rank.exitcode not in (0, None) for rank in ranks), log.read_text()[-3000:]
+    finally:
+        for rank in ranks:
+            rank.kill()
+
+
+@pytest.mark.parametrize(
+    ("count", "launched"), [(2, False), pytest.param(4, True, marks=pytest.mark.slow)]
+)
+def test_a_process_that_is_killed_costs_no_more_than_the_steps_since_the_checkpoint(
+    data, alone, tmp_path, count, launched
+):
+    script, output = ROOT / "scripts/train_clm_no_trainer.py", tmp_path / "run"
+    arguments = loop_arguments(
+        *(data, output, 4 // count, 2), checkpointing_steps=1, save_total_limit=3
+    )
+    launcher, environment = launch("accelerate_ddp.yaml")
+    if launched:
+        kill_one_of_a_launcher(count, launcher, arguments, output / "checkpoint-2")
+    else:
+        kill_one_of(count, environment, arguments, output / "checkpoint-2")
     check_gradients(output, alone)
     assert not (output / "all_results.json").exists()
     last = last_whole_checkpoint(output)[0]

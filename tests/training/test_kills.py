@@ -15,10 +15,9 @@ from tests import processes
 from tests.training.runs import largest_difference, tiny_overrides, weights, write_documents
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-STEPS = 30
 
 
-def arguments_of(script, root, name, steps=STEPS):
+def arguments_of(script, root, name, steps):
     values = {
         "train_file": root / "train.jsonl",
         "cache_dir": root / "cache",
@@ -40,13 +39,16 @@ def arguments_of(script, root, name, steps=STEPS):
 
 
 @pytest.mark.parametrize("script", ["train_clm", "train_clm_no_trainer"])
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_kills_at_random_moments(tmp_path, script, kills):
+@pytest.mark.parametrize(
+    ("kills", "count"), [(3, 16), pytest.param(20, 30, marks=pytest.mark.slow)]
+)
+def test_kills_at_random_moments(tmp_path, script, kills, count):
+    """Kills of runs of so many steps."""
     write_documents(tmp_path / "train.jsonl")
     log, chance = tmp_path / "log", random.Random(kills)
 
-    def start(name, **options):
-        arguments = arguments_of(script, tmp_path, name, **options)
+    def start(name, steps=count):
+        arguments = arguments_of(script, tmp_path, name, steps)
         return processes.start(SCRIPTS / f"{script}.py", *arguments, log=log)
 
     def finish(name, **options):
@@ -54,7 +56,7 @@ def test_kills_at_random_moments(tmp_path, script, kills):
         process.join(600)
         assert process.exitcode == 0, log.read_text()[-3000:]
 
-    finish("warm-up", steps=1)  # fills the cache of the data
+    finish("warm-up", steps=1)  # makes the imports, and fills the cache of the data
     began = time.monotonic()
     finish("straight")
     longest = time.monotonic() - began
@@ -76,7 +78,7 @@ def test_kills_at_random_moments(tmp_path, script, kills):
         steps.append(0 if checkpoint is None else int(re.sub(r"\D", "", checkpoint.name)))
         if checkpoint is not None:
             AutoModelForCausalLM.from_pretrained(checkpoint)
-        if steps[-1] == STEPS and killed < kills:  # the next kill shall hit training again
+        if steps[-1] == count and killed < kills:  # the next kill shall hit training again
             finish("broken")
             assert largest_difference(weights(directory), expected) == 0
             shutil.rmtree(directory)
