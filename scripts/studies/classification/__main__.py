@@ -2,7 +2,7 @@
 
     python -m scripts.studies.classification --output_dir outputs/compare_classification
 
-Which of 17 European languages is a row in? Rows are 4,096 bytes of messages from the translations
+Which of 17 European languages is a row in? Rows are 1,024 bytes of messages from the translations
 of Django and Wagtail (BSD licence; downloaded with pip, 18 MB, kept in the cache folder). Trains,
 for each seed, a Reformer with local and LSH layers in turn, the same model with full attention in
 all layers, and transformers' BERT, all of the same widths, each in a process of its own. The first

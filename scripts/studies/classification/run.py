@@ -29,13 +29,12 @@ FIRST_BYTE = 2  # ids 0 and 1 are kept for padding and the end
 class Settings:
     """What decides the result of a run, beside its variant and seed."""
 
-    length: int = argument(4096, "Bytes of a row.")
+    length: int = argument(1024, "Bytes of a row.")
     held_out_rows: int = argument(5, "Rows of each language to test on.")
-    max_steps: int = argument(500, "Optimizer steps of a run.")
-    per_device_train_batch_size: int = argument(4, "Rows in a step.")
-    learning_rate: float = argument(
-        float(CLASSIFIER_OPTIMIZER["learning_rate"]), "Highest learning rate."
-    )
+    max_steps: int = argument(200, "Optimizer steps of a run.")
+    per_device_train_batch_size: int = argument(8, "Rows in a step.")
+    learning_rate: float = argument(5e-3, "Highest learning rate of this package's models.")
+    bert_learning_rate: float = argument(1e-3, "The same of BERT, whose norms stand behind.")
     num_hidden_layers: int = argument(2, "Layers.")
     hidden_size: int = argument(128, "Width of a stream.")
     num_attention_heads: int = argument(2, "Heads.")
@@ -96,7 +95,8 @@ def train(variant: str, seed: int, settings: Settings, messages: Messages) -> di
     set_seed(seed)
     model = build_model(variant, settings).train()
     betas = (0.9, float(CLASSIFIER_OPTIMIZER["adam_beta2"]))
-    optimizer = make_optimizer(model, settings.learning_rate, betas=betas)
+    rate = settings.bert_learning_rate if variant == BERT else settings.learning_rate
+    optimizer = make_optimizer(model, rate, betas=betas)
     warmup = min(int(CLASSIFIER_OPTIMIZER["warmup_steps"]), settings.max_steps // 2)
     scheduler = get_scheduler("cosine", optimizer, warmup, settings.max_steps)
     random = np.random.default_rng(seed)
