@@ -6,10 +6,10 @@ Which of 17 European languages is a row in? Rows are 1,024 bytes of messages fro
 of Django and Wagtail (BSD licence; downloaded with pip, 18 MB, kept in the cache folder). Trains,
 for each seed, a Reformer with local and LSH layers in turn, the same model with full attention in
 all layers, and transformers' BERT, all of the same widths, each in a process of its own. The first
-two have the fields that scripts choose for a new classifier (`reformer_hf/training/recipe.py`), and
-all its optimizer. Writes
-results.json and results.md to the output folder after every run and results.png at the end, and
-goes on where it was interrupted.
+two have the fields that scripts choose for a new classifier (`reformer_hf/training/recipe.py`); all
+have its optimizer, with a learning rate for BERT and one for the others. Writes results.json and
+results.md to the output folder after every run and results.png at the end, and goes on where it was
+interrupted.
 """
 
 import sys
