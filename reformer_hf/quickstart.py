@@ -28,6 +28,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from reformer_hf.hub.card import use_run_card, write_run_card
+from reformer_hf.training.allocator import reuse_freed_memory
 from reformer_hf.training.arguments import (
     DataTrainingArguments,
     PretrainedModelArguments,
@@ -241,4 +242,5 @@ def write_reports(
 
 
 if __name__ == "__main__":
+    reuse_freed_memory()
     sys.exit(main())

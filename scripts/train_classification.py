@@ -9,11 +9,16 @@ With `--task_name token` the rows hold lists of words and as many labels. Causal
 models are checkpoints to start from; without one a new model reads bytes.
 """
 
+import os
 import sys
 from functools import partial
 
+if __name__ == "__main__":  # before anything makes a tensor
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
 import reformer_hf  # noqa: F401 (registers the classes)
 from reformer_hf.hub.card import use_run_card
+from reformer_hf.training.allocator import reuse_freed_memory
 from reformer_hf.training.arguments import PretrainedModelArguments, ReformerTrainingArguments
 from reformer_hf.training.data.labelled import ClassificationDataArguments
 from reformer_hf.training.parsing import parse_arguments, readable_errors
@@ -32,4 +37,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    reuse_freed_memory()
     sys.exit(main())

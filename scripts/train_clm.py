@@ -15,10 +15,15 @@ launch`. After an interruption add `--resume_from_checkpoint last`: the run goes
 if it had not been interrupted.
 """
 
+import os
 import sys
+
+if __name__ == "__main__":  # before anything makes a tensor
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import reformer_hf  # noqa: F401 (registers the classes)
 from reformer_hf.hub.card import use_run_card
+from reformer_hf.training.allocator import reuse_freed_memory
 from reformer_hf.training.arguments import (
     DataTrainingArguments,
     PretrainedModelArguments,
@@ -39,4 +44,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    reuse_freed_memory()
     sys.exit(main())

@@ -15,6 +15,7 @@ This file is the loop, from top to bottom: copy it and change what you like.
 """
 
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,9 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":  # before anything makes a tensor
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import torch
 from accelerate import Accelerator, skip_first_batches
@@ -38,6 +42,7 @@ from transformers.trainer_utils import has_length
 from reformer_hf.hub.card import write_run_card
 from reformer_hf.hub.upload import push_folder
 from reformer_hf.models.modeling_reformer_hf import ReformerHFForCausalLM
+from reformer_hf.training.allocator import reuse_freed_memory
 from reformer_hf.training.arguments import (
     DataTrainingArguments,
     LoopArguments,
@@ -692,4 +697,5 @@ def upload(arguments: LoopArguments, token: str | None) -> None:
 
 
 if __name__ == "__main__":
+    reuse_freed_memory()
     sys.exit(main())

@@ -7,10 +7,15 @@ The model is small unless --config_overrides says otherwise. After an interrupti
 --resume_from_checkpoint last.
 """
 
+import os
 import sys
+
+if __name__ == "__main__":  # before anything makes a tensor
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import reformer_hf  # noqa: F401 (registers the classes)
 from reformer_hf.hub.card import use_run_card
+from reformer_hf.training.allocator import reuse_freed_memory
 from reformer_hf.training.data.images import ImageArguments
 from reformer_hf.training.parsing import parse_arguments, readable_errors
 from reformer_hf.training.tasks.images import (
@@ -29,4 +34,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    reuse_freed_memory()
     sys.exit(main())

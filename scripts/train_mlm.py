@@ -9,10 +9,15 @@ A causal checkpoint is a start, too. A tokenizer without a mask token gets `<mas
 an embedding for it.
 """
 
+import os
 import sys
+
+if __name__ == "__main__":  # before anything makes a tensor
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import reformer_hf  # noqa: F401 (registers the classes)
 from reformer_hf.hub.card import use_run_card
+from reformer_hf.training.allocator import reuse_freed_memory
 from reformer_hf.training.arguments import (
     MaskedDataArguments,
     PretrainedModelArguments,
@@ -33,4 +38,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    reuse_freed_memory()
     sys.exit(main())

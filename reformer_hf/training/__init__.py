@@ -23,6 +23,7 @@ _HOMES = {
     "load_language_model_data": "data.text",
     "make_optimizer": "optimizers",
     "parse_arguments": "parsing",
+    "reuse_freed_memory": "allocator",
     "score_batches": "evaluation",
     "score_documents": "perplexity",
     "train_clm": "tasks.language_model",

@@ -35,6 +35,7 @@ ALLOCATOR_NOTES = {
     "default": "glibc's allocator (or this system's) as users have it",
     "keep_pages": "glibc keeps freed memory, for all variants",
     "return_large": "glibc gives large tensors' memory back at once, for all variants",
+    "scripts": "as the training scripts set it, for all variants",
 }
 
 

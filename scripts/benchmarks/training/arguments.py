@@ -5,6 +5,7 @@ import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from reformer_hf.training.allocator import ALIGN_TO_PAGES, RETURN_LARGEST
 from reformer_hf.training.arguments import argument
 from scripts.benchmarks.common.arguments import BenchmarkArguments, turned
 from scripts.benchmarks.common.memory import RETURN_LARGE
@@ -24,8 +25,9 @@ ALLOCATORS = {
         "MALLOC_TRIM_THRESHOLD_": str(2**34),
     },
     "return_large": RETURN_LARGE,
+    "scripts": ALIGN_TO_PAGES | RETURN_LARGEST,
 }
-"""What the environment of each run tells glibc about giving memory back to the system."""
+"""What the environment of each run tells torch and glibc about memory."""
 
 
 @dataclass
@@ -67,9 +69,10 @@ class TrainingBenchmarkArguments(BenchmarkArguments):
     )
     allocator: str = argument(
         "default",
-        "default: as users have it, without any MALLOC_ settings of this shell. keep_pages: glibc "
+        "default: glibc as it is, without any such settings of this shell. keep_pages: glibc "
         "keeps freed memory instead of giving it back and faulting it in again. return_large: it "
-        "gives large tensors' memory back at once. Linux with glibc only; for all variants.",
+        "gives large tensors' memory back at once. scripts: as the training scripts set it. Linux "
+        "with glibc only; for all variants.",
         choices=list(ALLOCATORS),
     )
     timeout: float = argument(3600.0, "Seconds after which a run is given up as failed.")
