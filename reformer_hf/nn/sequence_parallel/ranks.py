@@ -1,0 +1,190 @@
+"""What the ranks of a row tell each other, with gradients that go back the way the numbers came."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Bool, Shaped
+from torch import Tensor
+
+from reformer_hf.ops.derivatives import first_derivative_only, refuse_transforms
+from reformer_hf.ops.tails import Tails, merge_tails, split_tails
+
+
+class Ranks:
+    """The processes that hold a row together, each the tokens behind those of the rank before it.
+
+    All of them make the same calls in the same order.
+
+    Args:
+        group: the processes; None for all.
+
+    Attributes:
+        rank: of this process in the group.
+        size: processes of the group.
+        received_bytes: bytes of vectors that have come from other ranks so far, gradients included.
+
+    Raises:
+        RuntimeError: in any call, if another rank has ended.
+    """
+
+    def __init__(self, group: Any = None):
+        self.group = group
+        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+        self.received_bytes = 0
+
+    @property
+    def first(self) -> bool:
+        """Whether no rank holds tokens before those of this one."""
+        return self.rank == 0
+
+    @property
+    def last(self) -> bool:
+        """Whether no rank holds tokens behind those of this one."""
+        return self.rank == self.size - 1
+
+    def gather(self, numbers: Shaped[Tensor, "..."]) -> Shaped[Tensor, "ranks ..."]:
+        """Collect a tensor of one shape from every rank, without a gradient.
+
+        Args:
+            numbers: of this rank.
+
+        Returns:
+            Those of all ranks, in order.
+        """
+        found = [torch.empty_like(numbers) for _ in range(self.size)]
+        with self._explained():
+            dist.all_gather(found, numbers.contiguous(), group=self.group)
+        return torch.stack(found)
+
+    def move(self, tensor: Shaped[Tensor, "..."], step: int) -> Shaped[Tensor, "..."]:
+        """Give a tensor to the rank ``step`` further and take that of the rank as far before.
+
+        There is no gradient.
+
+        Args:
+            tensor: of one shape on all ranks.
+            step: 1 to the right, -1 to the left.
+
+        Returns:
+            The tensor of the other rank; zeros where there is none.
+        """
+        received = _zeros_like(tensor)
+        sent = tensor.contiguous()
+        self._exchange((dist.isend, sent, step), (dist.irecv, received, -step))
+        return received
+
+    def from_left(self, tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+        """The tensor of the rank before, with its gradient; zeros on the first rank.
+
+        Args:
+            tensor: of one shape on all ranks.
+
+        Returns:
+            The neighbour's.
+        """
+        if not tensor.is_floating_point():
+            return self.move(tensor, 1)
+        refuse_transforms()
+        return _FromLeft.apply(tensor, self)  # type: ignore[return-value]
+
+    def scan(self, own: Tails, goes_on: Bool[Tensor, " batch"] | None) -> Tails:
+        """The tails of all ranks before, with their gradient.
+
+        Each rank waits for the one before it, adds its own tails and hands them on.
+
+        Args:
+            own: of this rank.
+            goes_on: rows in which later ranks still see what the ranks before hold; None for all.
+
+        Returns:
+            Of the ranks before.
+
+        Source: ``docs/sequence_parallelism.md``.
+        """
+        refuse_transforms()
+        return Tails(*_Scan.apply(*own, goes_on, self))  # type: ignore[misc]
+
+    def send(self, tensors: tuple[Tensor, ...], step: int) -> None:
+        """Give tensors to the rank ``step`` further, if there is one."""
+        self._exchange(*((dist.isend, tensor.contiguous(), step) for tensor in tensors))
+
+    def receive(self, like: tuple[Tensor, ...], step: int) -> tuple[Tensor, ...]:
+        """Take tensors of these shapes from the rank ``step`` further; zeros if there is none."""
+        received = tuple(map(_zeros_like, like))
+        self._exchange(*((dist.irecv, tensor, step) for tensor in received))
+        return received
+
+    def _exchange(self, *transfers: tuple[Callable[..., Any], Tensor, int]) -> None:
+        """Send to ranks or receive from them, all at once; beyond the ends there is nobody."""
+        operations = []
+        for transfer, tensor, step in transfers:
+            peer = self.rank + step
+            if not 0 <= peer < self.size:
+                continue
+            if transfer is dist.irecv:
+                self.received_bytes += tensor.nbytes
+            if self.group is not None:
+                peer = dist.get_global_rank(self.group, peer)
+            operations.append(dist.P2POp(transfer, tensor, peer, self.group))
+        if operations:
+            with self._explained():
+                for work in dist.batch_isend_irecv(operations):
+                    work.wait()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"rank {self.rank} of the {self.size} that hold a row together lost another one: "
+                "see what that one printed last, and start all of them again from the last "
+                "checkpoint"
+            ) from error
+
+
+class _FromLeft(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, ranks: Ranks) -> Tensor:
+        ctx.ranks = ranks
+        return ranks.move(tensor, 1)
+
+    @staticmethod
+    @first_derivative_only
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return ctx.ranks.move(grads[0], -1), None
+
+
+class _Scan(torch.autograd.Function):
+    """A chain: from the left come the tails of all ranks before, to the right go those and own."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, vectors: Tensor, counts: Tensor, goes_on: Tensor | None, ranks: Ranks
+    ) -> tuple[Tensor, Tensor]:
+        older = Tails(*ranks.receive((vectors, counts), -1))
+        handed = older.counts
+        if goes_on is not None:
+            handed = handed * goes_on.view(-1, 1, 1)
+        ranks.send(merge_tails(Tails(vectors, counts), Tails(older.vectors, handed)), 1)
+        ctx.ranks = ranks
+        ctx.save_for_backward(counts)
+        ctx.mark_non_differentiable(older.counts)
+        return older.vectors, older.counts
+
+    @staticmethod
+    @first_derivative_only
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (counts,) = ctx.saved_tensors
+        (merged,) = ctx.ranks.receive((grads[0],), 1)
+        own, older = split_tails(merged, counts)
+        # Where older tails were not handed on, nobody saw them: this part of the gradient is 0.
+        ctx.ranks.send((grads[0] + older,), -1)
+        return own, None, None, None
+
+
+def _zeros_like(tensor: Tensor) -> Tensor:
+    return torch.zeros_like(tensor, memory_format=torch.contiguous_format)
