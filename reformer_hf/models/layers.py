@@ -223,7 +223,7 @@ class ReformerHFEncoder(nn.Module):
         States of the first `skipped` places are not returned.
         """
         replay = self.reversible and not output_attentions and torch.is_grad_enabled()
-        # The layers of a shard are replayed on all ranks or on none; a cache knows no replay.
+        # The layers of a shard are replayed on all processes or on none; a cache knows no replay.
         budget = self.activation_budget if remembered is None else 0
         coupling = ReversibleCoupling(budget) if replay else PlainCoupling()
         x1 = x2 = embedded.pop()

@@ -59,7 +59,7 @@ from reformer_hf.nn.convolution import ShortConvolution
 from reformer_hf.nn.past.base import NewTokens
 from reformer_hf.nn.reversible import Decision
 from reformer_hf.nn.sequence_parallel.pasts import LeftInputs
-from reformer_hf.nn.sequence_parallel.ranks import Ranks
+from reformer_hf.nn.sequence_parallel.row_group import RowGroup
 from reformer_hf.nn.sparse_dense import LocallyConvolutionalDense, MultiplicativeDense
 from reformer_hf.nn.sparse_feed_forward import SparseFeedForward
 from reformer_hf.ops.attention_map import MapForm
@@ -161,7 +161,7 @@ class ReformerHFPreTrainedModel(PreTrainedModel):
             )
         if parallel is not None:
             check_sequence_parallel(self.config)
-        base.sequence_parallel = parallel
+        base.sequence_parallel = parallel  # type: ignore[assignment]
 
     def recorded(
         self, output_hidden_states: bool | None, output_attentions: bool | MapForm | None
@@ -299,7 +299,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
             self._check_shard_pass(past_key_values, use_cache, options["output_attentions"])
             rows = (input_ids, inputs_embeds, attention_mask, position_ids, seq_idx)
             options["return_streams"] = bool(return_streams)
-            outputs = self._forward_shard(self.sequence_parallel.ranks, *rows, options)
+            outputs = self._forward_shard(self.sequence_parallel.row_group, *rows, options)
             return self._narrow(outputs, return_streams is not None)
         cache = choose_cache(self.config, past_key_values, use_cache, seq_idx)
         if options["output_attentions"] == "dense":
@@ -356,7 +356,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
 
     def _forward_shard(
         self,
-        ranks: Ranks,
+        group: RowGroup,
         input_ids: Tensor | None,
         inputs_embeds: Tensor,
         attention_mask: Tensor | None,
@@ -366,7 +366,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
     ) -> BaseModelOutputWithPast | BaseModelOutputWithPastAndCrossAttentions:
         """Encode this process's part of rows that several processes hold together."""
         given = (inputs_embeds, attention_mask, position_ids, seq_idx)
-        shard, position_ids = lay_out_shard(self.config, ranks, *given)
+        shard, position_ids = lay_out_shard(self.config, group, *given)
         new = NewTokens(position_ids, padded=False)
         ngrams = self.embeddings.ngram_embeddings
         if ngrams is not None:

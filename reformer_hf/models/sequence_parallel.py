@@ -16,7 +16,7 @@ from reformer_hf.models.inputs import check_positions, read_rows
 from reformer_hf.models.labels import IGNORE_INDEX, first_token_labels
 from reformer_hf.nn.past.base import NewTokens, Past
 from reformer_hf.nn.self_attention import Hashing, SelfAttention
-from reformer_hf.nn.sequence_parallel.ranks import Ranks
+from reformer_hf.nn.sequence_parallel.row_group import RowGroup
 from reformer_hf.nn.sequence_parallel.shard import Marks, Shard
 from reformer_hf.ops.sorting import number_documents, places_in_document
 
@@ -50,7 +50,7 @@ class SequenceParallel:
                     'spread over, such as mesh["sp"]'
                 )
             mesh = mesh.get_group()
-        self.ranks = Ranks(mesh)
+        self.group = RowGroup(mesh)
 
     def __deepcopy__(self, memo: dict) -> "SequenceParallel":
         return copy(self)  # processes cannot be copied
@@ -58,17 +58,17 @@ class SequenceParallel:
     @property
     def rank(self) -> int:
         """Which part of the rows this process holds."""
-        return self.ranks.rank
+        return self.group.index
 
     @property
     def size(self) -> int:
         """Parts of a row."""
-        return self.ranks.size
+        return self.group.size
 
     @property
     def received_bytes(self) -> int:
-        """Bytes of vectors that have come from other processes so far, gradients included."""
-        return self.ranks.received_bytes
+        """Bytes that have come from other processes so far, gradients included."""
+        return self.group.received_bytes
 
     def shard(self, tensor: Tensor, dim: int = 1) -> Tensor:
         """This process's part of whole rows; the first parts are longer by one where need be.
@@ -91,7 +91,7 @@ class SequenceParallel:
 
     def share(self, number: int, device: torch.device) -> int:
         """The number that the first process has."""
-        return int(self.ranks.gather(torch.tensor(number, device=device))[0])
+        return int(self.group.gather(torch.tensor(number, device=device))[0])
 
     def mean_targets(self, targets: Tensor) -> Tensor:
         """Targets of all parts, divided by the number of parts.
@@ -99,7 +99,7 @@ class SequenceParallel:
         Args:
             targets: of this part, -100 where there is none.
         """
-        return self.ranks.gather((targets != IGNORE_INDEX).sum()).sum() / self.size
+        return self.group.gather((targets != IGNORE_INDEX).sum()).sum() / self.size
 
     def shift_labels(
         self,
@@ -125,26 +125,26 @@ class SequenceParallel:
             None if numbers is None else self._behind_left(numbers, labels.shape)
             for numbers in (attention_mask, position_ids, seq_idx)
         )
-        left = 0 if self.ranks.first else 1
+        left = 0 if self.group.first else 1
         labels = torch.nn.functional.pad(labels.long(), (left, 0), value=IGNORE_INDEX)
         labels = first_token_labels(labels, mask, positions, documents, counted)[:, left:]
-        following = self.ranks.move(labels[:, :1], -1)
-        if self.ranks.last:
+        following = self.group.move(labels[:, :1], -1)
+        if self.group.last:
             following = torch.full_like(following, IGNORE_INDEX)
         return torch.cat([labels[:, 1:], following], dim=1)
 
     def _behind_left(self, numbers: Tensor, shape: torch.Size) -> Tensor:
         """Numbers of the tokens, behind that of the last token of the part before."""
         numbers = numbers.expand(shape)
-        left = self.ranks.move(numbers[:, -1:], 1)
-        return numbers if self.ranks.first else torch.cat([left, numbers], dim=1)
+        left = self.group.move(numbers[:, -1:], 1)
+        return numbers if self.group.first else torch.cat([left, numbers], dim=1)
 
 
 class Sharded(NamedTuple):
     """What a layer is given of a shard, in place of a cache.
 
     Attributes:
-        shard: of this rank.
+        shard: of this process.
         new: where its tokens stand.
     """
 
@@ -184,7 +184,7 @@ def check_sequence_parallel(config: ReformerHFConfig) -> None:
 
 def lay_out_shard(
     config: ReformerHFConfig,
-    ranks: Ranks,
+    group: RowGroup,
     inputs_embeds: Tensor,
     attention_mask: Tensor | None,
     position_ids: Tensor | None,
@@ -203,33 +203,33 @@ def lay_out_shard(
     device, reach = inputs_embeds.device, neighbour_reach(config)
     padded = attention_mask is not None and not attention_mask.all()
     header = [batch, padded, *(x is not None for x in given), seq]
-    headers = ranks.gather(torch.tensor(header, dtype=torch.int64, device=device)).tolist()
+    headers = group.gather(torch.tensor(header, dtype=torch.int64, device=device)).tolist()
     _check_headers(headers, reach)
-    offset = sum(other[-1] for other in headers[: ranks.rank])
+    offset = sum(other[-1] for other in headers[: group.index])
     numbers = None if seq_idx is None else seq_idx.long()
     if numbers is None and attention_mask is None and position_ids is not None:
-        numbers = _number_restarts(ranks, position_ids)
+        numbers = _number_restarts(group, position_ids)
     if numbers is None and not any(other[1] for other in headers):
         if position_ids is None:
             total = sum(other[-1] for other in headers)
             check_positions(config.position_limit, 0, total - 1)
             position_ids = torch.arange(offset, offset + seq, device=device).expand(batch, -1)
-        return Shard(ranks), position_ids
+        return Shard(group), position_ids
     real = torch.ones(batch, seq, dtype=torch.bool, device=device)
     if attention_mask is not None:
         real = attention_mask.bool()
     numbers = torch.zeros_like(real, dtype=torch.int64) if numbers is None else numbers
-    marks, carried = _find_marks(ranks, numbers, real, reach)
+    marks, carried = _find_marks(group, numbers, real, reach)
     if position_ids is None:
         documents = number_documents(real, numbers)
         assert documents is not None
         goes_on = numbers == marks.incoming.unsqueeze(1)
         position_ids = places_in_document(documents) + goes_on * carried.unsqueeze(1)
-    return Shard(ranks, marks), position_ids.masked_fill(~real, 0)
+    return Shard(group, marks), position_ids.masked_fill(~real, 0)
 
 
 def neighbour_reach(config: ReformerHFConfig) -> int:
-    """How many tokens of the rank before a layer or an embedding sees, LSH attention left aside."""
+    """Tokens of the process before that a layer or an embedding sees, LSH attention left aside."""
     reaches = [0, config.conv_kernel - 1, *(size - 1 for size in config.ngram_sizes or ())]
     if config.attention_sparsity:
         reaches.append(config.attention_sparsity_kernel - 1)
@@ -239,7 +239,7 @@ def neighbour_reach(config: ReformerHFConfig) -> int:
 
 
 def _check_headers(headers: list[list[int]], reach: int) -> None:
-    """Check that the parts of all ranks make rows: batch, padded, which arguments, tokens."""
+    """Check that the parts of all processes make rows: batch, padded, which arguments, tokens."""
     if len({header[0] for header in headers}) > 1:
         raise ValueError(
             f"the processes of a row give {[header[0] for header in headers]} rows: give as many"
@@ -256,19 +256,19 @@ def _check_headers(headers: list[list[int]], reach: int) -> None:
         )
 
 
-def _number_restarts(ranks: Ranks, position_ids: Tensor) -> Tensor | None:
-    """Number the documents by positions that restart; None if none does on any rank."""
-    left = ranks.move(position_ids[:, -1:], 1)
-    if ranks.first:
+def _number_restarts(group: RowGroup, position_ids: Tensor) -> Tensor | None:
+    """Number the documents by positions that restart; None if none does on any process."""
+    left = group.move(position_ids[:, -1:], 1)
+    if group.first:
         left = position_ids[:, :1] - 1
     begun = (torch.diff(position_ids, dim=-1, prepend=left) != 1).long().cumsum(dim=-1)
-    counts = ranks.gather(begun[:, -1])
+    counts = group.gather(begun[:, -1])
     if not counts.any():
         return None
-    return begun + counts[: ranks.rank].sum(dim=0).unsqueeze(1)
+    return begun + counts[: group.index].sum(dim=0).unsqueeze(1)
 
 
-def _find_marks(ranks: Ranks, numbers: Tensor, real: Tensor, reach: int) -> tuple[Marks, Tensor]:
+def _find_marks(group: RowGroup, numbers: Tensor, real: Tensor, reach: int) -> tuple[Marks, Tensor]:
     """Find which documents stand at the borders, and how long the one that comes in is so far.
 
     Raises:
@@ -280,13 +280,13 @@ def _find_marks(ranks: Ranks, numbers: Tensor, real: Tensor, reach: int) -> tupl
     last = numbers.gather(1, last_place).squeeze(1)
     count = (real & (numbers == last.unsqueeze(1))).sum(dim=1)
     lowest = numbers.masked_fill(~real, torch.iinfo(numbers.dtype).max).amin(dim=1)
-    left_real = ranks.move(real[:, -1:].long(), 1).bool()
+    left_real = group.move(real[:, -1:].long(), 1).bool()
     begins = real & ~torch.cat([left_real, real[:, :-1]], dim=1)
     falls = (real[:, 1:] & real[:, :-1] & (numbers[:, 1:] < numbers[:, :-1])).any(dim=1)
     facts = (real.any(dim=1), last, count, lowest, begins.sum(dim=1), falls)
-    facts = ranks.gather(torch.stack([fact.long() for fact in facts]))
-    found, lasts, counts, lows, begun, fallen = facts.unbind(dim=1)  # each (ranks, batch)
-    # Of the last real token before each rank, and of all; lower than any number if there is none.
+    facts = group.gather(torch.stack([fact.long() for fact in facts]))
+    found, lasts, counts, lows, begun, fallen = facts.unbind(dim=1)  # each (processes, batch)
+    # Of the last real token before each process, and of all; lower than any if there is none.
     current = [torch.zeros_like(last) + (lows.amin() - 1)]
     for has_real, number in zip(found, lasts, strict=True):
         current.append(torch.where(has_real > 0, number, current[-1]))
@@ -296,7 +296,7 @@ def _find_marks(ranks: Ranks, numbers: Tensor, real: Tensor, reach: int) -> tupl
             "seq_idx falls along a row over several processes, or padding stands between its "
             "tokens: number documents in the order of the row, with padding at its ends"
         )
-    incoming, outgoing = current[ranks.rank : ranks.rank + 2]
-    carried = (counts * found * (lasts == incoming))[: ranks.rank].sum(dim=0)
-    left = [ranks.move(x[:, seq - reach :].long(), 1) for x in (numbers, real)]
+    incoming, outgoing = current[group.index : group.index + 2]
+    carried = (counts * found * (lasts == incoming))[: group.index].sum(dim=0)
+    left = [group.move(x[:, seq - reach :].long(), 1) for x in (numbers, real)]
     return Marks(numbers, real, left[0], left[1].bool(), incoming, outgoing), carried

@@ -1,6 +1,6 @@
-"""The pasts of a shard: what its layers see of the tokens that other ranks hold.
+"""The pasts of a shard: what its layers see of the tokens that other processes hold.
 
-They remember nothing, so that a layer may be replayed: each pass asks the other ranks anew.
+They remember nothing, so that a layer may be replayed: each pass asks the other processes anew.
 """
 
 from typing import Any
@@ -21,10 +21,10 @@ from reformer_hf.ops.window import Window
 
 
 class LeftInputs(RecentInputs):
-    """The last inputs of the rank before, for a convolution or n-grams.
+    """The last inputs of the process before, for a convolution or n-grams.
 
     Args:
-        shard: of this rank.
+        shard: of this process.
     """
 
     def __init__(self, shard: Shard):
@@ -34,16 +34,16 @@ class LeftInputs(RecentInputs):
     def join(
         self, inputs: Shaped[Tensor, "batch seq dim"], count: int, *unused: Any, **options: Any
     ) -> Joined:
-        """Put this shard's inputs behind the last ones of the rank before; see the base class."""
+        """Put this shard's inputs behind the neighbour's last ones; see the base class."""
         joined = self.shard.take_left(inputs, count)
         return Joined(joined, None, self.shard.behind_neighbours(count))
 
 
 class DistanceShardPast(DistancePast):
-    """The last keys and values of the rank before.
+    """The last keys and values of the process before.
 
     Args:
-        shard: of this rank.
+        shard: of this process.
         window: how far a query sees.
     """
 
@@ -63,8 +63,8 @@ class DistanceShardPast(DistancePast):
     ) -> HeadsAndMap:
         """Attend from this shard; see the base class."""
         joined = self.shard.take_left(torch.cat([key, value], dim=-1), self.before)
-        # Nobody stands before the first rank: not even zeros may be seen there.
-        left = 0 if self.shard.ranks.first else self.before
+        # Nobody stands before the first process: not even zeros may be seen there.
+        left = 0 if self.shard.group.first else self.before
         key, value = joined[:, :, self.before - left :].chunk(2, dim=-1)
         documents = self.shard.behind_neighbours(left)
         output, _ = attend(pad(query, (0, 0, left, 0)), key, value, documents, **options)
@@ -72,10 +72,10 @@ class DistanceShardPast(DistancePast):
 
 
 class LSHShardPast(LSHPast):
-    """The tails of all ranks before: for each head, round and bucket its last tokens.
+    """The tails of all processes before: for each head, round and bucket its last tokens.
 
     Args:
-        shard: of this rank.
+        shard: of this process.
         rotations: that the layer hashes with.
         num_buckets: total number of buckets.
         window: how far a query sees, of a causal layer.
@@ -106,9 +106,9 @@ class LSHShardPast(LSHPast):
         rounds, local = self.rotations.shape[2], buckets.shape[2] - self.rotations.shape[2]
         places = find_tails(buckets, self.shard.carried_on, self.num_buckets, self.window.before)
         places = torch.cat([places[:, :, :rounds].flatten(2, 3), places[:, :, rounds:, 0]], dim=2)
-        tails = self.shard.ranks.scan(take_tails(vectors, places), self.shard.goes_on)
+        tails = self.shard.group.scan(take_tails(vectors, places), self.shard.goes_on)
         labels = self._label(tails.counts, local)
-        left = 0 if self.shard.ranks.first else labels.shape[-1]
+        left = 0 if self.shard.group.first else labels.shape[-1]
         # Oldest first, as the order of the row has them.
         before = tails.vectors.flip(-2).flatten(2, 3)[:, :, :left]
         query, value = torch.cat([before, vectors], dim=2).chunk(2, dim=-1)

@@ -1,4 +1,4 @@
-"""A shard: the consecutive tokens of some rows that one rank holds."""
+"""A shard: the consecutive tokens of some rows that one process holds."""
 
 from typing import NamedTuple
 
@@ -6,23 +6,23 @@ import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
-from reformer_hf.nn.sequence_parallel.ranks import Ranks
+from reformer_hf.nn.sequence_parallel.row_group import RowGroup
 from reformer_hf.ops.sorting import number_documents
 
 
 class Marks(NamedTuple):
     """Which documents the tokens of a shard, and those around it, belong to.
 
-    Documents have numbers that all ranks share, and that grow along the row.
+    Documents have numbers that all processes share, and that grow along the row.
 
     Attributes:
         numbers: document of each token; of padding anything.
         real: true at real tokens.
-        left_numbers: documents of the last tokens of the rank before.
+        left_numbers: documents of the last tokens of the process before.
         left_real: true at the real ones among them.
-        incoming: document of the last real token of all ranks before; a lower number than any
+        incoming: document of the last real token of all processes before; a lower number than any
             where there is none.
-        outgoing: the same of all ranks up to this one.
+        outgoing: the same of all processes up to this one.
     """
 
     numbers: Int[Tensor, "batch seq"]
@@ -34,15 +34,15 @@ class Marks(NamedTuple):
 
 
 class Shard:
-    """The tokens of this rank, and where they stand in their rows.
+    """The tokens of this process, and where they stand in their rows.
 
     Args:
-        ranks: that hold the rows together.
-        marks: of documents and padding; None where no rank has either.
+        group: the processes that hold the rows together.
+        marks: of documents and padding; None where no process has either.
     """
 
-    def __init__(self, ranks: Ranks, marks: Marks | None = None):
-        self.ranks, self.marks = ranks, marks
+    def __init__(self, group: RowGroup, marks: Marks | None = None):
+        self.group, self.marks = group, marks
 
     @property
     def carried_on(self) -> Bool[Tensor, "batch seq"] | None:
@@ -57,7 +57,7 @@ class Shard:
         return None if self.marks is None else self.marks.incoming == self.marks.outgoing
 
     def behind_neighbours(self, count: int) -> Int[Tensor, "batch joined"] | None:
-        """Documents of the last ``count`` tokens of the rank before, and of this shard."""
+        """Documents of the last ``count`` tokens of the process before, and of this shard."""
         if self.marks is None:
             return None
         first = self.marks.left_numbers.shape[1] - count
@@ -81,15 +81,15 @@ class Shard:
     def take_left(
         self, tensor: Shaped[Tensor, "*lead seq dim"], count: int
     ) -> Shaped[Tensor, "*lead joined dim"]:
-        """Put the last ``count`` tokens of the rank before in front of those of this shard.
+        """Put the last ``count`` tokens of the process before in front of those of this shard.
 
         Args:
             tensor: of this shard.
-            count: tokens; on the first rank they are zeros.
+            count: tokens; on the first process they are zeros.
 
         Returns:
             Both, with the gradient.
         """
         seq = tensor.shape[-2]
-        left = self.ranks.from_left(tensor[..., seq - count :, :])
+        left = self.group.from_left(tensor[..., seq - count :, :])
         return torch.cat([left, tensor], dim=-2)

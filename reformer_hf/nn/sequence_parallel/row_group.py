@@ -1,4 +1,4 @@
-"""What the ranks of a row tell each other, with gradients that go back the way the numbers came."""
+"""What the processes of a row tell each other, with gradients that go back where they came from."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,63 +13,64 @@ from reformer_hf.ops.derivatives import first_derivative_only, refuse_transforms
 from reformer_hf.ops.tails import Tails, merge_tails, split_tails
 
 
-class Ranks:
-    """The processes that hold a row together, each the tokens behind those of the rank before it.
+class RowGroup:
+    """The processes that hold a row together, each the tokens behind those of the one before.
 
     All of them make the same calls in the same order.
 
     Args:
-        group: the processes; None for all.
+        processes: their group in torch; None for all.
 
     Attributes:
-        rank: of this process in the group.
+        index: of this process in the row, from the left.
         size: processes of the group.
-        received_bytes: bytes of vectors that have come from other ranks so far, gradients included.
+        received_bytes: bytes that have come from other processes so far, gradients included.
 
     Raises:
-        RuntimeError: in any call, if another rank has ended.
+        RuntimeError: in any call, if another process has ended.
     """
 
-    def __init__(self, group: Any = None):
-        self.group = group
-        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+    def __init__(self, processes: Any = None):
+        self.processes = processes
+        self.index, self.size = dist.get_rank(processes), dist.get_world_size(processes)
         self.received_bytes = 0
 
     @property
     def first(self) -> bool:
-        """Whether no rank holds tokens before those of this one."""
-        return self.rank == 0
+        """Whether nobody holds tokens before those of this process."""
+        return self.index == 0
 
     @property
     def last(self) -> bool:
-        """Whether no rank holds tokens behind those of this one."""
-        return self.rank == self.size - 1
+        """Whether nobody holds tokens behind those of this process."""
+        return self.index == self.size - 1
 
-    def gather(self, numbers: Shaped[Tensor, "..."]) -> Shaped[Tensor, "ranks ..."]:
-        """Collect a tensor of one shape from every rank, without a gradient.
+    def gather(self, numbers: Shaped[Tensor, "..."]) -> Shaped[Tensor, "processes ..."]:
+        """Collect a tensor of one shape from every process, without a gradient.
 
         Args:
-            numbers: of this rank.
+            numbers: of this process.
 
         Returns:
-            Those of all ranks, in order.
+            Those of all processes, in order.
         """
         found = [torch.empty_like(numbers) for _ in range(self.size)]
         with self._explained():
-            dist.all_gather(found, numbers.contiguous(), group=self.group)
+            dist.all_gather(found, numbers.contiguous(), group=self.processes)
+        self.received_bytes += (self.size - 1) * numbers.nbytes
         return torch.stack(found)
 
     def move(self, tensor: Shaped[Tensor, "..."], step: int) -> Shaped[Tensor, "..."]:
-        """Give a tensor to the rank ``step`` further and take that of the rank as far before.
+        """Give a tensor to the process ``step`` further and take that of the process as far before.
 
         There is no gradient.
 
         Args:
-            tensor: of one shape on all ranks.
+            tensor: of one shape on all processes.
             step: 1 to the right, -1 to the left.
 
         Returns:
-            The tensor of the other rank; zeros where there is none.
+            The tensor of the other process; zeros where there is none.
         """
         received = _zeros_like(tensor)
         sent = tensor.contiguous()
@@ -77,10 +78,10 @@ class Ranks:
         return received
 
     def from_left(self, tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-        """The tensor of the rank before, with its gradient; zeros on the first rank.
+        """The tensor of the process before, with its gradient; zeros on the first process.
 
         Args:
-            tensor: of one shape on all ranks.
+            tensor: of one shape on all processes.
 
         Returns:
             The neighbour's.
@@ -91,16 +92,16 @@ class Ranks:
         return _FromLeft.apply(tensor, self)  # type: ignore[return-value]
 
     def scan(self, own: Tails, goes_on: Bool[Tensor, " batch"] | None) -> Tails:
-        """The tails of all ranks before, with their gradient.
+        """The tails of all processes before, with their gradient.
 
-        Each rank waits for the one before it, adds its own tails and hands them on.
+        Each process waits for the one before it, adds its own tails and hands them on.
 
         Args:
-            own: of this rank.
-            goes_on: rows in which later ranks still see what the ranks before hold; None for all.
+            own: of this process.
+            goes_on: rows of which later processes still see what came before; None for all.
 
         Returns:
-            Of the ranks before.
+            Of the processes before.
 
         Source: ``docs/sequence_parallelism.md``.
         """
@@ -108,27 +109,27 @@ class Ranks:
         return Tails(*_Scan.apply(*own, goes_on, self))  # type: ignore[misc]
 
     def send(self, tensors: tuple[Tensor, ...], step: int) -> None:
-        """Give tensors to the rank ``step`` further, if there is one."""
+        """Give tensors to the process ``step`` further, if there is one."""
         self._exchange(*((dist.isend, tensor.contiguous(), step) for tensor in tensors))
 
     def receive(self, like: tuple[Tensor, ...], step: int) -> tuple[Tensor, ...]:
-        """Take tensors of these shapes from the rank ``step`` further; zeros if there is none."""
+        """Take tensors of these shapes from the process ``step`` further; zeros if none."""
         received = tuple(map(_zeros_like, like))
         self._exchange(*((dist.irecv, tensor, step) for tensor in received))
         return received
 
     def _exchange(self, *transfers: tuple[Callable[..., Any], Tensor, int]) -> None:
-        """Send to ranks or receive from them, all at once; beyond the ends there is nobody."""
+        """Send to processes or receive from them, all at once; beyond the ends there is nobody."""
         operations = []
         for transfer, tensor, step in transfers:
-            peer = self.rank + step
+            peer = self.index + step
             if not 0 <= peer < self.size:
                 continue
             if transfer is dist.irecv:
                 self.received_bytes += tensor.nbytes
-            if self.group is not None:
-                peer = dist.get_global_rank(self.group, peer)
-            operations.append(dist.P2POp(transfer, tensor, peer, self.group))
+            if self.processes is not None:
+                peer = dist.get_global_rank(self.processes, peer)
+            operations.append(dist.P2POp(transfer, tensor, peer, self.processes))
         if operations:
             with self._explained():
                 for work in dist.batch_isend_irecv(operations):
@@ -140,37 +141,37 @@ class Ranks:
             yield
         except RuntimeError as error:
             raise RuntimeError(
-                f"rank {self.rank} of the {self.size} that hold a row together lost another one: "
-                "see what that one printed last, and start all of them again from the last "
+                f"process {self.index} of the {self.size} that hold a row together lost another "
+                "one: see what that one printed last, and start all of them again from the last "
                 "checkpoint"
             ) from error
 
 
 class _FromLeft(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor, ranks: Ranks) -> Tensor:
-        ctx.ranks = ranks
-        return ranks.move(tensor, 1)
+    def forward(ctx: Any, tensor: Tensor, group: RowGroup) -> Tensor:
+        ctx.group = group
+        return group.move(tensor, 1)
 
     @staticmethod
     @first_derivative_only
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return ctx.ranks.move(grads[0], -1), None
+        return ctx.group.move(grads[0], -1), None
 
 
 class _Scan(torch.autograd.Function):
-    """A chain: from the left come the tails of all ranks before, to the right go those and own."""
+    """A chain: from the left come the tails of all before, to the right go these and one's own."""
 
     @staticmethod
     def forward(
-        ctx: Any, vectors: Tensor, counts: Tensor, goes_on: Tensor | None, ranks: Ranks
+        ctx: Any, vectors: Tensor, counts: Tensor, goes_on: Tensor | None, group: RowGroup
     ) -> tuple[Tensor, Tensor]:
-        older = Tails(*ranks.receive((vectors, counts), -1))
+        older = Tails(*group.receive((vectors, counts), -1))
         handed = older.counts
         if goes_on is not None:
             handed = handed * goes_on.view(-1, 1, 1)
-        ranks.send(merge_tails(Tails(vectors, counts), Tails(older.vectors, handed)), 1)
-        ctx.ranks = ranks
+        group.send(merge_tails(Tails(vectors, counts), Tails(older.vectors, handed)), 1)
+        ctx.group = group
         ctx.save_for_backward(counts)
         ctx.mark_non_differentiable(older.counts)
         return older.vectors, older.counts
@@ -179,10 +180,10 @@ class _Scan(torch.autograd.Function):
     @first_derivative_only
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (counts,) = ctx.saved_tensors
-        (merged,) = ctx.ranks.receive((grads[0],), 1)
+        (merged,) = ctx.group.receive((grads[0],), 1)
         own, older = split_tails(merged, counts)
         # Where older tails were not handed on, nobody saw them: this part of the gradient is 0.
-        ctx.ranks.send((grads[0] + older,), -1)
+        ctx.group.send((grads[0] + older,), -1)
         return own, None, None, None
 
 
