@@ -299,7 +299,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
             self._check_shard_pass(past_key_values, use_cache, options["output_attentions"])
             rows = (input_ids, inputs_embeds, attention_mask, position_ids, seq_idx)
             options["return_streams"] = bool(return_streams)
-            outputs = self._forward_shard(self.sequence_parallel.row_group, *rows, options)
+            outputs = self._forward_shard(self.sequence_parallel.group, *rows, options)
             return self._narrow(outputs, return_streams is not None)
         cache = choose_cache(self.config, past_key_values, use_cache, seq_idx)
         if options["output_attentions"] == "dense":
