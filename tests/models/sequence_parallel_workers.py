@@ -183,8 +183,8 @@ def two_dimensions(wrap: Callable[[nn.Module], nn.Module]) -> dict[str, Any]:
     model.zero_grad()
     parallel = SequenceParallel(mesh["sp"])
     model.set_sequence_parallel(parallel)
-    own = rows[mesh.get_local_rank("dp")]
-    wrap(model)(**{name: parallel.shard(tensor) for name, tensor in own.items()}).loss.backward()
+    own, wrapped = rows[mesh.get_local_rank("dp")], wrap(model)  # DDP must outlive its backward
+    wrapped(**{name: parallel.shard(tensor) for name, tensor in own.items()}).loss.backward()
     found = gradients(model)
     found = {n: g.full_tensor() if isinstance(g, DTensor) else g for n, g in found.items()}
     return {
