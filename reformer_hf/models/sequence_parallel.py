@@ -197,6 +197,23 @@ def lay_out_shard(
     Raises:
         ValueError: naming the argument, its value and the fix.
     """
+    given = (inputs_embeds, attention_mask, position_ids, seq_idx)
+    shard, position_ids = _find_places(config, group, *given)
+    if config.position_limit is not None:
+        ends = group.gather(torch.stack(position_ids.long().aminmax()))
+        check_positions(config.position_limit, int(ends.min()), int(ends.max()))
+    return shard, position_ids
+
+
+def _find_places(
+    config: ReformerHFConfig,
+    group: RowGroup,
+    inputs_embeds: Tensor,
+    attention_mask: Tensor | None,
+    position_ids: Tensor | None,
+    seq_idx: Tensor | None,
+) -> tuple[Shard, Tensor]:
+    """The same, whatever positions the model has."""
     given = (attention_mask, position_ids, seq_idx)
     attention_mask, position_ids, seq_idx = read_rows(inputs_embeds, *given)
     batch, seq = inputs_embeds.shape[:2]
@@ -211,8 +228,6 @@ def lay_out_shard(
         numbers = _number_restarts(group, position_ids)
     if numbers is None and not any(other[1] for other in headers):
         if position_ids is None:
-            total = sum(other[-1] for other in headers)
-            check_positions(config.position_limit, 0, total - 1)
             position_ids = torch.arange(offset, offset + seq, device=device).expand(batch, -1)
         return Shard(group), position_ids
     real = torch.ones(batch, seq, dtype=torch.bool, device=device)

@@ -196,7 +196,7 @@ def two_dimensions(wrap: Callable[[nn.Module], nn.Module]) -> dict[str, Any]:
 def refusals() -> dict[str, str]:
     """What every process says about parts that make no rows."""
     parallel = SequenceParallel()
-    model = model_of({})
+    model = model_of({"position_embedding_type": "axial"})
     model.set_sequence_parallel(parallel)
     ids = parallel.shard(random_ids(BATCH, SEQ))
     last = parallel.rank == parallel.size - 1
@@ -209,6 +209,7 @@ def refusals() -> dict[str, str]:
         "some": {"input_ids": ids, **({"seq_idx": torch.zeros_like(ids)} if last else {})},
         "falling": {"input_ids": ids, "seq_idx": falling},
         "torn": {"input_ids": ids, "attention_mask": torn},
+        "far": {"input_ids": ids, "position_ids": torch.full_like(ids, 300 if last else 0)},
         "cache": {"input_ids": ids, "use_cache": True},
         "maps": {"input_ids": ids, "output_attentions": True},
     }

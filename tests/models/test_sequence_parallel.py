@@ -98,6 +98,7 @@ def test_rows_and_their_parts_are_two_dimensions_of_processes(run_of, name: str)
         ("some", "only some processes of a row give seq_idx"),
         ("falling", "seq_idx falls along a row"),
         ("torn", "padding stands between"),
+        ("far", "position 300 is outside the 96 positions"),
         ("cache", "use_cache=True in a row over several processes"),
         ("maps", "output_attentions in a row over several processes"),
     ],
