@@ -413,6 +413,13 @@ OPTION_MUTATIONS = [
         PARALLEL,
     ),
     Mutation(
+        "a gradient of gathered tails stays where they were attended",
+        "reformer_hf/nn/sequence_parallel/row_group.py",
+        "return group.swap(parts).sum(dim=0), None, None, None",
+        "return parts.sum(dim=0), None, None, None",
+        PARALLEL,
+    ),
+    Mutation(
         "a gradient of tails goes to those that handed them on alone",
         "reformer_hf/nn/sequence_parallel/row_group.py",
         "ctx.group.send((grads[0] + older,), -1)",

@@ -16,7 +16,7 @@ from reformer_hf.models.inputs import check_positions, read_rows
 from reformer_hf.models.labels import IGNORE_INDEX, first_token_labels
 from reformer_hf.nn.past.base import NewTokens, Past
 from reformer_hf.nn.self_attention import Hashing, SelfAttention
-from reformer_hf.nn.sequence_parallel.row_group import RowGroup
+from reformer_hf.nn.sequence_parallel.row_group import RowGroup, TailsForm
 from reformer_hf.nn.sequence_parallel.shard import Marks, Shard
 from reformer_hf.ops.sorting import number_documents, places_in_document
 
@@ -32,12 +32,15 @@ class SequenceParallel:
     Args:
         mesh: a one-dimensional `DeviceMesh`, such as `mesh["sp"]`, or a process group; None for all
             processes.
+        tails: how the tails of LSH layers travel. "chain": from neighbour to neighbour, with the
+            fewest bytes. "gather": from all to all at once, for few processes whose messages take
+            long to arrive.
 
     Raises:
-        ValueError: if the mesh has more dimensions, or `torch.distributed` is not initialised.
+        ValueError: if the mesh has more dimensions, `tails` is unknown, or `torch.distributed` is not initialised.
     """
 
-    def __init__(self, mesh: Any = None):
+    def __init__(self, mesh: Any = None, tails: TailsForm = "chain"):
         if not (dist.is_available() and dist.is_initialized()):
             raise ValueError(
                 "SequenceParallel without processes: call torch.distributed.init_process_group() "
@@ -50,7 +53,7 @@ class SequenceParallel:
                     'spread over, such as mesh["sp"]'
                 )
             mesh = mesh.get_group()
-        self.group = RowGroup(mesh)
+        self.group = RowGroup(mesh, tails)
 
     def __deepcopy__(self, memo: dict) -> "SequenceParallel":
         return copy(self)  # processes cannot be copied

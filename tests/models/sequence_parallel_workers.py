@@ -13,7 +13,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -74,7 +74,7 @@ def padded_documents() -> dict[str, Tensor]:
 
 
 Given = Callable[[], dict[str, Tensor]]
-SCENARIOS: dict[str, tuple[Given, dict[str, Any]]] = {
+SCENARIOS: dict[str, tuple[Any, ...]] = {
     "local and lsh": (one_document, {"attn_layers": ["local", "lsh"] * 2}),
     "axial positions": (one_document, {"position_embedding_type": "axial"}),
     "learned positions": (
@@ -94,6 +94,8 @@ SCENARIOS: dict[str, tuple[Given, dict[str, Any]]] = {
     "numbered documents, axial": (numbered_documents, {"position_embedding_type": "axial"}),
     "documents at borders": (documents_at_borders, WITH_NGRAMS),
     "restarting positions": (restarting_positions, WITH_NGRAMS),
+    "gathered": (one_document, {"attn_layers": ["local", "lsh"] * 2}, "gather"),
+    "gathered documents": (documents_at_borders, WITH_NGRAMS, "gather"),
     "padding": (padded, WITH_NGRAMS),
     "padding, axial": (padded, {"position_embedding_type": "axial"}),
     "padding and documents": (padded_documents, ALL_OPTIONS | {"position_embedding_type": "axial"}),
@@ -118,14 +120,16 @@ def model_of(fields: dict[str, Any]) -> nn.Module:
     return model
 
 
-def compare(given: Given, fields: dict[str, Any]) -> dict[str, Any]:
+def compare(
+    given: Given, fields: dict[str, Any], tails: Literal["chain", "gather"] = "chain"
+) -> dict[str, Any]:
     """Logits, loss and gradients of this process's part against those of whole rows."""
     model, inputs = model_of(fields), row_inputs(given)
     expected = model(**inputs)
     expected.loss.backward()
     whole = gradients(model)
     model.zero_grad()
-    parallel = SequenceParallel()
+    parallel = SequenceParallel(tails=tails)
     model.set_sequence_parallel(parallel)
     outputs = model(**{name: parallel.shard(tensor) for name, tensor in inputs.items()})
     outputs.loss.backward()

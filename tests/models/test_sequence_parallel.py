@@ -72,13 +72,19 @@ def test_bytes_are_those_of_the_formula(run_of, count: int):
     tails = BATCH * heads * rounds * buckets * window * 2 * dim * number
     filled = BATCH * heads * rounds * buckets * 4
     for rank, result in enumerate(run_of(count)["local and lsh"]):
-        inner = (rank > 0) + (rank < count - 1)  # neighbours
         left, right = rank > 0, rank < count - 1
         forward = layers * left * (local + tails + filled)
         backward = layers * right * (local + tails)
         gathered = (count - 1) * 8 * (6 + 1)  # a header, and how many targets there are
         label = right * BATCH * 8
-        assert inner and result["received_bytes"] == 2 * forward + backward + gathered + label
+        assert result["received_bytes"] == 2 * forward + backward + gathered + label
+    rows = BATCH * 1  # a byte says whether its document goes on
+    all_tails = layers * (2 * (tails + filled + rows) + tails)
+    for rank, result in enumerate(run_of(count)["gathered"]):
+        left, right = rank > 0, rank < count - 1
+        neighbours = layers * local * (2 * left + right) + right * BATCH * 8
+        expected = neighbours + (count - 1) * (all_tails + 8 * (6 + 1))
+        assert result["received_bytes"] == expected
 
 
 @pytest.mark.distributed

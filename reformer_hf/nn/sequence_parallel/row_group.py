@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Bool, Shaped
 from torch import Tensor
 
+from reformer_hf.ops.checks import require_choice
 from reformer_hf.ops.derivatives import first_derivative_only, refuse_transforms
 from reformer_hf.ops.tails import Tails, merge_tails, split_tails
+
+TailsForm = Literal["chain", "gather"]
 
 
 class RowGroup:
@@ -20,6 +23,9 @@ class RowGroup:
 
     Args:
         processes: their group in torch; None for all.
+        form: how tails travel. ``chain``: each process waits for the one before it and hands on
+            what that sent, with its own. ``gather``: all send theirs to all, which takes one
+            collective and as many times the bytes as there are other processes.
 
     Attributes:
         index: of this process in the row, from the left.
@@ -30,8 +36,9 @@ class RowGroup:
         RuntimeError: in any call, if another process has ended.
     """
 
-    def __init__(self, processes: Any = None):
-        self.processes = processes
+    def __init__(self, processes: Any = None, form: TailsForm = "chain"):
+        require_choice(TailsForm, tails=form)
+        self.processes, self.form = processes, form
         self.index, self.size = dist.get_rank(processes), dist.get_world_size(processes)
         self.received_bytes = 0
 
@@ -94,8 +101,6 @@ class RowGroup:
     def scan(self, own: Tails, goes_on: Bool[Tensor, " batch"] | None) -> Tails:
         """The tails of all processes before, with their gradient.
 
-        Each process waits for the one before it, adds its own tails and hands them on.
-
         Args:
             own: of this process.
             goes_on: rows of which later processes still see what came before; None for all.
@@ -106,7 +111,23 @@ class RowGroup:
         Source: ``docs/sequence_parallelism.md``.
         """
         refuse_transforms()
-        return Tails(*_Scan.apply(*own, goes_on, self))  # type: ignore[misc]
+        function = _Chain if self.form == "chain" else _Gather
+        return Tails(*function.apply(*own, goes_on, self))  # type: ignore[misc]
+
+    def swap(self, parts: Shaped[Tensor, "processes ..."]) -> Shaped[Tensor, "processes ..."]:
+        """Give each process its part, and take from each the part that it has for this one.
+
+        Args:
+            parts: for each process.
+
+        Returns:
+            From each process.
+        """
+        received = _zeros_like(parts)
+        with self._explained():
+            dist.all_to_all_single(received, parts.contiguous(), group=self.processes)
+        self.received_bytes += (self.size - 1) * parts[0].nbytes
+        return received
 
     def send(self, tensors: tuple[Tensor, ...], step: int) -> None:
         """Give tensors to the process ``step`` further, if there is one."""
@@ -159,7 +180,7 @@ class _FromLeft(torch.autograd.Function):
         return ctx.group.move(grads[0], -1), None
 
 
-class _Scan(torch.autograd.Function):
+class _Chain(torch.autograd.Function):
     """A chain: from the left come the tails of all before, to the right go these and one's own."""
 
     @staticmethod
@@ -185,6 +206,35 @@ class _Scan(torch.autograd.Function):
         # Where older tails were not handed on, nobody saw them: this part of the gradient is 0.
         ctx.group.send((grads[0] + older,), -1)
         return own, None, None, None
+
+
+class _Gather(torch.autograd.Function):
+    """All tails go to all processes, and each merges those of the ones before it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, vectors: Tensor, counts: Tensor, goes_on: Tensor | None, group: RowGroup
+    ) -> tuple[Tensor, Tensor]:
+        goes_on = counts.new_ones(len(counts), dtype=torch.bool) if goes_on is None else goes_on
+        parts = [group.gather(tensor) for tensor in (vectors, counts, goes_on)]
+        older = Tails(torch.zeros_like(vectors), torch.zeros_like(counts))
+        for own, own_counts, kept in list(zip(*parts, strict=True))[: group.index]:
+            handed = older._replace(counts=older.counts * kept.view(-1, 1, 1))
+            older = merge_tails(Tails(own, own_counts), handed)
+        ctx.group = group
+        ctx.save_for_backward(parts[1])
+        ctx.mark_non_differentiable(older.counts)
+        return older.vectors, older.counts
+
+    @staticmethod
+    @first_derivative_only
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (counts,) = ctx.saved_tensors
+        group, older = ctx.group, grads[0]
+        parts = older.new_zeros(group.size, *older.shape)
+        for index in reversed(range(group.index)):
+            parts[index], older = split_tails(older, counts[index])
+        return group.swap(parts).sum(dim=0), None, None, None
 
 
 def _zeros_like(tensor: Tensor) -> Tensor:
