@@ -435,7 +435,7 @@ OPTION_MUTATIONS = [
     ),
     Mutation(
         "positions begin anew in each part",
-        "reformer_hf/models/sequence_parallel.py",
+        "reformer_hf/models/shard_layout.py",
         "position_ids = places_in_document(documents) + goes_on * carried.unsqueeze(1)",
         "position_ids = places_in_document(documents)",
         PARALLEL,

@@ -53,8 +53,8 @@ from reformer_hf.models.sequence_parallel import (
     SequenceParallel,
     Sharded,
     check_sequence_parallel,
-    lay_out_shard,
 )
+from reformer_hf.models.shard_layout import lay_out_shard
 from reformer_hf.nn.convolution import ShortConvolution
 from reformer_hf.nn.past.base import NewTokens
 from reformer_hf.nn.reversible import Decision
