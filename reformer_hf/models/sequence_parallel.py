@@ -1,7 +1,7 @@
 """Sequence parallelism: several processes hold a row together, each consecutive tokens of it.
 
-What layers need of other processes is in :mod:`reformer_hf.nn.sequence_parallel`, where tokens stand
-in their rows in :mod:`reformer_hf.models.shard_layout`.
+What layers need of other processes is in :mod:`reformer_hf.nn.sequence_parallel`; where tokens
+stand in their rows is in :mod:`reformer_hf.models.shard_layout`.
 """
 
 from copy import copy
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.labels import IGNORE_INDEX, first_token_labels
@@ -45,7 +46,7 @@ class SequenceParallel:
                 "SequenceParallel without processes: call torch.distributed.init_process_group() "
                 "first, under torchrun"
             )
-        if mesh is not None and hasattr(mesh, "get_group"):
+        if isinstance(mesh, DeviceMesh):
             if mesh.ndim != 1:
                 raise ValueError(
                     f"mesh has the dimensions {mesh.mesh_dim_names}: give the one that rows are "

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
 
 from reformer_hf import ReformerHFForMaskedLM, SequenceParallel
 from tests import processes
@@ -165,6 +166,17 @@ def test_other_heads_are_refused(alone: SequenceParallel):
         model.set_sequence_parallel(alone)
     with pytest.raises(ValueError, match="is_decoder=False"):
         model.reformer.set_sequence_parallel(alone)
+
+
+def test_a_mesh_has_one_dimension(alone: SequenceParallel):
+    mesh = init_device_mesh("cpu", (1, 1), mesh_dim_names=("dp", "sp"))
+    assert SequenceParallel(mesh["sp"]).size == 1
+    with pytest.raises(
+        ValueError, match=r'give the one that rows are spread over, such as mesh\["sp"\]'
+    ):
+        SequenceParallel(mesh)
+    with pytest.raises(ValueError, match="tails='ring'"):
+        SequenceParallel(mesh["sp"], tails="ring")  # type: ignore[arg-type]
 
 
 def test_processes_come_first():
