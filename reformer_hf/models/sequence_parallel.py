@@ -18,6 +18,7 @@ from reformer_hf.nn.past.base import NewTokens, Past
 from reformer_hf.nn.self_attention import Hashing, SelfAttention
 from reformer_hf.nn.sequence_parallel.row_group import RowGroup, TailsForm
 from reformer_hf.nn.sequence_parallel.shard import Shard
+from reformer_hf.ops.checks import require_choice
 
 
 class SequenceParallel:
@@ -46,6 +47,7 @@ class SequenceParallel:
                 "SequenceParallel without processes: call torch.distributed.init_process_group() "
                 "first, under torchrun"
             )
+        require_choice(TailsForm, tails=tails)
         if isinstance(mesh, DeviceMesh):
             if mesh.ndim != 1:
                 raise ValueError(

@@ -102,6 +102,19 @@ SCENARIOS: dict[str, tuple[Any, ...]] = {
 }
 
 
+ENOUGH_ONCE = {
+    *("learned positions", "sparse projections", "eager", "stored", "budget", "groups of heads"),
+    *("numbered documents, sparse", "numbered documents, axial", "padding and documents"),
+}
+"""What two processes show, and more would not show better."""
+
+
+def scenarios_of(count: int) -> dict[str, tuple[Any, ...]]:
+    """What so many processes compute."""
+    names = [name for name in SCENARIOS if count == 2 or name not in ENOUGH_ONCE]
+    return {name: SCENARIOS[name] for name in names}
+
+
 def row_inputs(given: Given) -> dict[str, Tensor]:
     """Whole rows with labels."""
     inputs = {"input_ids": random_ids(BATCH, SEQ), **given()}
@@ -242,7 +255,8 @@ def lose_the_last_process() -> dict[str, str]:
 def main(directory: Path) -> None:
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
     calls: dict[str, Callable[[], dict[str, Any]]] = {
-        name: lambda scenario=scenario: compare(*scenario) for name, scenario in SCENARIOS.items()
+        name: lambda scenario=scenario: compare(*scenario)
+        for name, scenario in scenarios_of(dist.get_world_size()).items()
     }
     calls |= {"train": train_step, "refusals": refusals}
     if dist.get_world_size() == 4:
