@@ -22,6 +22,7 @@ from reformer_hf.models.modeling_reformer_hf import (
     ReformerHFPreTrainedModel,
 )
 from reformer_hf.models.registration import register
+from reformer_hf.models.sequence_parallel import SequenceParallel
 from reformer_hf.models.tokenization_reformer_hf import (
     ReformerHFByteTokenizer,
     ReformerHFTokenizer,
@@ -44,6 +45,7 @@ __all__ = [
     "ReformerHFModel",
     "ReformerHFPreTrainedModel",
     "ReformerHFTokenizer",
+    "SequenceParallel",
     "register",
 ]
 

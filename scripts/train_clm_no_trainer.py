@@ -102,6 +102,7 @@ from reformer_hf.training.processes import (
 from reformer_hf.training.recipe import new_model_recipe
 from reformer_hf.training.record import RUN_RECORD, describe_data, make_record, with_schedule
 from reformer_hf.training.resuming import compare_steps, given_hyperparameters
+from reformer_hf.training.row_parts import RowParts
 from reformer_hf.training.row_schedule import RowSchedule, choose_row_schedule
 from reformer_hf.training.storage import write_json
 
@@ -129,6 +130,7 @@ class Run:
     eval_loader: Any
     max_steps: int
     checkpoint: Path | None
+    row_parts: RowParts
     in_backward: OptimizerInBackward | None = None
 
     @property
@@ -269,6 +271,8 @@ def prepare_run(
     train_loader, order, eval_loader = make_loaders(
         data, arguments, accelerator, tokenizer, schedule
     )
+    row_parts = RowParts(arguments.sequence_parallel_size, accelerator.device)
+    row_parts.attach(model)
     optimizer = choose_optimizer(model, arguments)
     model, optimizer, train_loader, eval_loader = accelerator.prepare(
         model, optimizer, train_loader, eval_loader
@@ -288,7 +292,7 @@ def prepare_run(
     accelerator.register_for_checkpointing(scheduler)
     return Run(
         *(arguments, accelerator, tokenizer, model, optimizer, scheduler),
-        *(data, train_loader, order, eval_loader, max_steps, checkpoint, in_backward),
+        *(data, train_loader, order, eval_loader, max_steps, checkpoint, row_parts, in_backward),
     )
 
 
@@ -514,11 +518,12 @@ def take_step(run: Run, batches: Sequence[dict[str, Tensor]]) -> float:
     count: Any = accelerator.reduce(torch.stack(targets).sum(), "sum")
     count = count.clamp(min=1)
     loss = torch.zeros((), device=accelerator.device)
-    for index, batch in enumerate(batches):
-        last = index == len(batches) - 1
+    passes = [part for batch in batches for part in run.row_parts.cut(batch)]
+    for index, inputs in enumerate(passes):
+        last = index == len(passes) - 1
         with nullcontext() if last else accelerator.no_sync(model):
             with accelerator.autocast():
-                share = model(**batch, num_items_in_batch=count).loss
+                share = model(**inputs, num_items_in_batch=count).loss
             # DDP and FSDP take the mean over the processes, which the count has divided by already.
             accelerator.backward(share * accelerator.num_processes)
         loss += share.detach()
@@ -563,7 +568,8 @@ def dry_run(run: Run) -> dict[str, Any]:
     batches: Any = run.eval_loader
     if has_length(run.eval_loader):
         model = accelerator.unwrap_model(run.model)
-        score_batches(model, islice(batches, 1), run.tokenizer, accelerator)
+        parts = (part for batch in islice(batches, 1) for part in run.row_parts.cut(batch))
+        score_batches(model, parts, run.tokenizer, accelerator)
         evaluation = (time.perf_counter() - start) * len(batches)
     if run.arguments.checkpointing_steps is not None and accelerator.num_processes == 1:
         start = time.perf_counter()
@@ -603,7 +609,8 @@ def evaluate(run: Run) -> Score | None:
     if run.eval_loader is None:
         return None
     hidden = not run.accelerator.is_local_main_process
-    batches = tqdm(run.eval_loader, "evaluation", disable=hidden, leave=False)
+    bar = tqdm(run.eval_loader, "evaluation", disable=hidden, leave=False)
+    batches = (part for batch in bar for part in run.row_parts.cut(batch))
     model = run.accelerator.unwrap_model(run.model)
     return score_batches(model, batches, run.tokenizer, run.accelerator)
 

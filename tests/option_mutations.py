@@ -13,6 +13,8 @@ OUTPUT = ("tests/models/test_language_model.py",)
 CACHED = ("tests/models/test_cached_forward.py",)
 SPARSE_OPS = ("tests/ops/test_sparse_feed_forward.py",)
 SPARSE = ("tests/nn/test_sparse_feed_forward.py",)
+TAILS = ("tests/ops/test_tails.py",)
+PARALLEL = ("tests/models/test_sequence_parallel.py",)
 
 _TURNED = "query if rotary is None else rotate_queries(query, rotary)"
 
@@ -58,14 +60,6 @@ OPTION_MUTATIONS = [
         "self.q_norm(query), self.k_norm(key)",
         "self.q_norm(query), self.q_norm(key)",
         MODULES,
-    ),
-    Mutation(
-        "keys are remembered as they were before their norm",
-        "reformer_hf/nn/distance_attention.py",
-        "            past.remember(key, value, new)",
-        "            _, raw, _ = self.project(hidden_states, past=None, new=None)\n"
-        "            past.remember(raw, value, new)",
-        CACHED,
     ),
     Mutation(
         "queries and keys are scaled behind their turn",
@@ -451,5 +445,47 @@ OPTION_MUTATIONS = [
         "rows, columns = matrix.shape if matrix in stored else (1, 1)",
         "rows, columns = (1, 1)",
         ("tests/training/test_optimizers.py",),
+    ),
+    Mutation(
+        "older tails come first",
+        "reformer_hf/ops/tails.py",
+        "torch.cat([newer.vectors, older.vectors], dim=-2)",
+        "torch.cat([older.vectors, newer.vectors], dim=-2)",
+        TAILS,
+    ),
+    Mutation(
+        "tails of a document that has ended are handed on",
+        "reformer_hf/nn/sequence_parallel/row_group.py",
+        "handed = handed * goes_on.view(-1, 1, 1)",
+        "handed = older.counts",
+        PARALLEL,
+    ),
+    Mutation(
+        "a gradient of gathered tails stays where they were attended",
+        "reformer_hf/nn/sequence_parallel/row_group.py",
+        "return group.swap(parts).sum(dim=0), None, None, None",
+        "return parts.sum(dim=0), None, None, None",
+        PARALLEL,
+    ),
+    Mutation(
+        "a gradient of tails goes to those that handed them on alone",
+        "reformer_hf/nn/sequence_parallel/row_group.py",
+        "ctx.group.send((grads[0] + older,), -1)",
+        "ctx.group.send((grads[0],), -1)",
+        PARALLEL,
+    ),
+    Mutation(
+        "the first process sees zeros before its tokens",
+        "reformer_hf/nn/sequence_parallel/pasts.py",
+        "left = 0 if self.shard.group.first else self.before",
+        "left = self.before",
+        PARALLEL,
+    ),
+    Mutation(
+        "positions begin anew in each part",
+        "reformer_hf/models/shard_layout.py",
+        "position_ids = places_in_document(documents) + goes_on * carried.unsqueeze(1)",
+        "position_ids = places_in_document(documents)",
+        PARALLEL,
     ),
 ]

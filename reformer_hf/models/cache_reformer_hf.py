@@ -1,6 +1,7 @@
 """The cache of generation, on transformers' cache protocol."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 from reformer_hf.nn.past.base import NewTokens, Past
 from reformer_hf.nn.past.recent_inputs import RecentInputs
+from reformer_hf.nn.self_attention import Hashing, SelfAttention
 
 
 class ReformerHFCacheLayer(CacheLayerMixin):
@@ -198,6 +200,10 @@ class Remembered(NamedTuple):
     layer: ReformerHFCacheLayer
     new: NewTokens
     offload: bool
+
+    def past(self, attention: SelfAttention, hashing: Hashing, device: torch.device) -> Past:
+        """The past of a layer, which its attention makes at the first tokens."""
+        return self.layer.fetch(partial(attention.new_past, hashing, device), self.new)
 
 
 class ReformerHFCache(DynamicCache):

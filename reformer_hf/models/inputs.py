@@ -143,16 +143,9 @@ def lay_out_rows(
     Raises:
         ValueError: if packed rows meet the `chunk` scope, or a position is beyond the limit.
     """
+    given = (attention_mask, position_ids, seq_idx)
+    attention_mask, position_ids, seq_idx = read_rows(inputs_embeds, *given)
     batch, seq = inputs_embeds.shape[:2]
-    if attention_mask is not None and attention_mask.shape != (batch, seq):
-        raise ValueError(
-            f"attention_mask has shape {tuple(attention_mask.shape)}, the input has "
-            f"{(batch, seq)}: give one 0 or 1 per token"
-        )
-    if seq_idx is not None:
-        seq_idx = expand_rows("seq_idx", seq_idx, batch, seq)
-    if position_ids is not None:
-        position_ids = expand_rows("position_ids", position_ids, batch, seq)
     documents = find_documents(batch, attention_mask, position_ids, seq_idx)
     if config.attention_scope == "chunk" and _is_packed(documents, attention_mask):
         raise ValueError(
@@ -175,6 +168,30 @@ def lay_out_rows(
     if can_look(position_ids):
         check_positions(config.position_limit, int(position_ids.min()), int(position_ids.max()))
     return RowLayout(documents, position_ids)
+
+
+def read_rows(
+    inputs_embeds: Tensor,
+    attention_mask: Tensor | None,
+    position_ids: Tensor | None,
+    seq_idx: Tensor | None,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Check the shapes of what is given of each token; the last three come back as (batch, seq).
+
+    Raises:
+        ValueError: naming the argument and its shape.
+    """
+    batch, seq = inputs_embeds.shape[:2]
+    if attention_mask is not None and attention_mask.shape != (batch, seq):
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)}, the input has "
+            f"{(batch, seq)}: give one 0 or 1 per token"
+        )
+    if seq_idx is not None:
+        seq_idx = expand_rows("seq_idx", seq_idx, batch, seq)
+    if position_ids is not None:
+        position_ids = expand_rows("position_ids", position_ids, batch, seq)
+    return attention_mask, position_ids, seq_idx
 
 
 def check_hashing(

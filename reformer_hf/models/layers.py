@@ -4,7 +4,7 @@ No algorithm lives here. Attention is in :mod:`reformer_hf.nn.attention`, the re
 :mod:`reformer_hf.nn.reversible`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.encoder_decoder.cross_attention import Source
 from reformer_hf.models.feed_forward import build_feed_forward
 from reformer_hf.models.self_attention import LayerInputs, ReformerHFAttention
+from reformer_hf.models.sequence_parallel import Sharded
 from reformer_hf.models.sparsity_rules import check_recurrence
 from reformer_hf.nn.dropout import SeededDropout
 from reformer_hf.nn.embeddings import (
@@ -152,7 +153,7 @@ class ReformerHFLayer(GradientCheckpointingLayer):
         lengths = [self.feed_forward.piece_length(stream)]
         if self.sru is not None:
             options: dict[str, Any] = {"documents": inputs.documents}
-            if inputs.remembered is not None:
+            if isinstance(inputs.remembered, Remembered):
                 options = {"past": inputs.remembered.layer.past, "new": inputs.remembered.new}
             terms.append(partial(self.sru, **options))
             lengths.append(0)  # a recurrence needs whole rows
@@ -210,7 +211,7 @@ class ReformerHFEncoder(nn.Module):
         decisions: list[Decision],
         output_hidden_states: bool,
         output_attentions: MapForm | None,
-        remembered: list[Remembered] | None = None,
+        remembered: Sequence[Remembered | Sharded] | None = None,
         return_streams: bool = False,
         source: Source | None = None,
         skipped: int = 0,
@@ -222,7 +223,8 @@ class ReformerHFEncoder(nn.Module):
         States of the first `skipped` places are not returned.
         """
         replay = self.reversible and not output_attentions and torch.is_grad_enabled()
-        budget = self.activation_budget
+        # The layers of a shard are replayed on all processes or on none; a cache knows no replay.
+        budget = self.activation_budget if remembered is None else 0
         coupling = ReversibleCoupling(budget) if replay else PlainCoupling()
         x1 = x2 = embedded.pop()
         streams, maps, cross_maps = [], [], []
@@ -242,7 +244,7 @@ class ReformerHFEncoder(nn.Module):
             x1, x2, attention_map, *cross_map = layer(x1, x2, coupling, inputs)
             maps.append(attention_map)
             cross_maps += cross_map
-            if past is not None and past.offload:
+            if isinstance(past, Remembered) and past.offload:
                 past.layer.offload()
         if skipped:
             x1, x2 = x1[:, skipped:], x2[:, skipped:]

@@ -49,8 +49,17 @@ from reformer_hf.models.layers import (
 )
 from reformer_hf.models.quantised import read_int8_directly
 from reformer_hf.models.rotary import rotary_of
+from reformer_hf.models.sequence_parallel import (
+    SequenceParallel,
+    Sharded,
+    check_sequence_parallel,
+)
+from reformer_hf.models.shard_layout import lay_out_shard
 from reformer_hf.nn.convolution import ShortConvolution
+from reformer_hf.nn.past.base import NewTokens
 from reformer_hf.nn.reversible import Decision
+from reformer_hf.nn.sequence_parallel.pasts import LeftInputs
+from reformer_hf.nn.sequence_parallel.row_group import RowGroup
 from reformer_hf.nn.sparse_dense import LocallyConvolutionalDense, MultiplicativeDense
 from reformer_hf.nn.sparse_feed_forward import SparseFeedForward
 from reformer_hf.ops.attention_map import MapForm
@@ -70,6 +79,7 @@ class ReformerHFPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _no_split_modules = ["ReformerHFLayer"]  # all must be in the model, or accelerate refuses
     _skip_keys_device_placement = ["past_key_values"]
+    sequence_parallel: SequenceParallel | None = None
 
     def __init__(self, config: ReformerHFConfig, *inputs: Any, **kwargs: Any):
         config.check_fields()
@@ -133,6 +143,25 @@ class ReformerHFPreTrainedModel(PreTrainedModel):
                 "instead of storing them, beyond activation_budget bytes (0 rebuilds all). Set "
                 "reversible=False for checkpoints instead."
             )
+
+    def set_sequence_parallel(self, parallel: SequenceParallel | None) -> None:
+        """Spread rows over several processes: each gives the model its part of them.
+
+        Args:
+            parallel: the processes; None for whole rows again. Nothing of it is saved.
+
+        Raises:
+            ValueError: if this model's rows cannot be spread, naming the reason.
+        """
+        base = self.base_model
+        if not isinstance(self, ReformerHFModel | ReformerHFForCausalLM):
+            raise ValueError(
+                f"{type(self).__name__} in a row over several processes: only ReformerHFModel and "
+                "ReformerHFForCausalLM can do that"
+            )
+        if parallel is not None:
+            check_sequence_parallel(self.config)
+        base.sequence_parallel = parallel  # type: ignore[assignment]
 
     def recorded(
         self, output_hidden_states: bool | None, output_attentions: bool | MapForm | None
@@ -266,6 +295,12 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
             "skipped": skipped,
             **self.recorded(output_hidden_states, output_attentions),
         }
+        if self.sequence_parallel is not None:
+            self._check_shard_pass(past_key_values, use_cache, options["output_attentions"])
+            rows = (input_ids, inputs_embeds, attention_mask, position_ids, seq_idx)
+            options["return_streams"] = bool(return_streams)
+            outputs = self._forward_shard(self.sequence_parallel.group, *rows, options)
+            return self._narrow(outputs, return_streams is not None)
         cache = choose_cache(self.config, past_key_values, use_cache, seq_idx)
         if options["output_attentions"] == "dense":
             self._check_dense_maps(inputs_embeds, cache, source)
@@ -319,6 +354,30 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         outputs.past_key_values = cache
         return outputs
 
+    def _forward_shard(
+        self,
+        group: RowGroup,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        seq_idx: Tensor | None,
+        options: dict[str, Any],
+    ) -> BaseModelOutputWithPast | BaseModelOutputWithPastAndCrossAttentions:
+        """Encode this process's part of rows that several processes hold together."""
+        given = (inputs_embeds, attention_mask, position_ids, seq_idx)
+        shard, position_ids = lay_out_shard(self.config, group, *given)
+        new = NewTokens(position_ids, padded=False)
+        ngrams = self.embeddings.ngram_embeddings
+        if ngrams is not None:
+            assert input_ids is not None  # since vectors are refused
+            ngrams = ngrams(input_ids, recent=LeftInputs(shard), new=new)
+        embedded = [self.embeddings(inputs_embeds, position_ids, ngrams)]
+        options["rotary"] = rotary_of(self.config, position_ids, embedded[0].dtype)
+        remembered = [Sharded(shard, new)] * len(self.encoder.layers)
+        seed = self._draw_hash_seed()
+        return self.encoder(embedded, None, seed, remembered=remembered, **options)
+
     def _narrow(self, outputs: Any, for_head: bool) -> Any:
         """Replace states by the mean of both streams, if the configuration says so."""
         states = outputs.hidden_states
@@ -330,6 +389,21 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         if not for_head:
             outputs.last_hidden_state = means[-1]
         return outputs
+
+    def _check_shard_pass(
+        self, past_key_values: Cache | None, use_cache: bool | None, maps: MapForm | None
+    ) -> None:
+        """Refuse what a row over several processes has none of."""
+        asked = {
+            "past_key_values or use_cache=True": past_key_values is not None or bool(use_cache),
+            "output_attentions": maps is not None,
+        }
+        for name, found in asked.items():
+            if found:
+                raise ValueError(
+                    f"{name} in a row over several processes: call set_sequence_parallel(None) "
+                    "first, and give whole rows"
+                )
 
     def _check_dense_maps(
         self, inputs_embeds: Tensor, cache: Cache | None, source: Source | None
@@ -354,6 +428,8 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         """The seed of this pass's rotations: fixed outside training, else drawn."""
         if self.training and self.config.redraw_rotations and "lsh" in self.config.attn_layers:
             drawn = draw_seed()  # from the default generator: `set_seed` reproduces a run
+            if drawn is not None and self.sequence_parallel is not None:
+                drawn = self.sequence_parallel.share(drawn, self.device)
             if drawn is not None:
                 return drawn
         return self.config.hash_seed or 0
@@ -444,12 +520,19 @@ class ReformerHFForCausalLM(
             return_streams=return_streams,
             **kwargs,
         )
+        parallel = self.reformer.sequence_parallel
         if shift_labels is None and labels is not None:
             counted = num_items_in_batch is not None
             mask = None if attention_mask is None else attention_mask[:, -labels.shape[1] :]
-            labels = first_token_labels(labels, mask, position_ids, seq_idx, counted)
-            shift_labels = nn.functional.pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:]
+            where = (mask, position_ids, seq_idx, counted)
+            if parallel is not None:
+                shift_labels = parallel.shift_labels(labels, *where)
+            else:
+                labels = first_token_labels(labels, *where)
+                shift_labels = nn.functional.pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:]
         targets = None if shift_labels is None else shift_labels.long().contiguous()
+        if parallel is not None and targets is not None and num_items_in_batch is None:
+            num_items_in_batch = parallel.mean_targets(targets)
         # Without a gradient behind a cache, or that of the head alone would look like the model's.
         with torch.set_grad_enabled(torch.is_grad_enabled() and outputs.past_key_values is None):
             loss, logits = self._predict(

@@ -1,7 +1,6 @@
 """Self-attention as a sub-layer of a reversible block, built from the configuration."""
 
 from dataclasses import asdict
-from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from reformer_hf.models.cache_reformer_hf import Remembered
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.encoder_decoder.cross_attention import Source
 from reformer_hf.models.implementations import to_implementation
+from reformer_hf.models.sequence_parallel import Sharded
 from reformer_hf.nn.attention import LocalSelfAttention, LSHSelfAttention
 from reformer_hf.nn.convolution import ShortConvolution
 from reformer_hf.nn.feed_forward import OutputProjection
@@ -73,7 +73,7 @@ class LayerInputs(NamedTuple):
         documents: document of each place, (batch, seq), or None.
         hashing: how LSH layers hash.
         output_map: also return the attention map in this form.
-        remembered: the tokens before, in a pass with a cache.
+        remembered: the tokens before, in a pass with a cache or of a shard.
         source: what a decoder's layers attend to beside their own tokens.
         rotary: angles that queries and keys are turned by.
     """
@@ -81,7 +81,7 @@ class LayerInputs(NamedTuple):
     documents: Tensor | None = None
     hashing: Hashing = DEFAULT_HASHING
     output_map: MapForm | None = None
-    remembered: Remembered | None = None
+    remembered: Remembered | Sharded | None = None
     source: Source | None = None
     rotary: Rotary | None = None
 
@@ -125,8 +125,8 @@ class ReformerHFAttention(nn.Module):
         if inputs.remembered is None:
             outputs, attention_map = attention(normalised, inputs.documents, heads=heads, **options)
         else:
-            layer, new, _ = inputs.remembered
-            past = layer.fetch(partial(attention.new_past, inputs.hashing, normalised.device), new)
+            past = inputs.remembered.past(attention, inputs.hashing, normalised.device)
+            new = inputs.remembered.new
             outputs, attention_map = attention.attend_cached(normalised, past, new, **options)
         if heads is not None:
             return self.output.project_some(outputs, attention.num_heads, heads, dropout_seed), None

@@ -1,6 +1,5 @@
 """LSH and local self-attention: projections around the functions of :mod:`reformer_hf.ops`."""
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +20,8 @@ from reformer_hf.nn.self_attention import (
     SelfAttention,
     join_heads,
 )
+from reformer_hf.nn.sequence_parallel.pasts import DistanceShardPast, LSHShardPast
+from reformer_hf.nn.sequence_parallel.shard import Shard
 from reformer_hf.ops.attend import Implementation
 from reformer_hf.ops.attention import local_attention, lsh_attention
 from reformer_hf.ops.attention_map import HeadsAndMap, MapForm
@@ -156,6 +157,22 @@ class LSHSelfAttention(SelfAttention):
             return LSHBandPast(*common)
         return LSHChunkPast(*common, chunk_lengths=self.chunk_lengths)
 
+    def new_shard_past(
+        self,
+        shard: Shard,
+        hashing: Hashing = DEFAULT_HASHING,
+        device: torch.device | str = "cpu",
+    ) -> LSHShardPast:
+        """Make the past of a row's shard; see the base class."""
+        _check_shard(self.window)
+        if self.deduplicate_rounds:
+            raise ValueError(
+                "deduplicate_rounds=True in a row over several processes: a key that two rounds "
+                "show comes from another process twice; set it to False"
+            )
+        rotations = self.rotations(hashing.seed, hashing.num_hashes or self.num_hashes, device)
+        return LSHShardPast(shard, rotations, total_buckets(self.num_buckets), self.window)
+
     def attend_cached(
         self,
         hidden_states: Float[Tensor, "batch seq dim"],
@@ -172,7 +189,9 @@ class LSHSelfAttention(SelfAttention):
         projections = (self.query_key, self.value)
         query, value = self.project_input(projections, hidden_states, past=past, new=new)
         decision = Decision() if hashing.decision is None else hashing.decision
-        buckets = decision.recall(partial(self._hash_all, query, past.rotations))
+        buckets = decision.recall(
+            lambda: narrow_buckets(self._hash_all(query, past.rotations), self.num_buckets)
+        ).long()
         if rotary is not None:
             query = rotate_queries(query, rotary)
         attended = past.attend(
@@ -285,6 +304,16 @@ class LocalSelfAttention(DistanceSelfAttention):
         """Make an empty past; see the base class."""
         return DistancePast(self.window)
 
+    def new_shard_past(
+        self,
+        shard: Shard,
+        hashing: Hashing = DEFAULT_HASHING,
+        device: torch.device | str = "cpu",
+    ) -> DistanceShardPast:
+        """Make the past of a row's shard; see the base class."""
+        _check_shard(self.window)
+        return DistanceShardPast(shard, self.window)
+
     def project(
         self, hidden_states: Float[Tensor, "batch seq dim"], *inputs: Any, **options: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -298,3 +327,12 @@ class LocalSelfAttention(DistanceSelfAttention):
     ) -> HeadsAndMap:
         """Attend within rows; see the base class."""
         return local_attention(query, key, value, documents, window=self.window, **options)
+
+
+def _check_shard(window: Window) -> None:
+    """Refuse windows that cannot be cut into shards."""
+    if window.scope == "chunk" or not window.causal:
+        raise ValueError(
+            f"scope={window.scope!r} and causal={window.causal} in a row over several processes: "
+            "only causal layers of the 'band' scope can be cut"
+        )

@@ -70,8 +70,8 @@ class ShortConvolution(nn.Module):
         if past is None or new is None:
             return short_convolution(inputs, self.taps(), self.before, documents)
         real = new.real if new.padded else None
-        joined, target = past.recent.join(inputs, self.before, real, past.recording)
-        mixed = short_convolution(joined, self.taps(), self.before)
+        joined, target, documents = past.recent.join(inputs, self.before, real, past.recording)
+        mixed = short_convolution(joined, self.taps(), self.before, documents)
         if target is None:
             return mixed[:, -inputs.shape[1] :]
         return mixed.gather(1, target.unsqueeze(-1).expand_as(inputs))

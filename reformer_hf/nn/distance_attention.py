@@ -77,14 +77,16 @@ class DistanceSelfAttention(SelfAttention):
         """Attend from new tokens; see the base class."""
         assert isinstance(past, DistancePast)
         query, key, value = self._prepare(rotary, hidden_states, past=past, new=new)
-        options: dict[str, Any] = {"dropout": self.active_dropout}
-        options["output_map"] = output_map is not None
-        if past.length:
-            attended = past.decode(query, key, value, new, **options)
-        else:
-            past.remember(key, value, new)
-            options["implementation"] = implementation
-            attended = self.attend(query, key, value, new.documents, **options)
+        attended = past.attend(
+            self.attend,
+            query,
+            key,
+            value,
+            new,
+            dropout=self.active_dropout,
+            output_map=output_map is not None,
+            implementation=implementation,
+        )
         return join_heads(attended, output_map, past.length)
 
     def _prepare(

@@ -138,8 +138,8 @@ class NgramEmbeddings(nn.Module):
             return self._look_up(last_tokens(input_ids + 1, self.sizes[-1], documents))
         real = new.real if new.padded else None
         count = self.sizes[-1] - 1
-        joined, target = recent.join(input_ids.unsqueeze(-1) + 1, count, real, recording)
-        last = last_tokens(joined.squeeze(-1), self.sizes[-1])
+        joined, target, documents = recent.join(input_ids.unsqueeze(-1) + 1, count, real, recording)
+        last = last_tokens(joined.squeeze(-1), self.sizes[-1], documents)
         if target is None:
             return self._look_up(last[:, -input_ids.shape[1] :])
         rows = torch.arange(len(last), device=last.device).unsqueeze(1)

@@ -13,6 +13,7 @@ from reformer_hf.nn.convolution import ShortConvolution
 from reformer_hf.nn.heads import merge_heads, project_heads, split_heads
 from reformer_hf.nn.past.base import NewTokens, Past
 from reformer_hf.nn.reversible import Decision
+from reformer_hf.nn.sequence_parallel.shard import Shard
 from reformer_hf.nn.sparse_projections import SharedProjection
 from reformer_hf.ops.attend import Implementation
 from reformer_hf.ops.attention_map import AttentionMap, HeadsAndMap, MapForm
@@ -128,6 +129,30 @@ class SelfAttention(nn.Module, ABC):
         Returns:
             The past.
         """
+
+    def new_shard_past(
+        self,
+        shard: Shard,
+        hashing: Hashing = DEFAULT_HASHING,
+        device: torch.device | str = "cpu",
+    ) -> Past:
+        """Make the past of a row's shard, for :meth:`attend_cached`: other ranks hold it.
+
+        Args:
+            shard: of this rank.
+            hashing: brings the seed and the rounds, the same on all ranks.
+            device: of the tokens.
+
+        Returns:
+            The past, with gradients.
+
+        Raises:
+            ValueError: if a layer of this kind cannot be cut into shards.
+        """
+        raise ValueError(
+            f"{type(self).__name__} sees whole documents: a row over several processes needs local "
+            "and LSH layers"
+        )
 
     @abstractmethod
     def attend_cached(

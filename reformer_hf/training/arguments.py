@@ -39,6 +39,10 @@ _IN_BACKWARD = (
     "Update each layer in backward as soon as its gradients are there, and free them: the set of "
     "all gradients is never in memory. max_grad_norm is of each layer then, not of the model."
 )
+_SEQUENCE_PARALLEL = (
+    "Processes that hold a row together, each a part of it; a divisor of the number of processes. "
+    "Causal language models only."
+)
 Packing = Literal["documents", "blocks", "none"]
 DRY_RUN = (
     "Prepare the run, take a few steps on its data, say how long it will take and how much memory, "
@@ -255,9 +259,11 @@ class ReformerTrainingArguments(TrainingArguments):
     muon_learning_rate: float | None = argument(None, _MUON_RATE)
     muon_momentum: float = argument(0.95, "Momentum of Muon.")
     optimizer_in_backward: bool = argument(False, _IN_BACKWARD)
+    sequence_parallel_size: int = argument(1, _SEQUENCE_PARALLEL)
 
     def __post_init__(self):
         expand_home(self, "resume_from_checkpoint")
+        require_positive(self, "sequence_parallel_size")
         if self.dry_run and not self.do_train:
             raise ValueError("dry_run=True without do_train: nothing is trained; give do_train")
         if self.dry_run:
@@ -291,6 +297,7 @@ class LoopArguments:
     muon_learning_rate: float | None = argument(None, _MUON_RATE)
     muon_momentum: float = argument(0.95, "Momentum of Muon.")
     optimizer_in_backward: bool = argument(False, _IN_BACKWARD)
+    sequence_parallel_size: int = argument(1, _SEQUENCE_PARALLEL)
     weight_decay: float = argument(0.0, "Weight decay, not of biases and layer norms.")
     adam_beta1: float = argument(0.9, "Of AdamW; also Adafactor's if it is not 0.9.")
     adam_beta2: float = argument(0.999, "Of AdamW.")
@@ -323,7 +330,7 @@ class LoopArguments:
             self,
             *("per_device_train_batch_size", "per_device_eval_batch_size", "logging_steps"),
             *("gradient_accumulation_steps", "num_train_epochs", "max_train_steps"),
-            *("learning_rate", "save_total_limit"),
+            *("learning_rate", "save_total_limit", "sequence_parallel_size"),
         )
         refuse_negative(self, "max_grad_norm", "weight_decay", "num_warmup_steps")
         if not self.with_tracking and self.report_to != "none":

@@ -48,6 +48,7 @@ from reformer_hf.training.resuming import (
     given_hyperparameters,
     write_step,
 )
+from reformer_hf.training.row_parts import RowPartsTrainer
 from reformer_hf.training.row_schedule import RowSchedule
 from reformer_hf.training.smoothing import NextTokenTrainer
 from reformer_hf.training.storage import readable_disk_errors
@@ -55,7 +56,7 @@ from reformer_hf.training.storage import readable_disk_errors
 _KEPT = "The checkpoints are whole, and training need not be repeated."
 
 
-class SealedCheckpoints(OptimizerInBackwardTrainer, MuonTrainer):
+class SealedCheckpoints(RowPartsTrainer, OptimizerInBackwardTrainer, MuonTrainer):
     """A `Trainer` that seals each checkpoint when it is whole, and only then deletes older ones.
 
     A full disk and a loss that is no number end the run with a readable error. Mix it in before
@@ -221,12 +222,14 @@ class CausalLMTrainer(NextTokenTrainer, GrowingRowsTrainer, SealedCheckpoints):
         if not self.accelerator._models and self.model_wrapped is model:
             self.model_wrapped = self.accelerator.prepare_model(model, evaluation_mode=True)
         assert isinstance(self.processing_class, PreTrainedTokenizerBase)
-        batches = (self._prepare_inputs(batch) for batch in dataloader)
         length = len(dataloader) if has_length(dataloader) else None
         hidden = self.args.disable_tqdm or not self.is_local_process_zero()
-        bar = tqdm(batches, description, total=length, disable=hidden, leave=False)
+        bar = tqdm(dataloader, description, total=length, disable=hidden, leave=False)
+        batches = (
+            part for batch in bar for part in self.row_parts.cut(self._prepare_inputs(batch))
+        )
         # Rather than the wrapper of DDP, which has nothing to do here.
-        score = score_batches(model, bar, self.processing_class, self.accelerator, self.masked)
+        score = score_batches(model, batches, self.processing_class, self.accelerator, self.masked)
         metrics = score.metrics(metric_key_prefix)
         rows = getattr(getattr(dataloader, "dataset", None), "rows", None)
         samples = len(rows) if rows is not None and has_length(rows) else 0

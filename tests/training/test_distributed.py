@@ -149,6 +149,30 @@ def test_rows_that_grow_are_the_same_on_two_processes(data, tmp_path, script):
     assert largest_difference(weights(tmp_path / "2"), weights(tmp_path / "1")) < TOLERANCE
 
 
+def test_rows_may_be_spread_over_the_processes(data, alone, tmp_path):
+    arguments = loop_arguments(data, tmp_path / "run", 2, 2, sequence_parallel_size=2)
+    processes.run(2, WORKER, *arguments)
+    check_gradients(tmp_path / "run", alone)
+    check_results(tmp_path / "run", alone)
+
+
+@pytest.mark.slow
+def test_the_trainer_spreads_rows_over_the_processes(data, alone, tmp_path):
+    trainer = shared(
+        data,
+        tmp_path / "run",
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        sequence_parallel_size=2,
+        optim="adamw_torch",
+        ddp_backend="gloo",
+        report_to="none",
+    )
+    flags = ["--do_train", "--do_eval", "--use_cpu"]
+    processes.run(2, ROOT / "scripts/train_clm.py", *trainer, *flags)
+    check_results(tmp_path / "run", alone)
+
+
 def wait_for(checkpoint, exit_status):
     deadline = time.monotonic() + 600
     while not (checkpoint / "seal.json").exists():

@@ -143,6 +143,7 @@ class LSHPast(Past, ABC):
         self.rotations, self.num_buckets, self.window = rotations, num_buckets, window
         self.deduplicate_rounds = deduplicate_rounds
 
+    @abstractmethod
     def attend(
         self,
         query: Float[Tensor, "batch heads seq dim"],
@@ -168,6 +169,23 @@ class LSHPast(Past, ABC):
         Returns:
             The output, and the map or None.
         """
+
+
+class LSHCachePast(LSHPast):
+    """The past of an LSH layer that remembers its tokens."""
+
+    def attend(
+        self,
+        query: Tensor,
+        value: Tensor,
+        buckets: Tensor,
+        new: NewTokens,
+        *,
+        dropout: float = 0.0,
+        output_map: bool = False,
+        implementation: Implementation = "blockwise",
+    ) -> HeadsAndMap:
+        """Attend from new tokens; see the base class."""
         if self.length:
             return self._decode(query, value, buckets, new, dropout, output_map)
         options = {"dropout": dropout, "output_map": output_map, "implementation": implementation}

@@ -1,7 +1,7 @@
 """The past of a layer that attends by distance: local attention, and full attention."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,6 +15,9 @@ from reformer_hf.ops.window import Window
 
 PIECE = 64
 """Queries attended at a time: bounds the mask of a long block."""
+
+AttendRows = Callable[..., HeadsAndMap]
+"""Attends within rows, given queries, keys, values and documents."""
 
 
 class _Moved(NamedTuple):
@@ -52,6 +55,39 @@ class DistancePast(Past):
         self.padded = False
         # Tokens before its own that a query may see at most.
         self.reach = None if window is None else window.before
+
+    def attend(
+        self,
+        attend: AttendRows,
+        query: Float[Tensor, "batch heads seq dim"],
+        key: Float[Tensor, "batch heads seq dim"],
+        value: Float[Tensor, "batch heads seq dim"],
+        new: NewTokens,
+        *,
+        dropout: float = 0.0,
+        output_map: bool = False,
+        **options: Any,
+    ) -> HeadsAndMap:
+        """Attend from new tokens to all that they see, each other included, and remember them.
+
+        Args:
+            attend: attends from the first tokens to each other.
+            query: queries.
+            key: keys.
+            value: values.
+            new: where they stand.
+            dropout: of the probabilities.
+            output_map: also return the attention map.
+            **options: others of ``attend``.
+
+        Returns:
+            The output, and the map or None.
+        """
+        common: dict[str, Any] = {"dropout": dropout, "output_map": output_map}
+        if self.length:
+            return self.decode(query, key, value, new, **common)
+        self.remember(key, value, new)
+        return attend(query, key, value, new.documents, **common, **options)
 
     def remember(
         self,

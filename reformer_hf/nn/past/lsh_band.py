@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from reformer_hf.nn.past.base import LSHPast, NewTokens
+from reformer_hf.nn.past.base import LSHCachePast, NewTokens
 from reformer_hf.nn.past.candidates import attend_candidates
 from reformer_hf.nn.past.token_store import writable
 from reformer_hf.ops.attend import normalise_keys
@@ -33,7 +33,7 @@ class _Block(NamedTuple):
     first_place: int
 
 
-class LSHBandPast(LSHPast):
+class LSHBandPast(LSHCachePast):
     """Keys and values of all tokens, and for each round and bucket its last W places.
 
     Args:

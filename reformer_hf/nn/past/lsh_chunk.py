@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from reformer_hf.nn.past.base import LSHPast, NewTokens
+from reformer_hf.nn.past.base import LSHCachePast, NewTokens
 from reformer_hf.nn.past.candidates import attend_candidates
 from reformer_hf.nn.past.token_store import TokenStore
 from reformer_hf.ops.attend import normalise_keys
@@ -18,7 +18,7 @@ from reformer_hf.ops.decoding import chunk_candidates, insert_place
 from reformer_hf.ops.window import Window
 
 
-class LSHChunkPast(LSHPast):
+class LSHChunkPast(LSHCachePast):
     """Keys, values and bucket ids of all tokens, and each round's places sorted by bucket.
 
     A step gives what :func:`chunk_attention` gives the last of all these tokens. A token's rank is

@@ -1,10 +1,25 @@
 """The last inputs of a row, which a convolution or n-grams still see, or its last state."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
+
+
+class Joined(NamedTuple):
+    """New inputs behind those before them.
+
+    Attributes:
+        inputs: in order of the row, each row's real tokens at its end, padding before them.
+        target: at which place each new token now stands; None if they are simply the last ones.
+        documents: document of each place; None for a single document.
+    """
+
+    inputs: Shaped[Tensor, "batch joined dim"]
+    target: Int[Tensor, "batch seq"] | None
+    documents: Int[Tensor, "batch joined"] | None = None
 
 
 class RecentInputs:
@@ -25,7 +40,7 @@ class RecentInputs:
         count: int,
         real: Bool[Tensor, "batch seq"] | None = None,
         recording: bool = False,
-    ) -> tuple[Shaped[Tensor, "batch joined dim"], Int[Tensor, "batch seq"] | None]:
+    ) -> Joined:
         """Put new inputs behind the last ones, and remember them.
 
         Args:
@@ -35,8 +50,7 @@ class RecentInputs:
             recording: forget nothing, so that tokens can be taken back.
 
         Returns:
-            The inputs in order of the row, each row's real tokens at its end, padding before them;
-            and at which place each new token now stands, None if they are simply the last ones.
+            Both.
         """
         self.count = count
         if self.stored is None:
@@ -53,7 +67,7 @@ class RecentInputs:
         self.stored = joined[:, joined.shape[1] - kept :].detach().clone()
         if target is None:  # what was only recorded is not seen
             joined = joined[:, before - count :]
-        return joined, target
+        return Joined(joined, target)
 
     @property
     def last(self) -> Shaped[Tensor, "batch dim"] | None:

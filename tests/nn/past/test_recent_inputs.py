@@ -12,9 +12,10 @@ def numbers(*rows: list[float]) -> torch.Tensor:
 
 def test_new_inputs_come_behind_the_last_ones():
     recent = RecentInputs()
-    joined, target = recent.join(numbers([1.0, 2.0, 3.0]), 2)
+    joined, target, documents = recent.join(numbers([1.0, 2.0, 3.0]), 2)
+    assert documents is None
     assert joined[0, :, 0].tolist() == [0, 0, 1, 2, 3] and target is None
-    joined, _ = recent.join(numbers([4.0]), 2)
+    joined = recent.join(numbers([4.0]), 2).inputs
     assert joined[0, :, 0].tolist() == [2, 3, 4]
     assert recent.stored[0, :, 0].tolist() == [3, 4]
     assert recent.allocated_bytes == 8
@@ -23,7 +24,7 @@ def test_new_inputs_come_behind_the_last_ones():
 def test_padding_is_skipped():
     recent = RecentInputs()
     real = torch.tensor([[False, True, False, True], [True, True, True, False]])
-    joined, target = recent.join(numbers([9.0, 1, 9, 2], [1.0, 2, 3, 9]), 2, real)
+    joined, target, _ = recent.join(numbers([9.0, 1, 9, 2], [1.0, 2, 3, 9]), 2, real)
     assert joined[0, :, 0].tolist() == [9, 9, 0, 0, 1, 2]
     assert joined[1, :, 0].tolist() == [9, 0, 0, 1, 2, 3]
     assert target[0, [1, 3]].tolist() == [4, 5] and target[1, :3].tolist() == [3, 4, 5]

@@ -1,0 +1,145 @@
+"""Where the tokens of a shard stand in rows that several processes hold together."""
+
+import torch
+from torch import Tensor
+
+from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
+from reformer_hf.models.inputs import check_positions, read_rows
+from reformer_hf.nn.sequence_parallel.row_group import RowGroup
+from reformer_hf.nn.sequence_parallel.shard import Marks, Shard
+from reformer_hf.ops.sorting import number_documents, places_in_document
+
+
+def lay_out_shard(
+    config: ReformerHFConfig,
+    group: RowGroup,
+    inputs_embeds: Tensor,
+    attention_mask: Tensor | None,
+    position_ids: Tensor | None,
+    seq_idx: Tensor | None,
+) -> tuple[Shard, Tensor]:
+    """Find the documents of a shard and the positions of its tokens, (batch, seq).
+
+    All processes raise the same errors, so that none waits for another in vain.
+
+    Raises:
+        ValueError: naming the argument, its value and the fix.
+    """
+    given = (inputs_embeds, attention_mask, position_ids, seq_idx)
+    shard, position_ids = _find_places(config, group, *given)
+    if config.position_limit is not None:
+        ends = group.gather(torch.stack(position_ids.long().aminmax()))
+        check_positions(config.position_limit, int(ends.min()), int(ends.max()))
+    return shard, position_ids
+
+
+def _find_places(
+    config: ReformerHFConfig,
+    group: RowGroup,
+    inputs_embeds: Tensor,
+    attention_mask: Tensor | None,
+    position_ids: Tensor | None,
+    seq_idx: Tensor | None,
+) -> tuple[Shard, Tensor]:
+    """The same, whatever positions the model has."""
+    given = (attention_mask, position_ids, seq_idx)
+    attention_mask, position_ids, seq_idx = read_rows(inputs_embeds, *given)
+    batch, seq = inputs_embeds.shape[:2]
+    device, reach = inputs_embeds.device, neighbour_reach(config)
+    padded = attention_mask is not None and not attention_mask.all()
+    header = [batch, padded, *(x is not None for x in given), seq]
+    headers = group.gather(torch.tensor(header, dtype=torch.int64, device=device)).tolist()
+    _check_headers(headers, reach)
+    offset = sum(other[-1] for other in headers[: group.index])
+    numbers = None if seq_idx is None else seq_idx.long()
+    if numbers is None and attention_mask is None and position_ids is not None:
+        numbers = _number_restarts(group, position_ids)
+    if numbers is None and not any(other[1] for other in headers):
+        if position_ids is None:
+            position_ids = torch.arange(offset, offset + seq, device=device).expand(batch, -1)
+        return Shard(group), position_ids
+    real = torch.ones(batch, seq, dtype=torch.bool, device=device)
+    if attention_mask is not None:
+        real = attention_mask.bool()
+    numbers = torch.zeros_like(real, dtype=torch.int64) if numbers is None else numbers
+    marks, carried = _find_marks(group, numbers, real, reach)
+    if position_ids is None:
+        documents = number_documents(real, numbers)
+        assert documents is not None
+        goes_on = numbers == marks.incoming.unsqueeze(1)
+        position_ids = places_in_document(documents) + goes_on * carried.unsqueeze(1)
+    return Shard(group, marks), position_ids.masked_fill(~real, 0)
+
+
+def neighbour_reach(config: ReformerHFConfig) -> int:
+    """Tokens of the process before that a layer or an embedding sees, LSH attention left aside."""
+    reaches = [0, config.conv_kernel - 1, *(size - 1 for size in config.ngram_sizes or ())]
+    if config.attention_sparsity:
+        reaches.append(config.attention_sparsity_kernel - 1)
+    if "local" in config.attn_layers:
+        reaches.append(config.attention_window("local", True).before)
+    return max(reaches)
+
+
+def _check_headers(headers: list[list[int]], reach: int) -> None:
+    """Check that the parts of all processes make rows: batch, padded, which arguments, tokens."""
+    if len({header[0] for header in headers}) > 1:
+        raise ValueError(
+            f"the processes of a row give {[header[0] for header in headers]} rows: give as many"
+        )
+    names = ("attention_mask", "position_ids", "seq_idx")
+    for index, name in enumerate(names, start=2):
+        if len({header[index] for header in headers}) > 1:
+            raise ValueError(f"only some processes of a row give {name}: give it on all or on none")
+    shortest = min(header[-1] for header in headers)
+    if shortest < reach:
+        raise ValueError(
+            f"a process holds {shortest} tokens of a row, but layers see {reach} tokens before "
+            "their own: use longer rows, or fewer processes"
+        )
+
+
+def _number_restarts(group: RowGroup, position_ids: Tensor) -> Tensor | None:
+    """Number the documents by positions that restart; None if none does on any process."""
+    left = group.move(position_ids[:, -1:], 1)
+    if group.first:
+        left = position_ids[:, :1] - 1
+    begun = (torch.diff(position_ids, dim=-1, prepend=left) != 1).long().cumsum(dim=-1)
+    counts = group.gather(begun[:, -1])
+    if not counts.any():
+        return None
+    return begun + counts[: group.index].sum(dim=0).unsqueeze(1)
+
+
+def _find_marks(group: RowGroup, numbers: Tensor, real: Tensor, reach: int) -> tuple[Marks, Tensor]:
+    """Find which documents stand at the borders, and how long the one that comes in is so far.
+
+    Raises:
+        ValueError: if documents or the real tokens of a row are not consecutive.
+    """
+    seq = numbers.shape[1]
+    places = torch.arange(seq, device=numbers.device)
+    last_place = torch.where(real, places, 0).amax(dim=1, keepdim=True)
+    last = numbers.gather(1, last_place).squeeze(1)
+    count = (real & (numbers == last.unsqueeze(1))).sum(dim=1)
+    lowest = numbers.masked_fill(~real, torch.iinfo(numbers.dtype).max).amin(dim=1)
+    left_real = group.move(real[:, -1:].long(), 1).bool()
+    begins = real & ~torch.cat([left_real, real[:, :-1]], dim=1)
+    falls = (real[:, 1:] & real[:, :-1] & (numbers[:, 1:] < numbers[:, :-1])).any(dim=1)
+    facts = (real.any(dim=1), last, count, lowest, begins.sum(dim=1), falls)
+    facts = group.gather(torch.stack([fact.long() for fact in facts]))
+    found, lasts, counts, lows, begun, fallen = facts.unbind(dim=1)  # each (processes, batch)
+    # Of the last real token before each process, and of all; lower than any if there is none.
+    current = [torch.zeros_like(last) + (lows.amin() - 1)]
+    for has_real, number in zip(found, lasts, strict=True):
+        current.append(torch.where(has_real > 0, number, current[-1]))
+    falls = ((found > 0) & (lows < torch.stack(current[:-1]))).any() | fallen.any()
+    if falls or (begun.sum(dim=0) > 1).any():
+        raise ValueError(
+            "seq_idx falls along a row over several processes, or padding stands between its "
+            "tokens: number documents in the order of the row, with padding at its ends"
+        )
+    incoming, outgoing = current[group.index : group.index + 2]
+    carried = (counts * found * (lasts == incoming))[: group.index].sum(dim=0)
+    left = [group.move(x[:, seq - reach :].long(), 1) for x in (numbers, real)]
+    return Marks(numbers, real, left[0], left[1].bool(), incoming, outgoing), carried

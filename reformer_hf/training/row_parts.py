@@ -1,0 +1,100 @@
+"""Training on rows that several processes hold together (`sequence_parallel_size`)."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from transformers import Trainer
+
+from reformer_hf.models.sequence_parallel import SequenceParallel
+from reformer_hf.training.evaluation import next_tokens
+
+
+class RowParts:
+    """Cuts batches into parts for the processes that hold rows together.
+
+    Each process reads batches of its own. The processes of a group take these in turn: of each
+    batch every process computes a part. So a step sees the rows that it would see without, and a
+    forward pass of a process has as many tokens of a row less as the group has processes more.
+
+    Args:
+        size: processes of a group; 1 for whole rows.
+        device: of the batches.
+
+    Raises:
+        ValueError: if groups of this size do not make up all processes.
+    """
+
+    def __init__(self, size: int, device: torch.device):
+        self.size, self.device = size, device
+        self.parallel: SequenceParallel | None = None
+        if size == 1:
+            return
+        world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        if world % size:
+            raise ValueError(
+                f"sequence_parallel_size={size} with {world} processes: give a number that divides "
+                "that of the processes (torchrun --nproc_per_node)"
+            )
+        sizes = (world // size, size)
+        mesh = init_device_mesh(device.type, sizes, mesh_dim_names=("dp", "sp"))
+        self.parallel = SequenceParallel(mesh["sp"])
+
+    def attach(self, model: Any) -> None:
+        """Let a model expect parts of rows, if there are any.
+
+        Raises:
+            ValueError: if its rows cannot be cut.
+        """
+        if self.parallel is not None:
+            model.set_sequence_parallel(self.parallel)
+
+    def cut(self, batch: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """Go through the batches of the group; with `shift_labels` in place of labels.
+
+        Args:
+            batch: of this process, with labels.
+
+        Yields:
+            This process's part of each; the batch itself where rows are whole.
+        """
+        if self.parallel is None:
+            yield dict(batch)
+            return
+        own = {name: tensor.cpu() for name, tensor in batch.items() if name != "labels"}
+        own["shift_labels"] = next_tokens(batch).cpu()
+        batches: list[Any] = [None] * self.size
+        dist.all_gather_object(batches, own, group=self.parallel.group.processes)
+        for whole in batches:
+            yield {
+                name: self.parallel.shard(tensor).to(self.device) for name, tensor in whole.items()
+            }
+
+
+class RowPartsTrainer(Trainer):
+    """A `Trainer` whose arguments may have `sequence_parallel_size`; mix it in before another.
+
+    Raises:
+        ValueError: if rows cannot be cut as asked.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        size = getattr(self.args, "sequence_parallel_size", 1)
+        if size > 1 and self.args.label_smoothing_factor:
+            raise ValueError(
+                f"label_smoothing_factor={self.args.label_smoothing_factor} with "
+                f"sequence_parallel_size={size}: leave one of them out"
+            )
+        self.row_parts = RowParts(size, self.args.device)
+        self.row_parts.attach(self.model)
+
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Forward and backward, part after part where rows are cut."""
+        total: Any = 0
+        for part in self.row_parts.cut(self._prepare_inputs(inputs)):
+            total = total + super().training_step(model, part, *args, **kwargs)
+        return total
