@@ -107,7 +107,7 @@ class LSHSelfAttention(SelfAttention):
         *,
         hashing: Hashing = DEFAULT_HASHING,
         output_map: MapForm | None = None,
-        implementation: Implementation = "blockwise",
+        implementation: Implementation = "auto",
         heads: slice | None = None,
         rotary: Rotary | None = None,
     ) -> Attention:
@@ -164,7 +164,7 @@ class LSHSelfAttention(SelfAttention):
         *,
         hashing: Hashing = DEFAULT_HASHING,
         output_map: MapForm | None = None,
-        implementation: Implementation = "blockwise",
+        implementation: Implementation = "auto",
         rotary: Rotary | None = None,
     ) -> Attention:
         """Attend from new tokens; see the base class."""
