@@ -11,8 +11,8 @@ This file needs Triton. Nothing imports it before a kernel runs.
 from reformer_hf.ops.long_order import NO_KEY
 
 try:  # in a `try`, or whoever loads this file as remote code would need Triton
-    import triton
-    import triton.language as tl
+    import triton  # pyright: ignore[reportMissingImports]
+    import triton.language as tl  # pyright: ignore[reportMissingImports]
 except ImportError as error:
     raise ImportError(
         "implementation='triton' (attn_implementation='triton' of a model) needs Triton: "

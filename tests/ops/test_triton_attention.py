@@ -11,7 +11,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from reformer_hf.ops import triton_attention
-from reformer_hf.ops.attention import choose_implementation, local_attention
+from reformer_hf.ops.attention import choose_implementation, local_attention, lsh_attention
 from reformer_hf.ops.window import Window
 from tests.ops import triton_cases
 
@@ -95,3 +95,16 @@ def test_copies_of_the_module_have_operators_of_their_own():
         spec.loader.exec_module(module)
         names |= {module._attend._qualname, module._differentiate._qualname}
     assert len(names) == 6
+
+
+def test_a_compiler_goes_around_it():
+    """Forward and backward are one graph without a break; shapes alone, so that no kernel runs."""
+    query = rows(device="meta", requires_grad=True)
+    ids = torch.zeros(1, 1, 2, 5, dtype=torch.int64, device="meta")
+
+    def attend(query: torch.Tensor) -> torch.Tensor:
+        options = {"num_buckets": 2, "window": Window(4, 1), "implementation": "triton"}
+        return lsh_attention(query, query, ids, None, dropout=0.1, **options)[0]
+
+    output = torch.compile(attend, backend="aot_eager", fullgraph=True)(query)
+    assert torch.autograd.grad(output.sum(), query)[0].shape == output.shape == query.shape

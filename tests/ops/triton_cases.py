@@ -104,24 +104,21 @@ def check_lsh(
 
 
 @case(1, CAUSAL)
-@case(13, CAUSAL, "left")
-@case(21, (2, 0, True), "packed")
-@case(13, (1, 0, False), "holes")
-@case(17, BOTH_WAYS, "packed")
+@case(13, (2, 0, True), "left")
+@case(11, BOTH_WAYS, "packed")
 def band(*arguments):
     check_lsh(*arguments)
 
 
 @case(13, CAUSAL, "left")
-@case(13, BOTH_WAYS, "holes")
-@case(17, BOTH_WAYS, "none")
+@case(11, BOTH_WAYS, "holes")
 def chunks(*arguments):
     check_lsh(*arguments, "chunk")
 
 
 @case(13, CAUSAL, "packed", "band")
-@case(21, BOTH_WAYS, "left", "band")
-@case(13, (1, 0, False), "none", "chunk")
+@case(11, BOTH_WAYS, "left", "band")
+@case(9, (1, 0, False), "none", "chunk")
 @case(1, (0, 0, True), "none", "band")
 def local(seq, window, padding, scope):
     seeded = generator()
@@ -149,7 +146,7 @@ def local(seq, window, padding, scope):
 @case("empty")
 def buckets(kind):
     """Every token alone, all in one bucket, or most buckets without a token."""
-    seq, shape = 11, (oracle.BATCH, oracle.HEADS, 2, 11)
+    seq, shape = 7, (oracle.BATCH, oracle.HEADS, 2, 7)
     ids = {
         "alone": torch.arange(seq).expand(shape),
         "one": torch.zeros(shape, dtype=torch.int64),
@@ -176,7 +173,7 @@ def sizes(scope):
     whole, triton_attention.SIZES = triton_attention.SIZES, Sizes(8, 1)
     oracle.HEADS = 2
     try:
-        check_lsh(9, CAUSAL, "left", scope)
+        check_lsh(7, CAUSAL, "left", scope)
     finally:
         oracle.HEADS = 1
         triton_attention.SIZES = whole
@@ -185,10 +182,10 @@ def sizes(scope):
 @case()
 def any_input():
     """Windows, documents and buckets as hypothesis finds them."""
-
-    settings(max_examples=3, deadline=None, derandomize=True)(
+    max_examples = int(os.environ.get("TRITON_EXAMPLES", "2"))
+    settings(max_examples=max_examples, deadline=None, derandomize=True)(
         given(
-            seq=st.integers(1, 14),
+            seq=st.integers(1, 11),
             window=st.sampled_from([CAUSAL, BOTH_WAYS, (2, 1, False)]),
             padding=st.sampled_from(["none", "right", "holes"]),
             scope=st.sampled_from(["band", "chunk"]),
@@ -277,23 +274,6 @@ def operators_are_sound():
     arguments = (*vectors, flat, kind, list(order.geometry), 0.5, torch.tensor(7))
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(triton_attention._attend, arguments, test_utils=checks)
-
-
-@case()
-def compilers_go_around_it():
-    query, value = (torch.randn(2, 2, 13, 4, requires_grad=True) for _ in range(2))
-    ids = torch.randint(3, (2, 2, 2, 13))
-
-    def attend(q: Tensor, v: Tensor) -> Tensor:
-        return lsh_attention(q, v, ids, num_buckets=3, window=Window(4, 1), **HOW)[0]
-
-    compiled = torch.compile(attend, backend="aot_eager", fullgraph=True)
-    cotangent, results = torch.randn(2, 2, 13, 4), []
-    for function in (attend, compiled):
-        output = function(query, value)
-        results.append((output, *torch.autograd.grad(output, (query, value), cotangent)))
-    for plain, mine in zip(*results, strict=True):
-        torch.testing.assert_close(mine, plain, atol=1e-6, rtol=0)
 
 
 @case()
