@@ -3,8 +3,11 @@
 from tests.mutation import Mutation
 
 BLOCKWISE, ORDER = "reformer_hf/ops/blockwise.py", "reformer_hf/ops/long_order.py"
+ROWS = "reformer_hf/ops/token_rows.py"
 BAND = ("tests/ops/test_attention.py",)
 CHUNK = ("tests/ops/test_chunk_scope.py",)
+KERNELS = "reformer_hf/ops/triton_kernels.py"
+TRITON = ("tests/ops/test_triton_attention.py",)
 STREAM_PIECES = "reformer_hf/nn/stream_pieces.py"
 PIECES = ("tests/nn/test_reversible_pieces.py",)
 
@@ -32,7 +35,7 @@ FAST_PATH_MUTATIONS = [
     ),
     Mutation(
         "rounds that are apart overwrite each other's gradient",
-        BLOCKWISE,
+        ROWS,
         "into.add_(summed) if group.continued else into.copy_(summed)",
         "into.copy_(summed)",
         BAND,
@@ -170,5 +173,54 @@ FAST_PATH_MUTATIONS = [
         "return drop(grads[0], *ctx.settings), None",
         "return drop(grads[0], ctx.settings[0], 0), None",
         ("tests/nn/test_dropout.py",),
+    ),
+    Mutation(
+        "the kernels' band is one rank too short",
+        KERNELS,
+        "near = (distance <= back[:, None])",
+        "near = (distance < back[:, None])",
+        TRITON,
+    ),
+    Mutation(
+        "the kernels forget what they have seen when a larger score comes",
+        KERNELS,
+        "total = total * shrunk + tl.sum(weights, 1)",
+        "total = total + tl.sum(weights, 1)",
+        TRITON,
+    ),
+    Mutation(
+        "each round gives a lone token the whole of its value's gradient",
+        KERNELS,
+        'share = tl.where(sums == -float("inf"), 1.0 / rounds, 0.0)',
+        'share = tl.where(sums == -float("inf"), 1.0, 0.0)',
+        TRITON,
+    ),
+    Mutation(
+        "the kernels' keys get no gradient from the queries of later blocks",
+        KERNELS,
+        "* BLOCK + BLOCK + reach_back, length)",
+        "* BLOCK + BLOCK, length)",
+        TRITON,
+    ),
+    Mutation(
+        "the kernels drop nothing from the gradient of values",
+        KERNELS,
+        "kept_weights = tl.where(kept, weights * kept_scale, 0.0)",
+        "kept_weights = weights",
+        TRITON,
+    ),
+    Mutation(
+        "the kernels drop by the rank of the query alone",
+        KERNELS,
+        "tl.philox(seed, rank, key, zero, zero)",
+        "tl.philox(seed, rank, zero, zero, zero)",
+        TRITON,
+    ),
+    Mutation(
+        "after the kernels, what wraps around gets no gradient",
+        "reformer_hf/ops/triton_attention.py",
+        "table.index_add_(0, originals, table.index_select(0, copies))",
+        "pass",
+        TRITON,
     ),
 ]

@@ -24,6 +24,9 @@ LAYERS = {
 TENSORS_ONLY = {"ops", "nn"}
 """Layers that import nothing but torch, jaxtyping and the standard library."""
 
+KERNELS = "ops/triton_kernels.py"
+"""The one file that also imports Triton."""
+
 
 def imported_modules(source: str) -> list[str]:
     """Absolute names of all modules that a source imports, at whatever depth of the code."""
@@ -69,12 +72,27 @@ def test_every_folder_of_the_package_is_a_layer():
 @pytest.mark.parametrize("layer", LAYERS)
 def test_imports_run_downwards(layer):
     found = {
-        str(file.relative_to(PACKAGE)): wrong
+        file.relative_to(PACKAGE).as_posix(): wrong
         for file in PACKAGE.rglob("*.py")
         if layer_of(file) == layer
         and (wrong := violations(file.read_text(encoding="utf-8"), layer))
     }
-    assert found == {}
+    assert found == ({KERNELS: ["triton", "triton.language"]} if layer == "ops" else {})
+
+
+def test_the_kernels_are_imported_where_they_are_launched_alone():
+    """A machine without Triton imports all else."""
+    names = {
+        file.name: {
+            node.module
+            for node in ast.parse(file.read_text(encoding="utf-8")).body
+            if isinstance(node, ast.ImportFrom)
+        }
+        for file in PACKAGE.rglob("*.py")
+    }
+    kernels, launch = "reformer_hf.ops.triton_kernels", "reformer_hf.ops.triton_launch"
+    assert [name for name, modules in names.items() if kernels in modules] == ["triton_launch.py"]
+    assert [name for name, modules in names.items() if launch in modules] == []
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from typing import get_args
 from reformer_hf.ops.attend import Implementation
 
 NAMES: dict[str | None, Implementation] = {
-    None: "blockwise",
-    "sdpa": "blockwise",  # under this name transformers asks for a model's default
+    None: "auto",
+    "sdpa": "auto",  # under this name transformers asks for a model's default
     **{name: name for name in get_args(Implementation)},
 }
 
@@ -20,7 +20,7 @@ def to_implementation(name: str | None) -> Implementation:
     if name not in NAMES:
         raise ValueError(
             # transformers' words, which its tests look for
-            f'Specified `attn_implementation="{name}"` is not supported: choose "blockwise" (the '
-            'default, "sdpa" is the same), "eager" or "flex_attention"'
+            f'Specified `attn_implementation="{name}"` is not supported: choose "auto" (the '
+            'default, "sdpa" is the same), "blockwise", "triton", "eager" or "flex_attention"'
         )
     return NAMES[name]

@@ -93,10 +93,10 @@ class ReformerHFPreTrainedModel(PreTrainedModel):
     def get_correct_attn_implementation(
         self, requested_attention: str | None, is_init_check: bool = False
     ) -> str:
-        """Accept `blockwise`, and refuse what transformers knows but no Reformer; see there."""
+        """Accept our own names, and refuse what transformers knows but no Reformer; see there."""
         if requested_attention is None or "flash" not in requested_attention:  # which it explains
             to_implementation(requested_attention)
-        if requested_attention == "blockwise":
+        if requested_attention in ("auto", "blockwise", "triton"):
             return requested_attention
         return super().get_correct_attn_implementation(requested_attention, is_init_check)
 

@@ -108,7 +108,7 @@ class LSHSelfAttention(SelfAttention):
         *,
         hashing: Hashing = DEFAULT_HASHING,
         output_map: MapForm | None = None,
-        implementation: Implementation = "blockwise",
+        implementation: Implementation = "auto",
         heads: slice | None = None,
         rotary: Rotary | None = None,
     ) -> Attention:
@@ -181,7 +181,7 @@ class LSHSelfAttention(SelfAttention):
         *,
         hashing: Hashing = DEFAULT_HASHING,
         output_map: MapForm | None = None,
-        implementation: Implementation = "blockwise",
+        implementation: Implementation = "auto",
         rotary: Rotary | None = None,
     ) -> Attention:
         """Attend from new tokens; see the base class."""

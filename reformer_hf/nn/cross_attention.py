@@ -60,7 +60,7 @@ class CrossAttention(nn.Module):
         visible: Bool[Tensor, "batch source"] | None = None,
         *,
         output_map: bool = False,
-        implementation: Implementation = "blockwise",
+        implementation: Implementation = "auto",
     ) -> tuple[
         Float[Tensor, "batch seq all_heads"], Float[Tensor, "batch heads seq source"] | None
     ]:

@@ -45,7 +45,7 @@ class DistanceSelfAttention(SelfAttention):
         *,
         hashing: Hashing = DEFAULT_HASHING,
         output_map: MapForm | None = None,
-        implementation: Implementation = "blockwise",
+        implementation: Implementation = "auto",
         heads: slice | None = None,
         rotary: Rotary | None = None,
     ) -> Attention:
@@ -71,7 +71,7 @@ class DistanceSelfAttention(SelfAttention):
         *,
         hashing: Hashing = DEFAULT_HASHING,
         output_map: MapForm | None = None,
-        implementation: Implementation = "blockwise",
+        implementation: Implementation = "auto",
         rotary: Rotary | None = None,
     ) -> Attention:
         """Attend from new tokens; see the base class."""

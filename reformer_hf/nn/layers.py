@@ -244,7 +244,7 @@ class LSHAttention(_AttentionLayer):
         hash_seed: int = 0,
         layer_index: int = 0,
         redraw_rotations: bool = True,
-        implementation: Implementation = "blockwise",
+        implementation: Implementation = "auto",
     ):
         require_ints(0, hash_seed=hash_seed, num_chunks_before=num_chunks_before)
         require_ints(1, hash_length=hash_length, chunk_length=chunk_length)
@@ -324,7 +324,7 @@ class LocalAttention(_AttentionLayer):
         conv_kernel: int = 0,
         rope_theta: float | None = None,
         use_qk_norm: bool = False,
-        implementation: Implementation = "blockwise",
+        implementation: Implementation = "auto",
     ):
         attention = LocalSelfAttention(
             hidden_size=dim,

@@ -96,7 +96,7 @@ class SelfAttention(nn.Module, ABC):
         *,
         hashing: Hashing = DEFAULT_HASHING,
         output_map: MapForm | None = None,
-        implementation: Implementation = "blockwise",
+        implementation: Implementation = "auto",
         heads: slice | None = None,
         rotary: Rotary | None = None,
     ) -> Attention:
@@ -163,7 +163,7 @@ class SelfAttention(nn.Module, ABC):
         *,
         hashing: Hashing = DEFAULT_HASHING,
         output_map: MapForm | None = None,
-        implementation: Implementation = "blockwise",
+        implementation: Implementation = "auto",
         rotary: Rotary | None = None,
     ) -> Attention:
         """Attend from new tokens to the past and to each other; the past remembers them.

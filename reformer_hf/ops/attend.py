@@ -10,9 +10,11 @@ from torch import Tensor
 
 from reformer_hf.ops.derivatives import first_derivative_only, refuse_transforms
 
-Implementation = Literal["blockwise", "eager", "flex_attention"]
+Implementation = Literal["auto", "blockwise", "eager", "flex_attention", "triton"]
 """How attention is computed: ``blockwise`` block by block (:mod:`reformer_hf.ops.blockwise`),
-``eager`` in plain operations that hold all scores at once, ``flex_attention`` by torch's function.
+``triton`` by kernels for a GPU (:mod:`reformer_hf.ops.triton_attention`), ``eager`` in plain
+operations that hold all scores at once, ``flex_attention`` by torch's function; ``auto`` by the
+kernels where they run, else block by block.
 """
 
 ALONE_LOGSUMEXP = -1e5
@@ -64,6 +66,8 @@ def normalise_keys_in_parts(query: Float[Tensor, "*lead dim"]) -> Float[Tensor, 
     >>> [round(x, 3) for x in normalise_keys_in_parts(torch.tensor([3.0, -3.0])).tolist()]
     [1.0, -1.0]
     """
+    if torch.compiler.is_compiling():  # which takes no parts
+        return normalise_keys(query)
     refuse_transforms()
     return _NormaliseKeys.apply(query)  # type: ignore[return-value]
 
@@ -102,7 +106,8 @@ def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Cut tensors of vectors into parts along the sequence."""
     if tensors[0].ndim < 2:
         return iter([tensors])
-    return zip(*(tensor.split(4096, dim=-2) for tensor in tensors), strict=True)
+    length = 2**12 if tensors[0].device.type == "cpu" else 2**17
+    return zip(*(tensor.split(length, dim=-2) for tensor in tensors), strict=True)
 
 
 def attend(

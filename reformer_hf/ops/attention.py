@@ -21,8 +21,9 @@ from reformer_hf.ops.attention_map import AttentionMap, map_rounds, window_place
 from reformer_hf.ops.blockwise import attend_blockwise
 from reformer_hf.ops.checks import require_choice
 from reformer_hf.ops.flex import attend_flex
-from reformer_hf.ops.long_order import segment_order
+from reformer_hf.ops.long_order import LongOrder, segment_order
 from reformer_hf.ops.sorting import SortOrder, keep_order, permute, sort_by_bucket, unpermute
+from reformer_hf.ops.triton_attention import attend_triton, refusal
 from reformer_hf.ops.window import (
     Window,
     count_appearances,
@@ -33,26 +34,67 @@ from reformer_hf.ops.window import (
     split_chunks,
 )
 
+LONG_ORDER = ("blockwise", "triton")
+"""The implementations that attend all rounds at once, over the long order."""
 
-def choose_implementation(wanted: str, needs_all: bool) -> Implementation:
+
+def choose_implementation(
+    wanted: str, query: Float[Tensor, "*lead dim"], needs_all: bool
+) -> Implementation:
     """Choose how to compute attention.
 
     Args:
         wanted: what was asked for.
+        query: the queries.
         needs_all: whether scores of all rounds are needed at once, as for an attention map.
 
     Returns:
-        ``eager`` where nothing else will do, and under a compiler, which fuses it by itself.
+        No longer ``auto``. ``eager`` where nothing else will do, and in place of ``blockwise``
+        under a compiler, which fuses it by itself.
 
     Raises:
         ValueError: if there is no such implementation.
 
-    >>> choose_implementation("blockwise", needs_all=True)
+    >>> choose_implementation("blockwise", torch.zeros(1, 4), needs_all=True)
     'eager'
     """
     require_choice(Implementation, implementation=wanted)
+    if wanted == "auto":
+        on_gpu = query.device.type == "cuda" and refusal(query) is None
+        wanted = "triton" if on_gpu else "blockwise"
     compiled = wanted == "blockwise" and torch.compiler.is_compiling()
     return "eager" if needs_all or compiled else wanted  # type: ignore[return-value]
+
+
+def attend_long_order(
+    implementation: Implementation,
+    query: Float[Tensor, "batch heads seq dim"],
+    key: Float[Tensor, "batch heads seq dim"],
+    value: Float[Tensor, "batch heads seq dim"],
+    order: LongOrder,
+    dropout: float,
+) -> Float[Tensor, "batch heads seq dim"]:
+    """Attend in all rounds and combine them.
+
+    Args:
+        implementation: one of ``LONG_ORDER``.
+        query: in the order of the row.
+        key: in the order of the row.
+        value: in the order of the row.
+        order: where the keys of each query stand.
+        dropout: of the probabilities.
+
+    Returns:
+        The output, which can be differentiated once.
+
+    >>> x, sort = torch.eye(2).view(1, 1, 2, 2), keep_order(1, 1, 2)
+    >>> order = segment_order(sort, Window(1, 1), self_mask=True)
+    >>> attend_long_order("blockwise", x, x, x, order, 0.0)[0, 0].tolist()
+    [[1.0, 0.0], [1.0, 0.0]]
+    """
+    if implementation == "triton":
+        return attend_triton(query, key, value, order, dropout)
+    return attend_blockwise(query, key, value, order, dropout)
 
 
 def band_attention(
@@ -119,7 +161,7 @@ def local_attention(
     window: Window,
     dropout: float = 0.0,
     output_map: bool = False,
-    implementation: Implementation = "blockwise",
+    implementation: Implementation = "auto",
 ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
     """Attention to the places nearby in the same document.
 
@@ -151,10 +193,10 @@ def local_attention(
     else:
         one_bucket = torch.zeros_like(documents)[:, None, None]
         sort = sort_by_bucket(one_bucket, documents, 1).expand_heads(heads)
-    implementation = choose_implementation(implementation, output_map)
-    if implementation == "blockwise":
+    implementation = choose_implementation(implementation, query, output_map)
+    if implementation in LONG_ORDER:
         order = segment_order(sort, window, self_mask=False)
-        return attend_blockwise(query, key, value, order, dropout), None
+        return attend_long_order(implementation, query, key, value, order, dropout), None
     if documents is None:
         query, key, value = (vectors.unsqueeze(2) for vectors in (query, key, value))
     else:
@@ -178,7 +220,7 @@ def lsh_attention(
     deduplicate_rounds: bool = False,
     dropout: float = 0.0,
     output_map: bool = False,
-    implementation: Implementation = "blockwise",
+    implementation: Implementation = "auto",
 ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
     """Attention to the nearest places of the same bucket, over several rounds (``band`` scope).
 
@@ -228,7 +270,7 @@ def attend_sorted(
     deduplicate_rounds: bool = False,
     dropout: float = 0.0,
     output_map: bool = False,
-    implementation: Implementation = "blockwise",
+    implementation: Implementation = "auto",
 ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
     """The same, given the sort order of all rounds; see :func:`lsh_attention`.
 
@@ -238,11 +280,12 @@ def attend_sorted(
     [[1.0, 0.0], [1.0, 0.0]]
     """
     window.require("band")
-    implementation = choose_implementation(implementation, output_map or deduplicate_rounds)
-    if implementation == "blockwise":
+    needs_all = output_map or deduplicate_rounds
+    implementation = choose_implementation(implementation, query, needs_all)
+    if implementation in LONG_ORDER:
         order = segment_order(sort, window, self_mask=True)
         keys = normalise_keys_in_parts(query)
-        return attend_blockwise(query, keys, value, order, dropout), None
+        return attend_long_order(implementation, query, keys, value, order, dropout), None
     sorted_query = permute(query, sort)
     attended = band_attention(
         sorted_query,

@@ -26,14 +26,14 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
 from reformer_hf.ops.attend import ALONE_LOGSUMEXP
-from reformer_hf.ops.block_order import Block, BlockOrder, Group, Sizes
+from reformer_hf.ops.block_order import Block, BlockOrder, Sizes
 from reformer_hf.ops.derivatives import first_derivative_only, refuse_transforms
 from reformer_hf.ops.dropout import draw_kept, draw_seed, seeded_generator
 from reformer_hf.ops.long_order import LongOrder
 from reformer_hf.ops.precision import autocast_off, multiplies_bfloat16
+from reformer_hf.ops.token_rows import dot_rows, sum_bags, take, to_rows
 
 CPU_SIZES = Sizes(2**12, 2**22)
 DEVICE_SIZES = Sizes(2**18, 2**28)
@@ -96,7 +96,7 @@ class _AttendBlockwise(torch.autograd.Function):
         seed: int | None,
     ) -> Tensor:
         steps = _Steps(order, query, dropout, seed)
-        queries, keys, values = (_to_rows(x) for x in (query, key, value))
+        queries, keys, values = (to_rows(x) for x in (query, key, value))
         output = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
         shares = query.new_empty(steps.blocks.total, dtype=steps.dtypes.wide)
         table = steps.new_table()
@@ -105,9 +105,9 @@ class _AttendBlockwise(torch.autograd.Function):
             alone = torch.empty_like(logsumexps, dtype=torch.bool)
             for block in steps.blocks.blocks(group):
                 _attend_block(steps, block, queries, keys, values, table, logsumexps, alone)
-            comparable = _take(logsumexps.masked_fill(alone, ALONE_LOGSUMEXP), group.bags)
+            comparable = take(logsumexps.masked_fill(alone, ALONE_LOGSUMEXP), group.bags)
             by_token = torch.softmax(comparable, dim=-1)
-            steps.sum_bags(table, group, output, weights=by_token)
+            sum_bags(table, group, output, steps.blocks.block_ranks, weights=by_token)
             # From here on what the rank's round contributes to its token; 0 to what is in no bag.
             logsumexps.zero_().index_copy_(0, group.bags.flatten().long(), by_token.flatten())
         ctx.settings = (order.geometry, type(order.mask), dropout, seed)
@@ -125,9 +125,9 @@ class _AttendBlockwise(torch.autograd.Function):
         rows, ranks, copies, *mask = where
         order = LongOrder(rows, ranks, copies, mask_type(*mask), geometry)
         steps = _Steps(order, query, dropout, seed)
-        queries, keys, values, cotangents = map(_to_rows, (query, key, value, grads[0]))
+        queries, keys, values, cotangents = map(to_rows, (query, key, value, grads[0]))
         # What the gradient of a softmax subtracts; the same in all rounds of a token.
-        shifts = _dot_rows(cotangents, output.view(cotangents.shape), shares.dtype)
+        shifts = dot_rows(cotangents, output.view(cotangents.shape), shares.dtype)
         vectors = (queries, keys, values, cotangents, shifts)
         results = [torch.empty_like(output) for _ in range(3)]
         # Gradients of rounds add up, so one at a time is enough.
@@ -142,7 +142,8 @@ class _AttendBlockwise(torch.autograd.Function):
                 if group.copies is not None:
                     copies, originals = group.copies
                     inner.index_add_(0, originals, inner.index_select(0, copies))
-                steps.sum_bags(inner, group, result, steps.scale if table is tables[0] else 1.0)
+                scale = steps.scale if table is tables[0] else 1.0
+                sum_bags(inner, group, result, steps.blocks.block_ranks, scale)
         return *(result.transpose(1, 2) for result in results), None, None, None
 
 
@@ -290,49 +291,6 @@ class _Steps:
             part = vectors[:, first:end]
             places.copy_(part) if end == vectors.shape[1] else places.add_(part)
 
-    def sum_bags(
-        self,
-        table: Tensor,
-        group: Group,
-        result: Tensor,
-        scale: float = 1.0,
-        weights: Tensor | None = None,
-    ) -> None:
-        """Write, for each token of a group, the sum of the rows of its bag; some tokens at a time.
-
-        Args:
-            table: a vector per rank of the group.
-            group: heads; if it continues another, the sums are added to what that wrote.
-            result: for all tokens and heads, (batch, seq, heads, dim).
-            scale: multiplies the sums.
-            weights: of the rows, (batch, seq, heads, rounds); None for 1.
-        """
-        part, bags = result[group.batch, :, group.heads], group.bags
-        step = max(1, self.blocks.block_ranks // (bags.shape[0] * bags.shape[2]))
-        for first in range(0, bags.shape[1], step):
-            places = slice(first, first + step)
-            some, into = bags[:, places], part[:, places]
-            shares = weights
-            if weights is not None:
-                shares = weights[:, places].flatten(0, -2).to(table.dtype)
-            summed = embedding_bag(
-                some.flatten(0, -2), table, mode="sum", per_sample_weights=shares
-            ).view(into.shape)
-            if scale != 1:
-                summed.mul_(scale)
-            into.add_(summed) if group.continued else into.copy_(summed)
-
-
-def _to_rows(vectors: Float[Tensor, "batch heads seq dim"]) -> Float[Tensor, "rows dim"]:
-    """Rows of (batch, seq, heads): no copy of what a linear layer has made."""
-    return vectors.transpose(1, 2).reshape(-1, vectors.shape[-1])
-
-
-def _dot_rows(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
-    """Scalar product of each two rows, in a dtype of its own without a wide copy of them all."""
-    parts = zip(left.split(2**14), right.split(2**14), strict=True)
-    return torch.cat([(a.to(dtype) * b).sum(dim=-1) for a, b in parts])
-
 
 def _product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
     """Batched product in the right factor's dtype; written to the rows of ``out``, if given."""
@@ -343,7 +301,3 @@ def _product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
         torch.bmm(left, right, out=out.view(*left.shape[:2], -1))
         return out
     return out.copy_(torch.bmm(left, right).flatten(0, 1))
-
-
-def _take(numbers: Tensor, index: Tensor) -> Tensor:
-    return numbers.index_select(0, index.flatten()).view(index.shape)

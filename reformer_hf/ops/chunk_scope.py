@@ -18,9 +18,13 @@ from reformer_hf.ops.attend import (
     normalise_keys,
     normalise_keys_in_parts,
 )
-from reformer_hf.ops.attention import choose_implementation, combine_rounds
+from reformer_hf.ops.attention import (
+    LONG_ORDER,
+    attend_long_order,
+    choose_implementation,
+    combine_rounds,
+)
 from reformer_hf.ops.attention_map import AttentionMap, choose_map, map_rounds, unalign_map
-from reformer_hf.ops.blockwise import attend_blockwise
 from reformer_hf.ops.chunk_ring import Ring, layout_length
 from reformer_hf.ops.full_attention import full_attention
 from reformer_hf.ops.long_order import (
@@ -54,7 +58,7 @@ def chunk_attention(
     dropout: float = 0.0,
     output_map: bool = False,
     chunk_lengths: tuple[int, ...] = (),
-    implementation: Implementation = "blockwise",
+    implementation: Implementation = "auto",
 ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
     """LSH attention of the published checkpoints.
 
@@ -69,13 +73,13 @@ def chunk_attention(
         dropout: of the probabilities.
         output_map: also return the attention map.
         chunk_lengths: of all chunked layers of the model, which decide the padding of a row.
-        implementation: ``eager`` or ``blockwise``.
+        implementation: any but ``flex_attention``.
 
     Returns:
         The output, and the map or None.
 
     Raises:
-        ValueError: if ``implementation`` is another, or the window of the ``band`` scope.
+        ValueError: if ``implementation`` is that one, or the window of the ``band`` scope.
 
     Source: paper section 2; trax ``LSHSelfAttention``; transformers ``LSHSelfAttention``.
 
@@ -123,9 +127,10 @@ def chunk_attention(
         # In rows of two chunks and one round, a window may reach around to its own chunk.
         repeats = 2 * buckets.shape[2] < len(window.offsets)
         needs_all = output_map or deduplicate_rounds or repeats
-        if choose_implementation(implementation, needs_all) == "blockwise":
-            order = _ring_order(sort, ring, real, window)
-            chunked = attend_blockwise(query, normalise_keys_in_parts(query), value, order, dropout)
+        chosen = choose_implementation(implementation, query, needs_all)
+        if chosen in LONG_ORDER:
+            order, key = _ring_order(sort, ring, real, window), normalise_keys_in_parts(query)
+            chunked = attend_long_order(chosen, query, key, value, order, dropout)
             output = chunked if alignment is None else _choose(one_chunk, output, chunked)
         else:
             chunks = _RingChunks(sort, ring, real, window)
@@ -178,7 +183,7 @@ def _ring_order(sort: SortOrder, ring: Ring, real: Tensor, window: Window) -> Lo
     # What is laid out behind a row stands off the ring, with the last place of all.
     places = places.masked_fill(~on_ring[:, None], padded - 1)
     is_key = on_ring[:, None] & (places < real[:, None, None])
-    is_query = is_key & (torch.arange(places.shape[-1], device=real.device) >= before)
+    is_query = is_key & ((unrolled >= 0) & (unrolled < ends))[:, None]  # copies are keys alone
     keys = places.masked_fill(~is_key, NO_KEY).to(torch.int32).flatten()
     mask = (EarlierPlaceMask if window.causal else PlaceMask)(
         places.masked_fill(~is_query, -1).to(torch.int32).flatten(),

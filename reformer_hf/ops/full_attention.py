@@ -29,7 +29,7 @@ def full_attention(
     self_mask: bool = False,
     dropout: float = 0.0,
     output_map: bool = False,
-    implementation: Implementation = "blockwise",
+    implementation: Implementation = "auto",
 ) -> tuple[Float[Tensor, "batch heads seq dim"], AttentionMap | None]:
     """Attend to every token of the same document.
 
@@ -118,7 +118,7 @@ def cross_attention(
     *,
     dropout: float = 0.0,
     output_map: bool = False,
-    implementation: Implementation = "blockwise",
+    implementation: Implementation = "auto",
 ) -> tuple[Float[Tensor, "batch heads seq dim"], Float[Tensor, "batch heads seq source"] | None]:
     """Attend from each query to all visible keys, in memory linear in both lengths.
 

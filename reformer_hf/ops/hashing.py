@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from reformer_hf.ops.operators import own_name
 from reformer_hf.ops.precision import autocast_off
 
 NumBuckets = int | Sequence[int]
@@ -115,18 +116,15 @@ def sample_rotations(
     torch.Size([2, 8, 3, 5])
     """
     columns = sum(bucket_factors(num_buckets)) // 2
-    return _draw(seed, layer_index, num_heads, head_dim, num_hashes, columns).to(device)
+    drawn = _draw(seed, layer_index, num_heads, head_dim, num_hashes, columns)
+    on_gpu = torch.device(device).type == "cuda" and torch.cuda.is_available()
+    if on_gpu and not torch.compiler.is_compiling():
+        drawn = drawn.pin_memory()  # or the copy would wait for all that the GPU has yet to do
+    return drawn.to(device, non_blocking=on_gpu)
 
 
-def _own_name(module: str) -> str:
-    """A name of letters that no other module has; that of remote code may hold any sign."""
-    return hashlib.blake2b(module.encode(), digest_size=8).hexdigest()
-
-
-# An operator, so that a compiled model draws anew at each call instead of keeping one draw. Its
-# name is this module's own: remote code may be imported as several copies, and torch frees an
-# operator that another one of its name replaces, while the first copy still calls it.
-@torch.library.custom_op("reformer_hf::draw_rotations_" + _own_name(__name__), mutates_args=())
+# An operator, so that a compiled model draws anew at each call instead of keeping one draw.
+@torch.library.custom_op(own_name("draw_rotations", __name__), mutates_args=())
 def _draw(
     seed: int,
     layer_index: int | None,

@@ -210,7 +210,9 @@ class PretrainedModelArguments:
         choices=["auto", "bfloat16", "float16", "float32"],
     )
     attn_implementation: str | None = argument(
-        None, "How attention is computed.", choices=["blockwise", "sdpa", "eager", "flex_attention"]
+        None,
+        "How attention is computed.",
+        choices=["auto", "blockwise", "sdpa", "triton", "eager", "flex_attention"],
     )
     freeze_embeddings: bool = argument(False, "Do not train word and position embeddings.")
     use_lora: bool = argument(False, "Train LoRA adapters instead of the weights (needs peft).")

@@ -129,10 +129,10 @@ def test_attention_implementations(scope):
         model.set_attn_implementation("flash_attention_2")
 
 
-def test_blockwise_is_the_name_of_the_default(tmp_path):
+def test_blockwise_is_a_name_that_loads(tmp_path):
     ids, model = random_ids(2, 19), tiny_lm(**MIXED).eval()
     expected = model(ids).logits
-    assert to_implementation(model.config._attn_implementation) == "blockwise"
+    assert to_implementation(model.config._attn_implementation) == "auto"
     model.set_attn_implementation("eager")
     assert to_implementation(model.config._attn_implementation) == "eager"
     model.set_attn_implementation("blockwise")
@@ -149,7 +149,7 @@ def test_blockwise_is_the_name_of_the_default(tmp_path):
 @pytest.mark.parametrize("name", ["blocks", "paged|eager"])
 def test_unknown_implementations_are_refused(name, tmp_path):
     model = tiny_lm()
-    message = f'attn_implementation="{re.escape(name)}"` is not supported: choose "blockwise"'
+    message = f'attn_implementation="{re.escape(name)}"` is not supported: choose "auto"'
     with pytest.raises(ValueError, match=message):
         model.set_attn_implementation(name)
     model.save_pretrained(tmp_path)

@@ -147,20 +147,27 @@ ROW_KINDS = {
 
 
 @pytest.mark.parametrize(
-    ("scope", "rows"),
-    [("chunk", "plain"), ("chunk", "padded"), *(("band", rows) for rows in ROW_KINDS)],
+    ("scope", "rows", "implementation"),
+    [
+        ("chunk", "plain", "auto"),
+        ("chunk", "padded", "auto"),
+        *(("band", rows, "auto") for rows in ROW_KINDS),
+        ("chunk", "padded", "triton"),
+        ("band", "packed", "triton"),
+    ],
 )
-def test_nothing_strays_from_the_device(scope, rows):
+def test_nothing_strays_from_the_device(scope, rows, implementation):
     with FakeTensorMode():
         with FAKE:
             model = tiny_lm(
                 attention_scope=scope,
                 attn_layers=["local", "lsh", "full_shared_qk"],
-                deduplicate_rounds=True,
+                deduplicate_rounds=implementation != "triton",
                 num_buckets=[2, 4],
                 chunk_size_lm_head=11,
                 **dropout_fields(),
             ).train()
+            model.set_attn_implementation(implementation)
             ids = torch.zeros(2, 21, dtype=torch.long)
             inputs = ROW_KINDS[rows](FAKE)
         # Outside, a tensor made without a device would be on the CPU.

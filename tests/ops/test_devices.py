@@ -13,6 +13,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import linear
 
+from reformer_hf.ops import triton_attention
 from reformer_hf.ops.attention import local_attention, lsh_attention
 from reformer_hf.ops.chunk_scope import chunk_attention
 from reformer_hf.ops.convolution import short_convolution
@@ -93,20 +94,27 @@ def test_lsh_attention(device, attend, window, deduplicate, documents):
 @SCOPES
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("documents", ["none", "padded"])
-def test_blockwise_lsh_attention(device, attend, window, dropout, documents):
+@pytest.mark.parametrize("implementation", ["blockwise", "triton"])
+def test_lsh_attention_over_the_long_order(
+    device, attend, window, dropout, documents, implementation, monkeypatch
+):
+    monkeypatch.setattr(triton_attention, "refusal", lambda query: None)  # of the fake CPU
     query, value = heads(device), heads(device)
     buckets = torch.zeros(BATCH, HEADS, ROUNDS, SEQ, dtype=torch.int64, device=device)
     documents = documents_on(device, documents)
     window = dataclasses.replace(window, num_chunks_after=1, causal=False)
     options = {"num_buckets": 4, "dropout": dropout, "window": window}
+    options["implementation"] = implementation
     output, _ = attend(query, value, buckets, documents, **options)
     check(output, device, query, value)
 
 
 @pytest.mark.parametrize("documents", ["none", "padded", "packed"])
 @pytest.mark.parametrize("output_map", [False, True])
-def test_local_and_full_attention(device, documents, output_map):
-    options = {"dropout": 0.1, "output_map": output_map}
+@pytest.mark.parametrize("implementation", ["auto", "triton"])
+def test_local_and_full_attention(device, documents, output_map, implementation, monkeypatch):
+    monkeypatch.setattr(triton_attention, "refusal", lambda query: None)
+    options = {"dropout": 0.1, "output_map": output_map, "implementation": implementation}
     for attend, window in [(local_attention, {"window": WINDOW}), (full_attention, {})]:
         leaves = [heads(device) for _ in range(3)]
         output, _ = attend(*leaves, documents_on(device, documents), **options, **window)

@@ -12,6 +12,7 @@ import reformer_hf.ops
 MODULES = [
     importlib.import_module(info.name)
     for info in pkgutil.iter_modules(reformer_hf.ops.__path__, "reformer_hf.ops.")
+    if not info.name.endswith(("triton_kernels", "triton_launch"))  # which need Triton
 ]
 
 

@@ -153,7 +153,7 @@ class LSHPast(Past, ABC):
         *,
         dropout: float = 0.0,
         output_map: bool = False,
-        implementation: Implementation = "blockwise",
+        implementation: Implementation = "auto",
     ) -> HeadsAndMap:
         """Attend from new tokens to all that they see, each other included, and remember them.
 

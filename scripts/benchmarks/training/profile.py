@@ -35,7 +35,6 @@ LABELLED = (
     ("gather", "reformer_hf.ops.blockwise", "_Steps.queries"),
     ("gather", "reformer_hf.ops.blockwise", "_Steps.windows"),
     ("attend", "reformer_hf.ops.attention", "attend_blockwise"),
-    ("attend", "reformer_hf.ops.chunk_scope", "attend_blockwise"),
     ("attend", "reformer_hf.ops.chunk_scope", "full_attention"),
     ("feed-forward", "reformer_hf.nn.feed_forward", "ChunkedSubLayer.forward"),
     ("norm", "reformer_hf.nn.layer_norm", "StreamLayerNorm.forward"),
