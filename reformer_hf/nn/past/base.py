@@ -183,7 +183,7 @@ class LSHCachePast(LSHPast):
         *,
         dropout: float = 0.0,
         output_map: bool = False,
-        implementation: Implementation = "blockwise",
+        implementation: Implementation = "auto",
     ) -> HeadsAndMap:
         """Attend from new tokens; see the base class."""
         if self.length:
