@@ -7,9 +7,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
+from torch.nn.functional import pad
 from transformers import Trainer
 
+from reformer_hf.models.labels import IGNORE_INDEX
 from reformer_hf.models.sequence_parallel import SequenceParallel
+from reformer_hf.models.shard_layout import neighbour_reach
 from reformer_hf.training.evaluation import next_tokens
 
 
@@ -30,6 +33,7 @@ class RowParts:
 
     def __init__(self, size: int, device: torch.device):
         self.size, self.device = size, device
+        self.least = size  # tokens that a row must have
         self.parallel: SequenceParallel | None = None
         if size == 1:
             return
@@ -51,6 +55,7 @@ class RowParts:
         """
         if self.parallel is not None:
             model.set_sequence_parallel(self.parallel)
+            self.least = self.size * max(1, neighbour_reach(model.config))
 
     def cut(self, batch: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
         """Go through the batches of the group; with `shift_labels` in place of labels.
@@ -69,9 +74,23 @@ class RowParts:
         batches: list[Any] = [None] * self.size
         dist.all_gather_object(batches, own, group=self.parallel.group.processes)
         for whole in batches:
+            whole = _lengthen(whole, self.least)
             yield {
                 name: self.parallel.shard(tensor).to(self.device) for name, tensor in whole.items()
             }
+
+
+def _lengthen(batch: dict[str, Tensor], least: int) -> dict[str, Tensor]:
+    """Pad short rows, such as blank ones, to a length that can be cut."""
+    missing = least - batch["shift_labels"].shape[1]
+    if missing <= 0:
+        return batch
+    real = torch.ones_like(batch["shift_labels"])
+    values = {"shift_labels": IGNORE_INDEX}
+    return {
+        name: pad(tensor, (0, missing), value=values.get(name, 0))
+        for name, tensor in {"attention_mask": real, **batch}.items()
+    }
 
 
 class RowPartsTrainer(Trainer):
