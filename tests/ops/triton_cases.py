@@ -183,17 +183,21 @@ def sizes(scope):
 def any_input():
     """Windows, documents and buckets as hypothesis finds them."""
     max_examples = int(os.environ.get("TRITON_EXAMPLES", "2"))
-    settings(max_examples=max_examples, deadline=None, derandomize=True)(
-        given(
-            seq=st.integers(1, 11),
-            window=st.sampled_from([CAUSAL, BOTH_WAYS, (2, 1, False)]),
-            padding=st.sampled_from(["none", "right", "holes"]),
-            scope=st.sampled_from(["band", "chunk"]),
-            rounds=st.integers(1, 2),
-            buckets=st.integers(1, 6),
-            chunk=st.integers(1, 6),
-        )(check_lsh)
-    )()
+
+    @settings(max_examples=max_examples, deadline=None, derandomize=True)
+    @given(
+        seq=st.integers(1, 11),
+        window=st.sampled_from([CAUSAL, BOTH_WAYS, (2, 1, False)]),
+        padding=st.sampled_from(["none", "right", "holes"]),
+        scope=st.sampled_from(["band", "chunk"]),
+        rounds=st.integers(1, 2),
+        buckets=st.integers(1, 6),
+        chunk=st.integers(1, 6),
+    )
+    def examine(seq, window, padding, scope, rounds, buckets, chunk):
+        check_lsh(seq, window, padding, scope, rounds, buckets, chunk)
+
+    examine()
 
 
 def philox(seed: int, counter: tuple[int, int]) -> int:
