@@ -104,7 +104,7 @@ def check_lsh(
 
 
 @case(1, CAUSAL)
-@case(13, (2, 0, True), "left")
+@case(17, (2, 0, True), "left")
 @case(11, BOTH_WAYS, "packed")
 def band(*arguments):
     check_lsh(*arguments)
