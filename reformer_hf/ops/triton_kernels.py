@@ -8,6 +8,9 @@ in the dtype of the queries, float32 without rounding to TensorFloat-32.
 This file needs Triton. Nothing imports it before a kernel runs.
 """
 
+# pyright: reportArgumentType=false, reportOperatorIssue=false
+# What Triton calls a function is no Python function.
+
 from reformer_hf.ops.long_order import NO_KEY
 
 try:  # in a `try`, or whoever loads this file as remote code would need Triton

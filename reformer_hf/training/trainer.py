@@ -224,7 +224,8 @@ class CausalLMTrainer(NextTokenTrainer, GrowingRowsTrainer, SealedCheckpoints):
         assert isinstance(self.processing_class, PreTrainedTokenizerBase)
         length = len(dataloader) if has_length(dataloader) else None
         hidden = self.args.disable_tqdm or not self.is_local_process_zero()
-        bar = tqdm(dataloader, description, total=length, disable=hidden, leave=False)
+        rows: Any = dataloader
+        bar = tqdm(rows, description, total=length, disable=hidden, leave=False)
         batches = (
             part for batch in bar for part in self.row_parts.cut(self._prepare_inputs(batch))
         )

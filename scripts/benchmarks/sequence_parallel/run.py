@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
+from torch.multiprocessing.spawn import spawn
 from transformers import set_seed
 
 from reformer_hf import ReformerHFConfig, ReformerHFForCausalLM, SequenceParallel
+from reformer_hf.ops.hashing import total_buckets
 from scripts.benchmarks.common.cores import watched_cores
 from scripts.benchmarks.common.memory import PeakMemory
 
@@ -50,14 +51,15 @@ def tail_bytes(shape: dict[str, Any]) -> int:
     """Bytes of the tails that an LSH layer hands on, from the model's configuration."""
     config = build_model(shape | {"num_hidden_layers": 2}).config
     window = config.attention_window("lsh", True).before
-    slots = config.num_attention_heads * config.num_hashes * int(config.num_buckets)
+    assert config.num_buckets is not None  # which the configuration derives
+    slots = config.num_attention_heads * config.num_hashes * total_buckets(config.num_buckets)
     return slots * (2 * window * config.attention_head_size * 4 + 4)
 
 
 def measure(index: int, folder: Path, case: Case, steps: int, shape: dict[str, Any]) -> dict:
     """Warm up by a step on this process's part; then seconds, bytes and memory of some more."""
-    store = dist.FileStore(str(folder / "store"), case.processes)
-    dist.init_process_group("gloo", store=store, rank=index, world_size=case.processes)
+    store = f"file://{folder / 'store'}"
+    dist.init_process_group("gloo", store, rank=index, world_size=case.processes)
     torch.set_num_threads(1)
     set_seed(0)
     model, parallel, memory = build_model(shape), SequenceParallel(), PeakMemory()
@@ -95,6 +97,6 @@ def answer(request: dict) -> dict:
     case = Case(**request["case"])
     with tempfile.TemporaryDirectory() as folder:
         arguments = (folder, case, request["steps"], request["shape"])
-        torch.multiprocessing.spawn(_write, arguments, case.processes)
+        spawn(_write, arguments, case.processes)
         parts = [json.loads((Path(folder) / str(i)).read_text()) for i in range(case.processes)]
     return {name: max(part[name] or 0 for part in parts) for name in parts[0]}
