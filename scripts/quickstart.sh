@@ -4,7 +4,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib/environment.sh"
 ensure_environment .venv-quickstart train
-# Memory that does not grow with depth (docs/costs.md) with glibc.
+# Memory that grows less with depth under glibc (docs/costs.md).
 export THP_MEM_ALLOC_ENABLE="${THP_MEM_ALLOC_ENABLE:-1}"
 # Paths in the arguments are meant from where the command was given.
 exec "$ENVIRONMENT_PYTHON" -m reformer_hf.quickstart "$@"

@@ -105,15 +105,16 @@ OPTION_MUTATIONS = [
     Mutation(
         "turned queries are hashed behind a cache",
         "reformer_hf/nn/attention.py",
-        "partial(self._hash_all, query, past.rotations)",
-        f"partial(self._hash_all, {_TURNED}, past.rotations)",
+        "self._hash_all(query, past.rotations)",
+        f"self._hash_all({_TURNED}, past.rotations)",
         CACHED,
     ),
     Mutation(
         "angles begin anew in each cached pass",
         "reformer_hf/models/modeling_reformer_hf.py",
-        "rotary_of(self.config, position_ids, embedded[0].dtype)",
-        "rotary_of(self.config, position_ids - position_ids.min(), embedded[0].dtype)",
+        "rotary_of(self.config, position_ids, embedded[0].dtype)\n        outputs",
+        "rotary_of(self.config, position_ids - position_ids.min(), embedded[0].dtype)\n"
+        "        outputs",
         CACHED,
     ),
     Mutation(
@@ -126,9 +127,8 @@ OPTION_MUTATIONS = [
     Mutation(
         "the local round is missing behind a cache",
         "reformer_hf/nn/attention.py",
-        "partial(self._hash_all, query, past.rotations))\n",
-        "partial(self._hash_all, query, past.rotations))\n"
-        "        buckets = buckets[:, :, : past.rotations.shape[2]]\n",
+        "        ).long()\n        if rotary",
+        "        ).long()[:, :, : past.rotations.shape[2]]\n        if rotary",
         CACHED,
     ),
     Mutation(

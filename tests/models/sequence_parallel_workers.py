@@ -253,7 +253,7 @@ def lose_the_last_process() -> dict[str, str]:
 
 
 def main(directory: Path) -> None:
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", timeout=timedelta(seconds=600))
     calls: dict[str, Callable[[], dict[str, Any]]] = {
         name: lambda scenario=scenario: compare(*scenario)
         for name, scenario in scenarios_of(dist.get_world_size()).items()

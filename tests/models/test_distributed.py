@@ -48,9 +48,9 @@ def test_fsdp_shards_every_layer_on_its_own(results):
                 layer = "FSDPReformerHF{}Layer".format("Decoder" if "encoder" in name else "")
                 assert wrapped.count(layer) == (3 if "encoder" in name else 6) and sharded == whole
             else:
-                # With all options two axial tables less; three convolutions, n-grams and three
-                # parameters of each feed-forward sub-layer more.
-                expected = 52 if name == "fsdp" else 41
+                # With all options two axial tables less; three convolutions, n-grams, two norms of
+                # the local layer and three parameters of each feed-forward sub-layer more.
+                expected = 54 if name == "fsdp" else 41
                 assert wrapped[-4:] == ["FSDPReformerHFForCausalLM", *layers]
                 assert sharded == whole == expected
         # accelerate takes the layers from the model class, and the embeddings besides.

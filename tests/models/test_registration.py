@@ -1,5 +1,7 @@
 """What the Auto classes load, without and with the override of transformers' Reformer."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,6 @@ from reformer_hf import (
     ReformerHFModel,
     ReformerHFTokenizer,
 )
-from tests import processes
 from tests.parity.published_models import TINY, build_stock, write_checkpoint
 
 
@@ -35,6 +36,14 @@ def published(tmp_path: Path) -> Path:
     tokenizer.save_pretrained(folder)
     (folder / "tokenizer_config.json").unlink()
     return folder
+
+
+def run(code: str, *arguments: object) -> str:
+    """Run code in a process of its own, where nothing is registered yet; returns its output."""
+    command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_auto_classes_know_this_package(tmp_path: Path):
@@ -64,8 +73,6 @@ def test_transformers_keeps_its_own_without_the_override(published: Path):
 
 OVERRIDE = """
 import sys
-import warnings
-warnings.simplefilter("error")
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, pipeline
 from transformers import ReformerConfig, ReformerModelWithLMHead
@@ -102,9 +109,7 @@ torch.save(model(torch.arange(1, 30)[None]).logits, saved + "/logits.pt")
 
 def test_override_of_transformers_reformer(published: Path, tmp_path: Path):
     saved = tmp_path / "saved"
-    script = tmp_path / "override.py"
-    script.write_text(OVERRIDE)
-    processes.run(1, script, published, saved)
+    run(OVERRIDE, published, saved)
     # What it saved loads here, where there is no override.
     model = AutoModelForCausalLM.from_pretrained(saved)
     assert type(model) is ReformerHFForCausalLM

@@ -30,7 +30,7 @@ def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Results]
             directory = tmp_path_factory.mktemp("workers")
             log, store = directory / "log", processes.new_store()
             processes.wait(
-                processes.start_ranks(count, WORKERS, directory, log=log, store=store), 120
+                processes.start_ranks(count, WORKERS, directory, log=log, store=store), 600
             )
             print(log.read_text())  # pytest shows it where a test fails
             kept[count] = {}

@@ -101,9 +101,9 @@ def test_a_compiler_goes_around_it():
     """Forward and backward are one graph without a break; shapes alone, so that no kernel runs."""
     query = rows(device="meta", requires_grad=True)
     ids = torch.zeros(1, 1, 2, 5, dtype=torch.int64, device="meta")
+    options = {"num_buckets": 2, "window": Window(4, 1), "implementation": "triton"}
 
     def attend(query: torch.Tensor) -> torch.Tensor:
-        options = {"num_buckets": 2, "window": Window(4, 1), "implementation": "triton"}
         return lsh_attention(query, query, ids, None, dropout=0.1, **options)[0]
 
     output = torch.compile(attend, backend="aot_eager", fullgraph=True)(query)

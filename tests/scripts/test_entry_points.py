@@ -9,6 +9,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 ENTRY_POINTS = {
     "benchmarks.generation.__main__",
     "benchmarks.gpu.__main__",
+    "benchmarks.sequence_parallel.__main__",
     "benchmarks.sparse.__main__",
     "benchmarks.swapping.__main__",
     "benchmarks.training.__main__",

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc")
+@pytest.mark.skipif(not allocator.has_large_pages(), reason="the system gives no large pages")
 def test_memory_is_flat_in_depth():
     """6 layers grow the process 1.1 times as much as 2; with glibc as it is, twice as much."""
     theirs = {"LD_PRELOAD", *allocator.RETURN_LARGEST}

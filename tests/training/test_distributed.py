@@ -26,7 +26,8 @@ pytestmark = pytest.mark.distributed
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "scripts" / "configs"
 WORKER = Path(__file__).with_name("distributed_worker.py")
-NO_RECIPE = ",position_embedding_type=axial,conv_kernel=0,lsh_local_round=false,ngram_sizes=[]"
+NO_RECIPE = ",position_embedding_type=axial,conv_kernel=0,use_qk_norm=false"
+NO_RECIPE += ",lsh_local_round=false,ngram_sizes=[]"
 """What the worker, which is no script, makes of fields that are not given."""
 TOLERANCE = 2e-5  # of weights of size 0.1 to 1, in float32, after steps of 0.01
 

@@ -40,7 +40,7 @@ def arguments_of(script, root, name, steps):
 
 @pytest.mark.parametrize("script", ["train_clm", "train_clm_no_trainer"])
 @pytest.mark.parametrize(
-    ("kills", "count"), [(3, 16), pytest.param(20, 30, marks=pytest.mark.slow)]
+    ("kills", "count"), [(3, 30), pytest.param(20, 30, marks=pytest.mark.slow)]
 )
 def test_kills_at_random_moments(tmp_path, script, kills, count):
     """Kills of runs of so many steps."""

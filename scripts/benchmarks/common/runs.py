@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sys
+import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
@@ -103,6 +104,14 @@ class Record:
             self.plot(self.runs, self.folder)
         print((self.folder / "results.md").read_text(encoding="utf-8"))
         return int(not all(map(counts, self.runs)))
+
+
+def timed(do: Callable[[], dict]) -> dict:
+    """The result of a part, and how long it took: seconds, and those of its threads."""
+    start, busy = time.perf_counter(), time.process_time()
+    result = do()
+    seconds = round(time.perf_counter() - start, 1)
+    return {**result, "seconds": seconds, "cpu_seconds": round(time.process_time() - busy, 1)}
 
 
 def least_disturbed(attempt: Callable[[], dict], attempts: int, max_waiting: float) -> dict:

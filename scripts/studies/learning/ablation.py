@@ -2,7 +2,7 @@
 
     python -m scripts.studies.learning ablation --rows base "old recipe" --seeds 3
 
-The base is the quickstart's settings file. Each row takes one part of it away or exchanges it, and
+The base is `recipe.yaml` in this folder. Each row takes one part of it away or exchanges it, and
 trains with several seeds, on each text, once for the same number of tokens and once for the same
 minutes of steps on one thread. Goes on where it was interrupted.
 """

@@ -8,7 +8,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-from reformer_hf.quickstart import CONFIGURATION
 from reformer_hf.training.arguments import argument
 from reformer_hf.training.record import machine_record
 from scripts.benchmarks.common.arguments import make_parser
@@ -27,6 +26,7 @@ _SMOKE_ROWS |= {"max_eval_samples": 2, "warmup_steps": 1, "logging_steps": 1}
 
 
 RESULTS = "scripts/results/learning"
+RECIPE = Path(__file__).with_name("recipe.yaml")
 
 
 @dataclass
@@ -34,7 +34,7 @@ class LearningArguments:
     """What the parts of the study have in common."""
 
     rows: list[str] | None = argument(None, "Rows of the table to train; all by default.")
-    recipe: str = argument(str(CONFIGURATION), "Settings file of the base; the quickstart's.")
+    recipe: str = argument(str(RECIPE), "Settings file of the base.")
     output_dir: str = argument("outputs/learning", "Folder of texts, and of a folder for each run.")
     results_dir: str = argument(
         RESULTS, "Folder of results; each part of the study has its own in it."

@@ -11,8 +11,7 @@ folder after every part, results.png at the end, and goes on where it was interr
 
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ from reformer_hf.training.arguments import argument
 from reformer_hf.training.record import machine_record
 from scripts.benchmarks.common.arguments import make_parser
 from scripts.benchmarks.common.plot import new_figure
-from scripts.benchmarks.common.runs import Planned, do_runs
+from scripts.benchmarks.common.runs import Planned, do_runs, timed
 from scripts.benchmarks.common.tables import counts, describe_machine, length_table, short
 from scripts.studies.recall.run import SETTINGS, WINDOW, Learner, Stage, evaluate, train
 from scripts.studies.recall.task import SYMBOLS, TASKS, Size
@@ -111,14 +110,6 @@ def plan(arguments: RecallArguments) -> list[Planned]:
                 name = f"{learner.name} at {short(distance)}"
                 planned.append(Planned(identity, name, partial(timed, do)))
     return planned
-
-
-def timed(do: Callable[[], dict]) -> dict:
-    """The result of a part, and how long it took: seconds, and those of its threads."""
-    start, busy = time.perf_counter(), time.process_time()
-    result = do()
-    seconds = round(time.perf_counter() - start, 1)
-    return {**result, "seconds": seconds, "cpu_seconds": round(time.process_time() - busy, 1)}
 
 
 def label(run: dict) -> str:

@@ -24,10 +24,9 @@ from reformer_hf import ReformerHFForCausalLM
 from reformer_hf.training.arguments import argument
 from reformer_hf.training.data.bytes import ByteRows
 from scripts.benchmarks.common.plot import new_figure
-from scripts.benchmarks.common.runs import Planned, do_runs
+from scripts.benchmarks.common.runs import Planned, do_runs, timed
 from scripts.benchmarks.common.tables import counts, describe_machine, table
 from scripts.studies.library import DESCRIPTION, join_standard_library, random_model
-from scripts.studies.recall.__main__ import timed
 from scripts.studies.reproduce.approximation_picture import draw_text
 from scripts.studies.reproduce.approximation_run import (
     VARIANTS,

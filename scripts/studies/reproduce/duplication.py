@@ -17,9 +17,8 @@ from typing import Any
 
 from reformer_hf.training.arguments import argument
 from scripts.benchmarks.common.plot import new_figure
-from scripts.benchmarks.common.runs import Planned, do_runs
+from scripts.benchmarks.common.runs import Planned, do_runs, timed
 from scripts.benchmarks.common.tables import counts, describe_machine, table
-from scripts.studies.recall.__main__ import timed
 from scripts.studies.reproduce.common import PAPER, ClaimArguments, make_header, parse
 from scripts.studies.reproduce.duplication_run import (
     HEADS,
@@ -100,13 +99,15 @@ class DuplicationArguments(ClaimArguments):
 def plan(arguments: DuplicationArguments) -> list[Planned]:
     """Each training, and each evaluation of what it made; full attention once for both scopes."""
     task = Task(arguments.length, arguments.symbols, arguments.window)
+    stages = " ".join(str(number) for stage in arguments.stages() for number in stage)
+    size = f"{task.length} {task.symbols} {task.window}, {stages},"
     planned = []
     for seed in range(arguments.seeds):
         for rounds in arguments.train_hashes:
             for scope in arguments.scopes if rounds else [SCOPES[0]]:
                 trained = Attention(scope, rounds)
                 name = f"{trained.name} {scope}" if rounds else trained.name
-                path = Path(arguments.output_dir, CLAIM, f"{name} {arguments.length} {seed}.pt")
+                path = Path(arguments.output_dir, CLAIM, f"{name} {size} {seed}.pt")
                 identity = {"seed": seed, "trained": trained.name}
                 identity |= {"scope": scope if rounds else None}
                 do = partial(train, task, trained, arguments.stages(), seed, path)

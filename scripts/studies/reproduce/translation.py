@@ -143,6 +143,7 @@ def run(argv: list[str] | None = None) -> int:
         parser.error(f"pairs_dir={arguments.pairs_dir}: run make_translation_pairs.py first")
     header = make_header(settings, json.loads(sources.read_text(encoding="utf-8")))
     planned, folder = [], Path(arguments.output_dir).absolute() / CLAIM
+    folder /= "smoke" if arguments.smoke else f"{settings.max_steps} steps"
     for seed in range(arguments.seeds):
         for variant in arguments.variants:
             request = {

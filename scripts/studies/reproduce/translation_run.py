@@ -53,6 +53,7 @@ def model_fields(settings: Settings, variant: str) -> dict[str, Any]:
     dropouts = [f"{part}_probs_dropout_prob" for part in ("local_attention", "lsh_attention")]
     return {
         **recipe,
+        "use_qk_norm": False,  # which shared queries and keys cannot have
         "num_hidden_layers": settings.num_hidden_layers,
         "hidden_size": settings.hidden_size,
         "num_attention_heads": max(1, settings.hidden_size // HEAD_SIZE),
