@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from reformer_hf import ReformerHFForConditionalGeneration
-from reformer_hf.quickstart import CONFIGURATION
 from scripts.studies.learning import comparison, training
+from scripts.studies.learning.common import RECIPE
 from scripts.studies.learning.peers import PEERS, use_one_stream
 from scripts.studies.learning.recipe import Recipe
 from scripts.studies.learning.sparse import parameters
@@ -38,7 +38,8 @@ def base():
 
 
 def test_the_base_is_the_recipe_without_ngrams(base):
-    recipe = Recipe.read(CONFIGURATION)
+    recipe = Recipe.read(RECIPE)
+    assert not base.config().use_qk_norm  # which shared queries and keys cannot have
     assert base.fields == {**recipe.fields, "ngram_sizes": []}
     assert base.arguments == {**recipe.arguments, "max_eval_samples": 8}
 
