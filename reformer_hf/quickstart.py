@@ -242,5 +242,5 @@ def write_reports(
 
 
 if __name__ == "__main__":
-    reuse_freed_memory()
+    reuse_freed_memory()  # as scripts/quickstart.sh asks in the environment
     sys.exit(main())

@@ -375,7 +375,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         embedded = [self.embeddings(inputs_embeds, position_ids, ngrams)]
         options["rotary"] = rotary_of(self.config, position_ids, embedded[0].dtype)
         remembered = [Sharded(shard, new)] * len(self.encoder.layers)
-        seed = self._draw_hash_seed()
+        seed = self._draw_hash_seed(inputs_embeds.device)  # weights may lie elsewhere
         return self.encoder(embedded, None, seed, remembered=remembered, **options)
 
     def _narrow(self, outputs: Any, for_head: bool) -> Any:
@@ -424,12 +424,12 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
                 "at every call"
             )
 
-    def _draw_hash_seed(self) -> int:
+    def _draw_hash_seed(self, device: torch.device | None = None) -> int:
         """The seed of this pass's rotations: fixed outside training, else drawn."""
         if self.training and self.config.redraw_rotations and "lsh" in self.config.attn_layers:
             drawn = draw_seed()  # from the default generator: `set_seed` reproduces a run
             if drawn is not None and self.sequence_parallel is not None:
-                drawn = self.sequence_parallel.share(drawn, self.device)
+                drawn = self.sequence_parallel.share(drawn, device or self.device)
             if drawn is not None:
                 return drawn
         return self.config.hash_seed or 0

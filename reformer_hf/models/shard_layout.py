@@ -20,7 +20,7 @@ def lay_out_shard(
 ) -> tuple[Shard, Tensor]:
     """Find the documents of a shard and the positions of its tokens, (batch, seq).
 
-    All processes raise the same errors, so that none waits for another in vain.
+    All processes raise the same errors but those of shapes, so that none waits for another in vain.
 
     Raises:
         ValueError: naming the argument, its value and the fix.

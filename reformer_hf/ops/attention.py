@@ -23,7 +23,7 @@ from reformer_hf.ops.checks import require_choice
 from reformer_hf.ops.flex import attend_flex
 from reformer_hf.ops.long_order import LongOrder, segment_order
 from reformer_hf.ops.sorting import SortOrder, keep_order, permute, sort_by_bucket, unpermute
-from reformer_hf.ops.triton_attention import attend_triton, refusal
+from reformer_hf.ops.triton_attention import attend_triton, has_kernels, refusal
 from reformer_hf.ops.window import (
     Window,
     count_appearances,
@@ -60,8 +60,8 @@ def choose_implementation(
     """
     require_choice(Implementation, implementation=wanted)
     if wanted == "auto":
-        on_gpu = query.device.type == "cuda" and refusal(query) is None
-        wanted = "triton" if on_gpu else "blockwise"
+        takes_kernels = refusal(query) is None and has_kernels(query.device)
+        wanted = "triton" if takes_kernels else "blockwise"
     compiled = wanted == "blockwise" and torch.compiler.is_compiling()
     return "eager" if needs_all or compiled else wanted  # type: ignore[return-value]
 

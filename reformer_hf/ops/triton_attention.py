@@ -7,8 +7,12 @@ all heads that fit into one table are one launch. Both directions are operators 
 
 import importlib.util
 import os
+import shutil
 from collections.abc import Sequence
-from typing import Any
+from functools import cache
+from typing import (
+    Any,
+)
 
 import torch
 from jaxtyping import Float
@@ -53,6 +57,24 @@ def refusal(like: Float[Tensor, "*lead dim"]) -> str | None:
     if like.device.type != "meta" and not IS_INSTALLED:
         return "Triton, which is not installed: `pip install triton`"
     return None
+
+
+@cache
+def has_kernels(device: torch.device) -> bool:
+    """Whether `auto` takes the kernels: on Nvidia's GPUs from Ampere on, and with a C compiler.
+
+    Triton builds the start of a kernel with it; older GPUs lack bfloat16.
+
+    Args:
+        device: of the queries.
+
+    >>> has_kernels(torch.device("cpu"))
+    False
+    """
+    if device.type != "cuda" or torch.version.hip or not torch.cuda.is_available():
+        return False
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    return bool(compiler) and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def attend_triton(

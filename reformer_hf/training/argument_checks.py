@@ -256,7 +256,8 @@ def check_use(arguments: Any) -> None:
 def choose_best(arguments: Any) -> None:
     """Let the lowest value of a metric that falls be the best; the Trainer knows losses alone."""
     metric = (arguments.metric_for_best_model or "").removeprefix("eval_")
-    if arguments.greater_is_better is None and metric in _FALLING:
+    falls = any(metric == name or metric.endswith(f"_{name}") for name in _FALLING)
+    if arguments.greater_is_better is None and falls:  # also that of one of several evaluations
         arguments.greater_is_better = False
 
 

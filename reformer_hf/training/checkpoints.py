@@ -200,11 +200,24 @@ def compare_settings(directory: Path, settings: Mapping[str, Any]) -> None:
             f"{recorded} cannot be read ({error}): delete it to go on unchecked, or choose "
             "another output_dir"
         ) from error
-    if differences := "; ".join(_differences(old, json.loads(json.dumps(settings)))):
+    new = json.loads(json.dumps(settings))
+    if differences := "; ".join(_differences(_read(old), _read(new))):
         raise ValueError(
             f"the run in {directory} has other settings ({differences}). Give the old ones to go "
             "on with it; to start anew, choose another --output_dir"
         )
+
+
+def _read(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with `config_overrides` as fields: what is switched off need not be named."""
+    from reformer_hf.training.build import parse_overrides  # which needs this module
+
+    model = settings.get("model")
+    if not isinstance(model, dict) or not model.get("config_overrides"):
+        return settings
+    fields = parse_overrides(model["config_overrides"])
+    named = {name: value for name, value in fields.items() if value is not False}
+    return {**settings, "model": {**model, "config_overrides": named}}
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:

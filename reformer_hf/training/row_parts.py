@@ -20,8 +20,8 @@ class RowParts:
     """Cuts batches into parts for the processes that hold rows together.
 
     Each process reads batches of its own. The processes of a group take these in turn: of each
-    batch every process computes a part. So a step sees the rows that it would see without, and a
-    forward pass of a process has as many tokens of a row less as the group has processes more.
+    batch every process computes a part. So a step sees the rows that it would see without. A
+    process makes `size` passes for a batch of its own, each over 1/size of the tokens of rows.
 
     Args:
         size: processes of a group; 1 for whole rows.
@@ -103,13 +103,25 @@ class RowPartsTrainer(Trainer):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         size = getattr(self.args, "sequence_parallel_size", 1)
-        if size > 1 and self.args.label_smoothing_factor:
-            raise ValueError(
-                f"label_smoothing_factor={self.args.label_smoothing_factor} with "
-                f"sequence_parallel_size={size}: leave one of them out"
-            )
+        if size > 1:
+            self._check_arguments(size)
         self.row_parts = RowParts(size, self.args.device)
         self.row_parts.attach(self.model)
+
+    def _check_arguments(self, size: int) -> None:
+        """Refuse what would take a batch's parts for whole batches."""
+        refused = {
+            "label_smoothing_factor": bool(self.args.label_smoothing_factor),
+            "optimizer_in_backward": getattr(self.args, "optimizer_in_backward", False),
+            "deepspeed": self.args.deepspeed is not None,
+            "average_tokens_across_devices": not self.args.average_tokens_across_devices,
+        }
+        for name, is_refused in refused.items():
+            if is_refused:
+                raise ValueError(
+                    f"{name}={getattr(self.args, name)} with sequence_parallel_size={size}: leave "
+                    "one of them out"
+                )
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Forward and backward, part after part where rows are cut."""

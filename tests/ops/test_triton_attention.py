@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from reformer_hf.ops import triton_attention
+from reformer_hf.ops import attention, triton_attention
 from reformer_hf.ops.attention import choose_implementation, local_attention, lsh_attention
 from reformer_hf.ops.window import Window
 from tests.ops import triton_cases
@@ -80,6 +80,7 @@ def test_a_missing_triton_is_explained(monkeypatch):
 )
 def test_auto_takes_the_kernels_where_they_run(device, dtype, dim, installed, chosen, monkeypatch):
     monkeypatch.setattr(triton_attention, "IS_INSTALLED", installed)
+    monkeypatch.setattr(attention, "has_kernels", lambda found: found.type == "cuda")
     with FakeTensorMode():
         query = rows(dim, device=device, dtype=dtype)
         assert choose_implementation("auto", query, needs_all=False) == chosen

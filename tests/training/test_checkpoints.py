@@ -14,6 +14,7 @@ from reformer_hf.training.checkpoints import (
     RUN_SETTINGS,
     Progress,
     check_settings,
+    compare_settings,
     find_checkpoint,
     is_whole,
     last_whole_checkpoint,
@@ -240,3 +241,19 @@ def test_a_file_is_no_folder_for_a_run(tmp_path, asked):
     (tmp_path / "run").write_text("a file")
     with pytest.raises(ValueError, match=r"output_dir=.*run is a file: choose a folder"):
         find_checkpoint(asked, tmp_path / "run")
+
+
+def test_a_run_from_before_an_option_goes_on_where_the_option_is_switched_off(tmp_path):
+    """A recipe that has chosen it since then does not change the model of that run."""
+
+    def settings(overrides):
+        return {"model": {"config_overrides": overrides}}
+
+    (tmp_path / RUN_SETTINGS).write_text(json.dumps(settings("hidden_size=8")))
+    off, on = (
+        settings("use_qk_norm=false,hidden_size=8"),
+        settings("use_qk_norm=true,hidden_size=8"),
+    )
+    compare_settings(tmp_path, off)
+    with pytest.raises(ValueError, match="model.config_overrides.use_qk_norm was None, now True"):
+        compare_settings(tmp_path, on)

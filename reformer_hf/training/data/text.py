@@ -240,8 +240,13 @@ def find_files(name: str, pattern: str, exclude: Path | None = None) -> list[Pat
     found = glob.glob(everything, recursive=True)
     left_out = {"site-packages", "dist-packages"} - set(path.parts)
     named = [each for each in map(Path, found) if not left_out & set(each.parts)]
-    shortest_last = sorted(named, key=lambda each: (len(each.parts), str(each)), reverse=True)
-    once = {os.path.realpath(each): each for each in shortest_last}
+    # Of several names of a file its own ending counts first: links of the Hub lead to bare hashes.
+    best_last = sorted(
+        named,
+        key=lambda each: (each.suffix.lower() not in TABLES, len(each.parts), str(each)),
+        reverse=True,
+    )
+    once = {os.path.realpath(each): each for each in best_last}
     paths = [
         each
         for each in sorted(once.values(), key=str)
