@@ -161,8 +161,8 @@ class RowGroup:
         except RuntimeError as error:
             raise RuntimeError(
                 f"process {self.index} of the {self.size} that hold a row together could not reach "
-                f"another one ({error}). If that one has ended, see what it printed last, and start "
-                "all of them again from the last checkpoint"
+                f"another one ({error}). If that one has ended, see what it printed last, and "
+                "start all of them again from the last checkpoint"
             ) from error
 
 
