@@ -215,7 +215,10 @@ def _read(settings: dict[str, Any]) -> dict[str, Any]:
     model = settings.get("model")
     if not isinstance(model, dict) or not model.get("config_overrides"):
         return settings
-    fields = parse_overrides(model["config_overrides"])
+    try:
+        fields = parse_overrides(model["config_overrides"])
+    except ValueError:  # which is told when the model is built
+        return settings
     named = {name: value for name, value in fields.items() if value is not False}
     return {**settings, "model": {**model, "config_overrides": named}}
 

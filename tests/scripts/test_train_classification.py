@@ -121,7 +121,10 @@ def test_a_run_goes_on_with_its_own_data_and_model_only(run, tmp_path, capsys):
     run(*options, "--max_minutes", "1e-6")  # which stops it after a step
     assert {path.name for path in (tmp_path / "out").glob("checkpoint-*")} == {"checkpoint-1"}
     for changed, message in (
-        (["--config_overrides", tiny_overrides(conv_kernel=3)], "model.config_overrides was"),
+        (
+            ["--config_overrides", tiny_overrides(conv_kernel=3)],
+            "model.config_overrides.conv_kernel was 2, now 3",
+        ),
         (["--max_seq_length", "32"], "data.max_seq_length was 64, now 32"),
         (["--seed", "5"], "seed was 42, now 5"),
     ):
