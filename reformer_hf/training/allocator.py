@@ -1,4 +1,4 @@
-"""Memory that does not grow with depth under glibc. Entry points call this; no import does.
+"""Memory that grows less with depth under glibc. Entry points call this; no import does.
 
 torch asks for blocks aligned to 64 bytes. glibc cuts such a block out of a longer free one, and
 gives the few bytes before and behind it to small objects, which may live longer. Once freed, the
@@ -30,7 +30,7 @@ _OPTIONS = {"MALLOC_MMAP_THRESHOLD_": -3, "MALLOC_TRIM_THRESHOLD_": -1}  # of ma
 
 
 def reuse_freed_memory() -> bool:
-    """Have this process use freed memory again, so that its peak does not grow with depth.
+    """Have this process use freed memory again, so that its peak grows less with depth.
 
     Set `THP_MEM_ALLOC_ENABLE=1` in the environment before anything makes a tensor, as the training
     scripts do at their top; then call this. One line on standard error says what was done. Nothing
