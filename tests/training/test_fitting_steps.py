@@ -6,9 +6,10 @@ import pytest
 import torch
 from transformers import TrainerState
 
-from reformer_hf.training import ReformerTrainingArguments, fitting_steps, trainer
+from reformer_hf.training import ReformerTrainingArguments, fitting_steps, optimizers, trainer
 from reformer_hf.training.fitting_steps import steps_in, steps_of_checkpoint
 from reformer_hf.training.row_schedule import RowSchedule
+from tests.models.tiny import tiny_lm
 
 
 def test_steps_of_all_lengths_together_fill_the_time():
@@ -18,6 +19,11 @@ def test_steps_of_all_lengths_together_fill_the_time():
     planned = RowSchedule([512, 1024, 8192], [2048], steps)
     assert sum(n * seconds[length] for n, _, length in planned.phases) == pytest.approx(400, abs=1)
     assert steps_in(1e-9, list(seconds.values()), schedule) == 1
+
+
+@pytest.mark.parametrize(("eval_steps", "steps"), [(0.5, 80), (0.25, 60), (5, 33), (100, 90)])
+def test_evaluations_take_their_time_from_the_steps(eval_steps, steps):
+    assert steps_in(100.0, [1.0], RowSchedule([8], [8], 1), 10.0, eval_steps) == steps
 
 
 def test_a_checkpoint_knows_the_steps_of_its_run(tmp_path):
@@ -53,12 +59,35 @@ def test_epochs_decide_the_steps_of_a_run_that_goes_on_too(tmp_path, monkeypatch
     assert arguments.max_steps == -1
 
 
+def test_what_is_timed_is_what_the_run_does(tmp_path, monkeypatch):
+    made = []
+
+    def make_optimizer(*arguments, **settings):
+        made.append(settings)
+        return optimizers.make_optimizer(*arguments, **settings)
+
+    monkeypatch.setattr(fitting_steps, "make_optimizer", make_optimizer)
+    monkeypatch.setattr(fitting_steps, "_median_seconds", lambda work: work() or 1.0)
+    fields = {"use_cpu": True, "report_to": "none", "per_device_eval_batch_size": 2}
+    fields |= {"max_minutes": 1 / fitting_steps.PLANNED_SHARE, "muon_learning_rate": 0.01}
+    schedule, model = RowSchedule([8, 16], [16], 1), tiny_lm()
+
+    def plan(**changed):
+        arguments = ReformerTrainingArguments(str(tmp_path), **fields, **changed)
+        return fitting_steps.fitting_steps(model, arguments, schedule, evaluated=20)
+
+    assert plan(optim="adamw_torch_fused") == 60 and plan(optim="adamw_torch") == 60
+    assert [each["fused"] for each in made] == [True, True, False, False]
+    assert plan(eval_strategy="steps", eval_steps=0.5) == 40  # two of 20 rows, half a second each
+    assert made[0]["muon_learning_rate"] == 0.01
+
+
 def test_timing_leaves_model_and_generator_alone(monkeypatch):
     model = torch.nn.Linear(2, 2)
-    monkeypatch.setattr(fitting_steps, "_seconds", lambda *_: float(torch.rand(())) + 1)
+    monkeypatch.setattr(fitting_steps, "_step_seconds", lambda *_: float(torch.rand(())) + 1)
 
     class Arguments:
-        max_minutes, world_size = 1.0, 1
+        max_minutes, world_size, eval_strategy, eval_steps = 1.0, 1, "no", 500
 
     torch.manual_seed(0)
     expected = torch.rand(())

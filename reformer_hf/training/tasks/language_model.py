@@ -144,7 +144,11 @@ def train_clm(
 
 
 def _choose_schedule(
-    model: Any, data: DataTrainingArguments, training: Any, rows: int | None = None
+    model: Any,
+    data: DataTrainingArguments,
+    training: Any,
+    rows: int | None = None,
+    evaluated: int = 0,
 ) -> RowSchedule | None:
     """The schedule of rows that grow, and `max_steps` if that is left to other arguments.
 
@@ -154,6 +158,7 @@ def _choose_schedule(
         training: arguments, whose `max_steps` is set once the data are known: to the steps that fit
             `max_minutes`, else to those of the epochs.
         rows: of the data; None before they are known.
+        evaluated: rows of an evaluation.
     """
     block_size = choose_block_size(data.block_size, model.config)
     processes = training.world_size * max(1, training.n_gpu)
@@ -162,7 +167,7 @@ def _choose_schedule(
     if schedule is None or rows is None or training.max_steps > 0:
         return schedule
     minutes = getattr(training, "max_minutes", None)
-    timed = None if minutes is None else fitting_steps(model, training, schedule)
+    timed = None if minutes is None else fitting_steps(model, training, schedule, evaluated)
     training.max_steps = timed or schedule.max_steps
     return choose(max_steps=training.max_steps)
 
@@ -236,6 +241,7 @@ def _make_trainer(
             data_arguments,
             training_arguments,
             rows=len(data.train),  # type: ignore[arg-type]
+            evaluated=len(data.validation or ()) if "validation" in wanted else 0,
         )
     return task.trainer_class(
         model=model,
