@@ -132,7 +132,7 @@ def render(header: dict, runs: Sequence[dict]) -> str:
         for name, found in per_token.items()
         if found is not None
     ]
-    columns = ["bytes of a token, measured", "of each layer", "of what has no layers"]
+    columns = ["bytes of a token, measured", "of each LSH layer", "of what has no layers"]
     lines += ["## Layers, measured at a shorter length", "", *table(columns, rows)]
     for step in header["steps"]:
         sizes = step["arguments"]
@@ -145,7 +145,8 @@ def render(header: dict, runs: Sequence[dict]) -> str:
                 continue
             for count in (layers, TALK["layers"]):
                 value = tokens * (found[0] * count + found[1])
-                cells.append([f"{name}, {count} layers: from the bytes above", _gigabytes(value)])
+                text = f"{name}, {count} LSH layers: from the bytes above"
+                cells.append([text, _gigabytes(value)])
         peak = step["peak_memory_gib"]
         cells.append(["measured: the peak of the whole step", _gigabytes((peak or 0) * 2**30)])
         lines += table(["", "GB"], cells)

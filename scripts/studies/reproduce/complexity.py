@@ -204,7 +204,7 @@ def render(header: dict, runs: Sequence[dict]) -> str:
     lines += [
         "Powers: the formula's; in brackets those fitted to all runs along the axis, and to its "
         "two largest sizes. Memory is what a pass takes above weights and their gradients. "
-        f"Formulas after {PAPER}, tables 1 and 3.",
+        f"Formulas: what the algorithms take, in the letters of {PAPER}, tables 1 and 3.",
         "",
     ]
     for number in (1, 3):
