@@ -3,7 +3,7 @@
 Compares this package's Reformer in both scopes with transformers' Reformer, reformer-pytorch and a
 full-attention model of the same widths, and with the matrix products of such a step alone. Each run
 has a process of its own; the variants take turns within a repeat, so that runs of the same repeat
-can be compared in pairs. Also measures memory against depth, and profiles our own step by stage.
+can be compared in pairs. Also profiles our own step by stage.
 Writes results.json, results.md and plots to the output folder, and goes on where it stopped.
 """
 
@@ -16,7 +16,11 @@ from scripts.benchmarks.common.arguments import make_parser
 from scripts.benchmarks.common.peers import ModelShape
 from scripts.benchmarks.common.processes import exit_when_terminated, run_process
 from scripts.benchmarks.common.runs import benchmark_header, do_runs, plan_cases
-from scripts.benchmarks.training.arguments import ALLOCATORS, TrainingBenchmarkArguments
+from scripts.benchmarks.training.arguments import (
+    ALLOCATORS,
+    TrainingBenchmarkArguments,
+    allocator_environment,
+)
 from scripts.benchmarks.training.plot import plot_all
 from scripts.benchmarks.training.report import TrainingCase
 from scripts.benchmarks.training.targets import render
@@ -43,7 +47,8 @@ def run_child(case: TrainingCase, arguments: TrainingBenchmarkArguments, shape: 
     """Measure a case in a process of its own; see `run_process`."""
     request = {"case": case._asdict(), "arguments": asdict(arguments), "shape": asdict(shape)}
     module = "scripts.benchmarks.training.run"
-    return run_process(module, request, arguments.timeout, arguments.environment())
+    environment = allocator_environment(arguments.allocator)
+    return run_process(module, request, arguments.timeout, environment)
 
 
 def summary(arguments: TrainingBenchmarkArguments, shape: ModelShape) -> str:

@@ -30,6 +30,13 @@ ALLOCATORS = {
 """What the environment of each run tells torch and glibc about memory."""
 
 
+def allocator_environment(allocator: str) -> Mapping[str, str]:
+    """The environment of a run with one of `ALLOCATORS`."""
+    ours = {name for settings in ALLOCATORS.values() for name in settings}
+    kept = {name: value for name, value in os.environ.items() if name not in ours}
+    return kept | ALLOCATORS[allocator]
+
+
 @dataclass
 class TrainingBenchmarkArguments(BenchmarkArguments):
     """What is measured, and how long."""
@@ -53,10 +60,6 @@ class TrainingBenchmarkArguments(BenchmarkArguments):
     first_max_length_gpt2: int = argument(
         2**14, "Longest length of `gpt2` in the first repeat, likewise."
     )
-    depths: list[int] = argument(
-        [4, 8, 12, 24], "Numbers of layers of `band`, whose memory is compared."
-    )
-    depth_length: int = argument(2**14, "Tokens of a row there.")
     profile_length: int = argument(
         2**14, "Tokens of a row in the profile by stage of `band` and `chunk`."
     )
@@ -97,12 +100,6 @@ class TrainingBenchmarkArguments(BenchmarkArguments):
         problems = (problem_with_length(case.variant, shape, case.length) for case in planned)
         return next(filter(None, problems), None)
 
-    def environment(self) -> Mapping[str, str]:
-        """The environment of the runs."""
-        ours = {name for settings in ALLOCATORS.values() for name in settings}
-        kept = {name: value for name, value in os.environ.items() if name not in ours}
-        return kept | ALLOCATORS[self.allocator]
-
     def allows(self, case: TrainingCase, repeat: int) -> bool:
         """Whether a case is within the longest length of its variant."""
         longest = getattr(self, f"max_length_{case.variant}", case.length)
@@ -111,7 +108,7 @@ class TrainingBenchmarkArguments(BenchmarkArguments):
         return case.length <= longest
 
     def cases(self, repeat: int, shape: ModelShape) -> list[TrainingCase]:
-        """The cases of a repeat in order, memory by depth and profiles behind the others."""
+        """The cases of a repeat in order, profiles behind the others."""
         layers = shape.num_hidden_layers
         cases = [
             case
@@ -122,13 +119,11 @@ class TrainingBenchmarkArguments(BenchmarkArguments):
             if self.allows(case := TrainingCase(variant, length, dtype, mode, layers), repeat)
         ]
         if repeat == 0:  # the others need no repeats
-            cases += self.further_cases(layers)
+            cases += self.profiled_cases(layers)
         return list(dict.fromkeys(cases))
 
-    def further_cases(self, layers: int) -> Iterator[TrainingCase]:
-        """Memory by depth, and our own time by stage."""
-        for depth in self.depths if "band" in self.variants else ():
-            yield TrainingCase("band", self.depth_length, "float32", TRAINING, depth)
+    def profiled_cases(self, layers: int) -> Iterator[TrainingCase]:
+        """Our own time by stage."""
         for variant in OURS:
             for dtype in self.dtypes if variant in self.variants else ():
                 yield TrainingCase(variant, self.profile_length, dtype, PROFILE, layers)

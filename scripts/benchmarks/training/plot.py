@@ -8,8 +8,6 @@ from scripts.benchmarks.training.peers import FLOOR, TRAINING_VARIANTS
 from scripts.benchmarks.training.report import (
     MODE_NAMES,
     TrainingResults,
-    activation_bytes,
-    bytes_beyond_parameters,
     peak_bytes,
     tokens_per_second,
 )
@@ -22,8 +20,7 @@ def plot_all(layers: int, tokens_per_batch: int, runs: Sequence[dict], folder: P
         layers: of the models that are compared.
         tokens_per_batch: tokens of all rows, where rows are shorter.
         runs: as in results.json.
-        folder: for time_per_token.png, seconds_per_batch.png, memory_by_length.png and
-            memory_by_depth.png.
+        folder: for time_per_token.png, seconds_per_batch.png and memory_by_length.png.
     """
     results = TrainingResults(runs, layers)
     panels = [(mode, dtype) for mode in results.modes for dtype in results.dtypes]
@@ -53,7 +50,6 @@ def plot_all(layers: int, tokens_per_batch: int, runs: Sequence[dict], folder: P
         leave_out=(FLOOR,),
         ylabel="peak resident memory, MB",
     )
-    plot_depths(results, folder / "memory_by_depth.png")
 
 
 def plot_panels(
@@ -98,25 +94,4 @@ def plot_panels(
         handles, labels = axes.get_legend_handles_labels()
         named |= zip(labels, handles, strict=True)
     figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=3)
-    figure.savefig(path, dpi=120)
-
-
-def plot_depths(results: TrainingResults, path: Path) -> None:
-    """Draw the peak memory of `band` against the number of layers, from zero."""
-    lines = {
-        "all": peak_bytes,
-        "less parameters and gradients": bytes_beyond_parameters,
-        "less the process before the model, too": activation_bytes,
-    }
-    if not results.depths(peak_bytes):
-        return
-    figure = new_figure(6.5, 4.5)
-    axes = figure.add_subplot()
-    for (label, value), style in zip(lines.items(), ("C0o-", "C1s-", "C2^-"), strict=True):
-        sizes = results.depths(value)
-        axes.plot(list(sizes), [size / 1e6 for size in sizes.values()], style, label=label)
-    axes.set(xlabel="layers", ylabel="MB", title="Peak memory of training, band, float32")
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    axes.legend()
     figure.savefig(path, dpi=120)

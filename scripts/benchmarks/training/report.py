@@ -49,7 +49,7 @@ class TrainingResults(Repeats[TrainingCase]):
 
     Args:
         runs: as in results.json; only those that count enter the tables.
-        layers: of the models that are compared; other depths are compared by memory only.
+        layers: of the models that are compared.
     """
 
     def __init__(self, runs: Sequence[dict], layers: int):
@@ -79,19 +79,6 @@ class TrainingResults(Repeats[TrainingCase]):
         numerator = self.case(above, length, dtype, mode)
         return self.paired(numerator, self.case(below, length, dtype, mode), value)
 
-    def depths(self, value: Callable[[dict], float]) -> dict[int, float]:
-        """A value of `band` by its number of layers, where several were measured."""
-        others = [c for c in self.finished if c.mode == "training" and c.layers != self.layers]
-        lengths = {case.length for case in others}
-        alike = [
-            case
-            for case in self.finished
-            if (case.variant, case.dtype, case.mode) == ("band", "float32", "training")
-            and case.length in lengths
-        ]
-        medians = {c.layers: median(self.per_repeat(c, value).values()) for c in alike}
-        return dict(sorted(medians.items())) if others else {}
-
     @property
     def knows_memory(self) -> bool:
         """Whether the system told the peaks of forward and backward apart."""
@@ -114,16 +101,6 @@ def peak_bytes(run: dict) -> float:
     memory = run["memory"]
     peaks = [memory[name] for name in ("forward", "backward") if memory[name] is not None]
     return max(peaks) if peaks else memory["whole"] or float("nan")
-
-
-def bytes_beyond_parameters(run: dict) -> float:
-    """Peak less the parameters and as many gradients."""
-    return peak_bytes(run) - 2 * run["parameter_bytes"]
-
-
-def activation_bytes(run: dict) -> float:
-    """Peak less parameters, gradients, and what the process held before there was a model."""
-    return bytes_beyond_parameters(run) - (run["memory"]["imported"] or 0)
 
 
 def panel_tables(
@@ -207,24 +184,6 @@ def megabytes(values: Sequence[float | None]) -> str:
     return f"{median(known) / 1e6:,.0f}" if known and len(known) == len(values) else "-"
 
 
-def depth_section(results: TrainingResults) -> list[str]:
-    """Memory against the number of layers."""
-    columns = [peak_bytes, bytes_beyond_parameters, activation_bytes]
-    depths = [results.depths(value) for value in columns]
-    if not depths[0]:
-        return []
-    rows = [[str(layers), *(megabytes([one[layers]]) for one in depths)] for layers in depths[0]]
-    header = ["layers", "peak, MB", "less parameters and gradients", "less the process before"]
-    return [
-        "## Memory against depth",
-        "",
-        "`band`, forward and backward, float32. Parameters and gradients are counted exactly; the "
-        "last column also takes off what the process held before it built the model.",
-        "",
-        *table(header, rows),
-    ]
-
-
 def profile_section(results: TrainingResults) -> list[str]:
     """Where our own time goes."""
     lines: list[str] = []
@@ -256,7 +215,7 @@ def profile_section(results: TrainingResults) -> list[str]:
 
 def render_tables(header: dict, results: TrainingResults) -> list[str]:
     """All tables as lines of Markdown."""
-    sections = (speed_section, ratio_section, memory_section, depth_section, profile_section)
+    sections = (speed_section, ratio_section, memory_section, profile_section)
     lines = [line for section in sections for line in section(results)]
     lines += results.failure_section(TrainingCase._fields, lambda case: [*map(str, case)])
     return [describe_machine(header), "", *lines]

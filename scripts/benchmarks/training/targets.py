@@ -11,7 +11,6 @@ from scripts.benchmarks.training.report import (
     FORWARD,
     TRAINING,
     TrainingResults,
-    bytes_beyond_parameters,
     peak_bytes,
     render_tables,
     seconds,
@@ -82,12 +81,6 @@ def targets(results: TrainingResults, ours: str) -> list[Target]:
     found += [target(ours, FLOOR, 1.7, 2**14), target(ours, FLOOR, 3.0, 2**14, "bfloat16")]
     found.append(target(ours, "stock", 0.5, LONGEST, value=peak_bytes))
     found.append(target(ours, "lucid", 1.0, LONGEST, value=peak_bytes))
-    if ours == "band":  # the only one whose depth is varied
-        depths = results.depths(bytes_beyond_parameters)
-        few, many = (min(depths), max(depths)) if depths else (4, 24)
-        grown = depths[many] / depths[few] if depths else None
-        text = f"{many} layers / {few} layers: peak memory less parameters and gradients"
-        found.append(Target(text, 1.05, False, grown))
     return found
 
 

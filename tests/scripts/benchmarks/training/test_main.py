@@ -23,8 +23,6 @@ def tiny_arguments(folder, **changes):
         "lengths": [64, 128],
         "tokens_per_batch": 64,
         "dtypes": "float32",
-        "depths": [2, 4],
-        "depth_length": 128,
         "profile_length": 64,
         "repeats": 1,
         "steps": 2,
@@ -62,24 +60,20 @@ class TestRuns:
             for length in (64, 128)
             for mode in ("forward", "training")
         }
-        expected.add(TrainingCase("band", 128, "float32", "training", 4))
         expected.add(TrainingCase("band", 64, "float32", "profile", 2))
         assert TrainingResults(results["runs"], 2).cases == expected
         assert len(started) == len(results["runs"]) == len(expected)
-        assert [case.layers for case in started].count(4) == 1
         text = (tmp_path / "results.md").read_text()
         for part in (
             "## Targets: `band`",
             "### forward and backward, float32",
-            "| 4 layers / 2 layers: peak memory less parameters and gradients |",
             "## Time by stage: `band` at 64, float32",
             "Allocator: glibc's allocator",
         ):
             assert part in text
         assert "lucid" not in text.split("## Tokens per second")[1]
         assert "Not found" not in text
-        names = ("time_per_token", "seconds_per_batch", "memory_by_length", "memory_by_depth")
-        for name in names:
+        for name in ("time_per_token", "seconds_per_batch", "memory_by_length"):
             with Image.open(tmp_path / f"{name}.png") as image:
                 assert image.size[0] == 780
 
@@ -156,9 +150,9 @@ class TestArguments:
     def test_the_environment_of_runs(self, monkeypatch):
         monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
         monkeypatch.setenv("COLOUR", "red")
-        as_usual = TrainingBenchmarkArguments().environment()
+        as_usual = its_arguments.allocator_environment("default")
         assert "MALLOC_TRIM_THRESHOLD_" not in as_usual and as_usual["COLOUR"] == "red"
-        keeping = TrainingBenchmarkArguments(allocator="keep_pages").environment()
+        keeping = its_arguments.allocator_environment("keep_pages")
         assert keeping["MALLOC_TRIM_THRESHOLD_"] == "17179869184"
         assert keeping["MALLOC_MMAP_THRESHOLD_"] == "8589934592" and keeping["COLOUR"] == "red"
 
@@ -177,8 +171,6 @@ class TestArguments:
             lengths=[64, 128],
             dtypes=["float32"],
             modes=["training"],
-            depths=[2, 4],
-            depth_length=128,
             profile_length=64,
             max_length_lucid=64,
             first_max_length_lucid=128,
@@ -192,7 +184,6 @@ class TestArguments:
         assert first == [
             *[(variant, 64, "training", 2) for variant in ("band", "lucid", "gpt2")],
             *[(variant, 128, "training", 2) for variant in ("band", "lucid")],
-            ("band", 128, "training", 4),
             ("band", 64, "profile", 2),
         ]
         assert second == [
