@@ -108,6 +108,9 @@ def make_rows(base: Recipe) -> dict[str, Row]:
     for kind in _LSH_KINDS:
         layers = [kind if layer == "lsh" else layer for layer in base.layers]
         recipes[f"{kind} in place of lsh"] = base.changed(attn_layers=layers)
+    last = max((i for i, layer in enumerate(base.layers) if layer == "lsh"), default=None)
+    layers = ["local" if i != last and k == "lsh" else k for i, k in enumerate(base.layers)]
+    recipes["only the last lsh"] = base.changed(attn_layers=layers)
     plain = base.changed(ngram_sizes=[])
     for name, fields in _WITHOUT_NGRAMS.items():
         recipes[f"no n-grams, {name}"] = plain.changed(**fields)
