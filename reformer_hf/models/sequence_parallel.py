@@ -170,8 +170,7 @@ def check_sequence_parallel(config: ReformerHFConfig) -> None:
     kinds = sorted({*config.attn_layers} - {"local", "lsh"})
     wrong = {
         f"attn_layers with {kinds}": (bool(kinds), "use local and LSH layers"),
-        "is_encoder_decoder=True": (config.is_encoder_decoder, "use a causal language model"),
-        f"is_decoder={config.is_decoder}": (not config.is_decoder, "only causal models can be cut"),
+        "is_encoder_decoder=True": (config.is_encoder_decoder, "use an encoder or a decoder"),
         f"attention_scope={config.attention_scope!r}": (
             config.attention_scope != "band",
             "use 'band': chunks are cut from whole sorted rows",

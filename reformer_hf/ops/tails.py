@@ -4,6 +4,9 @@ In the ``band`` scope a query sees the W places before its own in its bucket. Wh
 into shards, a query of one shard sees of the earlier ones no more than the last W tokens of each
 bucket. Tails of neighbouring shards are merged to those of both, so the tails of all shards before
 one are an exclusive scan.
+
+What a query sees behind its own place are heads, the first tokens of each bucket of later shards:
+the tails of the row when it is read from its end.
 """
 
 from typing import NamedTuple
@@ -17,7 +20,7 @@ from reformer_hf.ops.sorting import sort_by_bucket
 
 
 class Tails(NamedTuple):
-    """The last tokens of each bucket, newest first.
+    """The last tokens of each bucket, newest first; or the first ones, oldest first.
 
     Attributes:
         vectors: of the tokens; anything finite in empty slots.
@@ -55,6 +58,22 @@ def find_tails(
     return latest_places(sort.order, sort.segments, num_buckets + 1, window)[..., :-1, :]
 
 
+def find_heads(
+    buckets: Int[Tensor, "batch heads rounds seq"],
+    counted: Bool[Tensor, "batch seq"] | None,
+    num_buckets: int,
+    window: int,
+) -> Int[Tensor, "batch heads rounds buckets window"]:
+    """Find the first places of each bucket, the oldest first; see :func:`find_tails`.
+
+    >>> find_heads(torch.tensor([[[[0, 1, 0, 0]]]]), None, 2, 2).tolist()
+    [[[[[0, 2], [1, -1]]]]]
+    """
+    counted = None if counted is None else counted.flip(-1)
+    places = find_tails(buckets.flip(-1), counted, num_buckets, window)
+    return torch.where(places < 0, places, buckets.shape[-1] - 1 - places)
+
+
 def take_tails(
     vectors: Float[Tensor, "batch heads seq dim"],
     places: Int[Tensor, "batch heads buckets window"],
@@ -63,7 +82,8 @@ def take_tails(
 
     Args:
         vectors: of the tokens of a shard.
-        places: from :func:`find_tails`, the buckets of all rounds side by side.
+        places: from :func:`find_tails` or :func:`find_heads`, but the buckets of all rounds side
+            by side.
 
     Returns:
         The tails.

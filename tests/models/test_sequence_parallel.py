@@ -10,10 +10,10 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
-from reformer_hf import ReformerHFForMaskedLM, SequenceParallel
+from reformer_hf import ReformerHFForTokenClassification, SequenceParallel
 from tests import processes
 from tests.models.sequence_parallel_workers import BATCH, scenarios_of
-from tests.models.tiny import random_ids, tiny_config, tiny_lm
+from tests.models.tiny import random_ids, tiny_config, tiny_encoder, tiny_lm
 
 WORKERS = Path(__file__).with_name("sequence_parallel_workers.py")
 TOLERANCE = 1e-12
@@ -90,6 +90,21 @@ def test_bytes_are_those_of_the_formula(run_of, count: int):
 
 
 @pytest.mark.distributed
+@counts
+def test_layers_that_look_to_both_sides_receive_as_much_from_either(run_of, count: int):
+    heads, dim, rounds, buckets, window, number = 2, 8, 2, 4, 4, 8
+    layers = 2  # of each kind
+    local = BATCH * heads * window * 2 * dim * number
+    tails = BATCH * heads * rounds * buckets * window * 2 * dim * number
+    filled = BATCH * heads * rounds * buckets * 4
+    for rank, result in enumerate(run_of(count)["both sides, local and lsh"]):
+        neighbours = (rank > 0) + (rank < count - 1)
+        gathered = (count - 1) * 8 * (6 + 1)
+        sides = layers * neighbours * (3 * (local + tails) + 2 * filled)
+        assert result["received_bytes"] == sides + gathered
+
+
+@pytest.mark.distributed
 @pytest.mark.parametrize("name", ["ddp", "fsdp"])
 def test_rows_and_their_parts_are_two_dimensions_of_processes(run_of, name: str):
     for result in run_of(4)[name]:
@@ -162,12 +177,17 @@ def test_models_that_cannot_be_cut_are_refused(alone, fields: dict[str, Any], wo
         tiny_lm(**fields).set_sequence_parallel(alone)
 
 
+def test_a_bare_encoder_may_be_given_parts(alone: SequenceParallel):
+    model, ids = tiny_encoder().double(), random_ids(2, 21)
+    expected = model(ids).last_hidden_state
+    model.set_sequence_parallel(alone)
+    assert torch.allclose(model(ids).last_hidden_state, expected, rtol=0, atol=TOLERANCE)
+
+
 def test_other_heads_are_refused(alone: SequenceParallel):
-    model = ReformerHFForMaskedLM(tiny_config())
-    with pytest.raises(ValueError, match="only ReformerHFModel and ReformerHFForCausalLM"):
+    model = ReformerHFForTokenClassification(tiny_config())
+    with pytest.raises(ValueError, match="only ReformerHFModel, ReformerHFForCausalLM and"):
         model.set_sequence_parallel(alone)
-    with pytest.raises(ValueError, match="is_decoder=False"):
-        model.reformer.set_sequence_parallel(alone)
 
 
 def test_a_mesh_has_one_dimension(alone: SequenceParallel):

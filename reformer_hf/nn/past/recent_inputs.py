@@ -12,8 +12,10 @@ class Joined(NamedTuple):
     """New inputs behind those before them.
 
     Attributes:
-        inputs: in order of the row, each row's real tokens at its end, padding before them.
-        target: at which place each new token now stands; None if they are simply the last ones.
+        inputs: in order of the row, each row's real tokens at its end, padding before them. Of a
+            row's shard also the inputs behind it, for those who see these.
+        target: at which place each new token now stands; None if they simply stand behind the ones
+            before them, of which there are as many as a token sees.
         documents: document of each place; None for a single document.
     """
 
