@@ -29,6 +29,7 @@ from tests.models.tiny import (
     ALL_OPTIONS,
     SPARSE_PROJECTIONS,
     WITH_NGRAMS,
+    WITH_SRU,
     gradients,
     random_ids,
     tiny_lm,
@@ -84,6 +85,10 @@ SCENARIOS: dict[str, tuple[Any, ...]] = {
     ),
     "all options": (one_document, WITH_NGRAMS),
     "sparse projections": (one_document, SPARSE_PROJECTIONS),
+    "recurrent units": (one_document, WITH_SRU),
+    "recurrent units, documents": (numbered_documents, WITH_SRU),
+    "recurrent units, documents at borders": (documents_at_borders, WITH_SRU),
+    "recurrent units, padding": (padded, WITH_SRU),
     "eager": (one_document, {"attn_implementation": "eager", "lsh_local_round": True}),
     "stored": (one_document, {"reversible": False}),
     "budget": (one_document, {"activation_budget": 2**20}),
@@ -130,9 +135,13 @@ SCENARIOS |= {
 ENOUGH_ONCE = {
     *("learned positions", "sparse projections", "eager", "stored", "budget", "groups of heads"),
     *("numbered documents, sparse", "numbered documents, axial", "padding and documents"),
+    "recurrent units",
     *(
         f"both sides, {name}"
-        for name in ("sparse projections", "eager", "stored", "numbered documents, sparse")
+        for name in (
+            *("gathered", "all options", "sparse projections", "eager", "stored", "uneven windows"),
+            *("numbered documents, sparse", "restarting positions", "padding and documents"),
+        )
     ),
 }
 """What two processes show, and more would not show better."""

@@ -169,7 +169,6 @@ def test_one_process_may_hold_the_row(alone: SequenceParallel):
         ({"attn_layers": ["local", "full"]}, "attn_layers with \\['full'\\]"),
         ({"attention_scope": "chunk"}, "attention_scope='chunk'"),
         ({"deduplicate_rounds": True}, "deduplicate_rounds=True"),
-        ({"ff_sru_size": 3}, "ff_sru_size=3"),
     ],
 )
 def test_models_that_cannot_be_cut_are_refused(alone, fields: dict[str, Any], words: str):

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+
+from reformer_hf.ops.recurrence import gated_recurrence
 
 
 class Joined(NamedTuple):
@@ -95,3 +97,27 @@ class RecentInputs:
     def allocated_bytes(self) -> int:
         """Bytes held."""
         return 0 if self.stored is None else self.stored.nbytes
+
+
+class RecentStates(RecentInputs):
+    """The last states of recurrent units, side by side."""
+
+    def recur(
+        self,
+        forget: Float[Tensor, "batch seq dim"],
+        inputs: Float[Tensor, "batch seq dim"],
+        documents: Int[Tensor, "batch seq"] | None,
+        start: Float[Tensor, "batch dim"] | None,
+    ) -> Float[Tensor, "batch seq dim"]:
+        """Run the recurrence of a unit over new tokens.
+
+        Args:
+            forget: how much of the state is kept.
+            inputs: of the tokens.
+            documents: document of each place; None for a single document.
+            start: the last state of the unit; None for zeros.
+
+        Returns:
+            The state behind each token.
+        """
+        return gated_recurrence(forget, inputs, documents, start)

@@ -14,10 +14,11 @@ from torch.nn.functional import pad
 
 from reformer_hf.nn.past.base import LSHPast, NewTokens
 from reformer_hf.nn.past.distance import AttendRows, DistancePast
-from reformer_hf.nn.past.recent_inputs import Joined, RecentInputs
+from reformer_hf.nn.past.recent_inputs import Joined, RecentInputs, RecentStates
 from reformer_hf.nn.sequence_parallel.shard import Shard
 from reformer_hf.ops.attention import lsh_attention
 from reformer_hf.ops.attention_map import HeadsAndMap
+from reformer_hf.ops.recurrence import gated_recurrence
 from reformer_hf.ops.tails import find_heads, find_tails, take_tails
 from reformer_hf.ops.window import Window
 
@@ -42,6 +43,46 @@ class NeighbourInputs(RecentInputs):
         counts = (count, 0 if self.causal else count)
         joined = self.shard.with_neighbours(inputs, *counts)
         return Joined(joined, None, self.shard.documents_with_neighbours(*counts))
+
+
+class ShardStates(RecentStates):
+    """The states of recurrent units behind the last token of the process before.
+
+    Args:
+        shard: of this process.
+    """
+
+    def __init__(self, shard: Shard):
+        super().__init__()
+        self.shard = shard
+
+    def recur(
+        self,
+        forget: Float[Tensor, "batch seq dim"],
+        inputs: Float[Tensor, "batch seq dim"],
+        documents: Int[Tensor, "batch seq"] | None,
+        start: Float[Tensor, "batch dim"] | None,
+    ) -> Float[Tensor, "batch seq dim"]:
+        """Run the recurrence of a unit from the state that comes in; see the base class.
+
+        What the shard makes of a state, it knows before it comes: the last one is linear in the
+        first. So processes wait for each other's states only, and not for their recurrences.
+        """
+        shard, documents = self.shard, self.shard.documents
+        own = gated_recurrence(forget, inputs, documents)
+        handed_on, goes_on, comes_in = shard.handed_on(1), shard.goes_on(1), shard.comes_in()
+        if handed_on is None or goes_on is None or comes_in is None:
+            start = shard.group.carry(forget.prod(dim=1), own[:, -1])
+            return gated_recurrence(forget, inputs, documents, start)
+        handed_on = handed_on.unsqueeze(-1)
+        kept = forget.where(handed_on, 1).prod(dim=1) * goes_on.unsqueeze(1)
+        is_last = handed_on & ~pad(handed_on[:, 1:], (0, 0, 0, 1))
+        start = shard.group.carry(kept, (own * is_last).sum(dim=1)) * comes_in.unsqueeze(1)
+        return gated_recurrence(forget, inputs, documents, start)
+
+    def join(self, inputs: Shaped[Tensor, "batch seq dim"], *unused: Any, **options: Any) -> Joined:
+        """Remember nothing; see the base class."""
+        return Joined(inputs, None)
 
 
 class DistanceShardPast(DistancePast):

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from reformer_hf.ops.derivatives import first_derivative_only, refuse_transforms
@@ -120,6 +120,21 @@ class RowGroup:
         function = _Chain if self.form == "chain" else _Gather
         return Tails(*function.apply(*own, goes_on, self, step))  # type: ignore[misc]
 
+    def carry(
+        self, kept: Float[Tensor, "batch dim"], own: Float[Tensor, "batch dim"]
+    ) -> Float[Tensor, "batch dim"]:
+        """Carry a state along the row: a process hands ``kept * state + own`` to the next.
+
+        Args:
+            kept: how much of the state that comes in this process keeps.
+            own: what it adds.
+
+        Returns:
+            The state that comes in, with its gradient; zeros on the first process.
+        """
+        refuse_transforms()
+        return _Carry.apply(kept, own, self)  # type: ignore[return-value]
+
     def before(self, step: int) -> range:
         """The processes from which this one gets what goes on by ``step``, the farthest first."""
         return range(self.index) if step > 0 else range(self.size - 1, self.index, -1)
@@ -188,6 +203,24 @@ class _FromNeighbour(torch.autograd.Function):
     @first_derivative_only
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         return ctx.group.move(grads[0], -ctx.step), None, None
+
+
+class _Carry(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, kept: Tensor, own: Tensor, group: RowGroup) -> Tensor:
+        (state,) = group.receive((own,), -1)
+        group.send((torch.addcmul(own, kept, state),), 1)
+        ctx.group = group
+        ctx.save_for_backward(kept, state)
+        return state
+
+    @staticmethod
+    @first_derivative_only
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        kept, state = ctx.saved_tensors
+        (handed,) = ctx.group.receive((grads[0],), 1)
+        ctx.group.send((torch.addcmul(grads[0], kept, handed),), -1)
+        return handed * state, handed, None
 
 
 class _Chain(torch.autograd.Function):

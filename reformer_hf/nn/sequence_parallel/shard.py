@@ -71,6 +71,18 @@ class Shard:
             return None
         return self._border(step).incoming == self._border(step).outgoing
 
+    def comes_in(self) -> Bool[Tensor, " batch"] | None:
+        """Rows whose first document here has begun on a process before; None for all."""
+        if self.marks is None:
+            return None
+        first = self.marks.real & (self.marks.numbers == self._border(1).incoming.unsqueeze(1))
+        return first.any(dim=1)
+
+    @property
+    def documents(self) -> Int[Tensor, "batch seq"] | None:
+        """Document of each token; None for a single document."""
+        return self.documents_with_tails(0)
+
     def with_neighbours(
         self, tensor: Shaped[Tensor, "*lead seq dim"], before: int, after: int = 0
     ) -> Shaped[Tensor, "*lead joined dim"]:
