@@ -510,6 +510,20 @@ OPTION_MUTATIONS = [
         PARALLEL,
     ),
     Mutation(
+        "a part keeps nothing of the state of recurrent units",
+        "reformer_hf/nn/sequence_parallel/row_group.py",
+        "group.send((torch.addcmul(own, kept, state),), 1)",
+        "group.send((own,), 1)",
+        PARALLEL,
+    ),
+    Mutation(
+        "a document that begins with a part starts from the state before it",
+        "reformer_hf/nn/sequence_parallel/pasts.py",
+        "(own * is_last).sum(dim=1)) * comes_in.unsqueeze(1)",
+        "(own * is_last).sum(dim=1))",
+        PARALLEL,
+    ),
+    Mutation(
         "positions begin anew in each part",
         "reformer_hf/models/shard_layout.py",
         "position_ids = places_in_document(documents) + goes_on * carried.unsqueeze(1)",

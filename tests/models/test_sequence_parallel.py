@@ -65,43 +65,50 @@ def test_all_processes_hash_with_the_rotations_of_the_first(run_of, count: int):
     assert [result["loss"] <= TOLERANCE for result in run_of(count)["train"]] == [True] * count
 
 
+HEADS, DIM, ROUNDS, BUCKETS, WINDOW, NUMBER = 2, 8, 2, 4, 4, 8
+LOCAL = BATCH * HEADS * WINDOW * 2 * DIM * NUMBER
+TAILS = BATCH * HEADS * ROUNDS * BUCKETS * WINDOW * 2 * DIM * NUMBER
+FILLED = BATCH * HEADS * ROUNDS * BUCKETS * 4
+GATHERED = 8 * (6 + 1)
+"""A header, and how many targets there are."""
+LABEL = BATCH * 8
+
+
 @pytest.mark.distributed
 @counts
 def test_bytes_are_those_of_the_formula(run_of, count: int):
-    heads, dim, rounds, buckets, window, number = 2, 8, 2, 4, 4, 8
     layers = 2  # of each kind
-    local = BATCH * heads * window * 2 * dim * number
-    tails = BATCH * heads * rounds * buckets * window * 2 * dim * number
-    filled = BATCH * heads * rounds * buckets * 4
     for rank, result in enumerate(run_of(count)["local and lsh"]):
         left, right = rank > 0, rank < count - 1
-        forward = layers * left * (local + tails + filled)
-        backward = layers * right * (local + tails)
-        gathered = (count - 1) * 8 * (6 + 1)  # a header, and how many targets there are
-        label = right * BATCH * 8
-        assert result["received_bytes"] == 2 * forward + backward + gathered + label
+        forward = layers * left * (LOCAL + TAILS + FILLED)
+        backward = layers * right * (LOCAL + TAILS)
+        others = (count - 1) * GATHERED + right * LABEL
+        assert result["received_bytes"] == 2 * forward + backward + others
     rows = BATCH * 1  # a byte says whether its document goes on
-    all_tails = layers * (2 * (tails + filled + rows) + tails)
+    all_tails = layers * (2 * (TAILS + FILLED + rows) + TAILS)
     for rank, result in enumerate(run_of(count)["gathered"]):
         left, right = rank > 0, rank < count - 1
-        neighbours = layers * local * (2 * left + right) + right * BATCH * 8
-        expected = neighbours + (count - 1) * (all_tails + 8 * (6 + 1))
+        neighbours = layers * LOCAL * (2 * left + right) + right * LABEL
+        expected = neighbours + (count - 1) * (all_tails + GATHERED)
         assert result["received_bytes"] == expected
 
 
 @pytest.mark.distributed
 @counts
 def test_layers_that_look_to_both_sides_receive_as_much_from_either(run_of, count: int):
-    heads, dim, rounds, buckets, window, number = 2, 8, 2, 4, 4, 8
-    layers = 2  # of each kind
-    local = BATCH * heads * window * 2 * dim * number
-    tails = BATCH * heads * rounds * buckets * window * 2 * dim * number
-    filled = BATCH * heads * rounds * buckets * 4
     for rank, result in enumerate(run_of(count)["both sides, local and lsh"]):
-        neighbours = (rank > 0) + (rank < count - 1)
-        gathered = (count - 1) * 8 * (6 + 1)
-        sides = layers * neighbours * (3 * (local + tails) + 2 * filled)
-        assert result["received_bytes"] == sides + gathered
+        sides = (rank > 0) + (rank < count - 1)
+        received = 2 * sides * (3 * (LOCAL + TAILS) + 2 * FILLED)  # two layers of each kind
+        assert result["received_bytes"] == received + (count - 1) * GATHERED
+
+
+@pytest.mark.distributed
+def test_a_recurrent_unit_hands_on_one_state(run_of):
+    states = 2 * 2 * BATCH * 3 * NUMBER  # two units of three numbers in two layers
+    for rank, result in enumerate(run_of(2)["recurrent units"]):
+        forward, backward = LOCAL + TAILS + FILLED + states, LOCAL + TAILS + states
+        received = 2 * forward if rank else backward + LABEL
+        assert result["received_bytes"] == received + GATHERED
 
 
 @pytest.mark.distributed
