@@ -489,7 +489,7 @@ OPTION_MUTATIONS = [
         PARALLEL,
     ),
     Mutation(
-        "heads are tails",
+        "tails at either end are the last tokens",
         "reformer_hf/ops/tails.py",
         "find_tails(buckets.flip(-1), counted, num_buckets, window)",
         "find_tails(buckets, counted, num_buckets, window)",

@@ -1,12 +1,12 @@
-"""Tails: the last tokens of each bucket, which is all that later shards of a row see of it.
+"""Tails: the last tokens of each bucket, which is all that later shards of a row see of a shard.
 
 In the ``band`` scope a query sees the W places before its own in its bucket. Where a row is cut
 into shards, a query of one shard sees of the earlier ones no more than the last W tokens of each
 bucket. Tails of neighbouring shards are merged to those of both, so the tails of all shards before
 one are an exclusive scan.
 
-What a query sees behind its own place are heads, the first tokens of each bucket of later shards:
-the tails of the row when it is read from its end.
+Where a query also sees places behind its own, there are tails at the other end of a shard, too: the
+first tokens of each bucket, which earlier shards see. They are those of the row read from its end.
 """
 
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from reformer_hf.ops.sorting import sort_by_bucket
 
 
 class Tails(NamedTuple):
-    """The last tokens of each bucket, newest first; or the first ones, oldest first.
+    """The last tokens of each bucket, newest first; at the other end the first ones, oldest first.
 
     Attributes:
         vectors: of the tokens; anything finite in empty slots.
@@ -36,42 +36,32 @@ def find_tails(
     counted: Bool[Tensor, "batch seq"] | None,
     num_buckets: int,
     window: int,
+    step: int = 1,
 ) -> Int[Tensor, "batch heads rounds buckets window"]:
-    """Find the last places of each bucket.
+    """Find the last places of each bucket, or the first ones.
 
     Args:
         buckets: bucket ids below ``num_buckets``.
-        counted: tokens that a later shard may see; None for all.
+        counted: tokens that a later shard may see, or an earlier one; None for all.
         num_buckets: total number of buckets.
         window: places of a bucket.
+        step: 1 for the last places, which later shards see; -1 for the first, which earlier see.
 
     Returns:
-        Places in the row, newest first, -1 in empty slots.
+        Places in the row, newest first, or oldest first; -1 in empty slots.
 
     >>> find_tails(torch.tensor([[[[0, 1, 0, 0]]]]), None, 2, 2).tolist()
     [[[[[3, 2], [1, -1]]]]]
     """
+    if step < 0:
+        counted = None if counted is None else counted.flip(-1)
+        places = find_tails(buckets.flip(-1), counted, num_buckets, window)
+        return torch.where(places < 0, places, buckets.shape[-1] - 1 - places)
     buckets = buckets.long()
     if counted is not None:
         buckets = buckets.masked_fill(~counted[:, None, None], num_buckets)
     sort = sort_by_bucket(buckets, None, num_buckets + 1)
     return latest_places(sort.order, sort.segments, num_buckets + 1, window)[..., :-1, :]
-
-
-def find_heads(
-    buckets: Int[Tensor, "batch heads rounds seq"],
-    counted: Bool[Tensor, "batch seq"] | None,
-    num_buckets: int,
-    window: int,
-) -> Int[Tensor, "batch heads rounds buckets window"]:
-    """Find the first places of each bucket, the oldest first; see :func:`find_tails`.
-
-    >>> find_heads(torch.tensor([[[[0, 1, 0, 0]]]]), None, 2, 2).tolist()
-    [[[[[0, 2], [1, -1]]]]]
-    """
-    counted = None if counted is None else counted.flip(-1)
-    places = find_tails(buckets.flip(-1), counted, num_buckets, window)
-    return torch.where(places < 0, places, buckets.shape[-1] - 1 - places)
 
 
 def take_tails(
@@ -82,8 +72,7 @@ def take_tails(
 
     Args:
         vectors: of the tokens of a shard.
-        places: from :func:`find_tails` or :func:`find_heads`, but the buckets of all rounds side
-            by side.
+        places: from :func:`find_tails`, the buckets of all rounds side by side.
 
     Returns:
         The tails.

@@ -19,7 +19,7 @@ from reformer_hf.nn.sequence_parallel.shard import Shard
 from reformer_hf.ops.attention import lsh_attention
 from reformer_hf.ops.attention_map import HeadsAndMap
 from reformer_hf.ops.recurrence import gated_recurrence
-from reformer_hf.ops.tails import find_heads, find_tails, take_tails
+from reformer_hf.ops.tails import find_tails, take_tails
 from reformer_hf.ops.window import Window
 
 
@@ -121,7 +121,7 @@ class DistanceShardPast(DistancePast):
 
 
 class LSHShardPast(LSHPast):
-    """Tails and heads: for each head, round and bucket the nearest tokens of the other processes.
+    """Tails: for each head, round and bucket the nearest tokens of the other processes.
 
     Args:
         shard: of this process.
@@ -179,7 +179,7 @@ class LSHShardPast(LSHPast):
             vectors: of this shard.
             buckets: of this shard.
             window: tokens of a bucket that a query sees on that side.
-            step: 1 for tails, which come from the left, -1 for heads, from the right.
+            step: 1 for what comes from the left, -1 for what comes from the right.
 
         Returns:
             Slots of tokens in the order of the row, none beyond the ends of a row, and in each
@@ -189,8 +189,8 @@ class LSHShardPast(LSHPast):
             return vectors[:, :, :0], buckets[..., :0]
         # The local round, the last one, has a single bucket.
         rounds, local = self.rotations.shape[2], buckets.shape[2] - self.rotations.shape[2]
-        find = find_tails if step > 0 else find_heads
-        places = find(buckets, self.shard.handed_on(step), self.num_buckets, window)
+        handed_on = self.shard.handed_on(step)
+        places = find_tails(buckets, handed_on, self.num_buckets, window, step)
         places = torch.cat([places[:, :, :rounds].flatten(2, 3), places[:, :, rounds:, 0]], dim=2)
         tails = self.shard.group.scan(take_tails(vectors, places), self.shard.goes_on(step), step)
         slots, labels = tails.vectors, self._label(tails.counts, window, local)

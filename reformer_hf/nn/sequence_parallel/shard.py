@@ -120,7 +120,7 @@ class Shard:
     def documents_with_tails(
         self, before: int, after: int = 0
     ) -> Int[Tensor, "batch joined"] | None:
-        """Documents of this shard's tokens with so many of tails and heads around them."""
+        """Documents of this shard's tokens with so many of tails around them."""
         if self.marks is None:
             return None
         parts = [self.marks[:2]]
