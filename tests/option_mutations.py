@@ -330,8 +330,8 @@ OPTION_MUTATIONS = [
     Mutation(
         "a unit sees other documents",
         "reformer_hf/nn/sru.py",
-        "mixed, states = unit(mixed, documents, start)",
-        "mixed, states = unit(mixed, None, start)",
+        "mixed, states = unit(mixed, documents, start, recur)",
+        "mixed, states = unit(mixed, None, start, recur)",
         SRU,
     ),
     Mutation(
