@@ -205,6 +205,10 @@ class Remembered(NamedTuple):
         """The past of a layer, which its attention makes at the first tokens."""
         return self.layer.fetch(partial(attention.new_past, hashing, device), self.new)
 
+    def recurrent_past(self) -> Past | None:
+        """The same past, which remembers the states of recurrent units, too."""
+        return self.layer.past
+
 
 class ReformerHFCache(DynamicCache):
     """What a model remembers of the tokens so far, for `past_key_values`.

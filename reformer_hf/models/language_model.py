@@ -154,6 +154,9 @@ class LanguageModelMixin:
         head = self.lm_head.draw()
         if targets is None:
             return None, head(slice_logits_to_keep(hidden_states, logits_to_keep))
+        parallel = self.base_model.sequence_parallel  # type: ignore[attr-defined]
+        if parallel is not None and num_items is None:
+            num_items = parallel.mean_targets(targets)
         if self.config.chunk_size_lm_head and (self.training or not keep_all):  # type: ignore[attr-defined]
             project = partial(self._project, head)
             loss = self._chunked_loss(hidden_states, targets, num_items, project)

@@ -153,8 +153,8 @@ class ReformerHFLayer(GradientCheckpointingLayer):
         lengths = [self.feed_forward.piece_length(stream)]
         if self.sru is not None:
             options: dict[str, Any] = {"documents": inputs.documents}
-            if isinstance(inputs.remembered, Remembered):
-                options = {"past": inputs.remembered.layer.past, "new": inputs.remembered.new}
+            if (remembered := inputs.remembered) is not None:
+                options = {"past": remembered.recurrent_past(), "new": remembered.new}
             terms.append(partial(self.sru, **options))
             lengths.append(0)  # a recurrence needs whole rows
         return coupling.couple(target, terms, stream, lengths)

@@ -22,6 +22,8 @@ from reformer_hf.models.task_model import ReformerHFTaskModel, leading_shape
 class ReformerHFForMaskedLM(LanguageModelMixin, ReformerHFTaskModel):
     """A bidirectional Reformer that predicts the tokens that were masked."""
 
+    supports_sequence_parallel = True
+
     def __init__(self, config: ReformerHFConfig):
         if config.is_decoder:
             raise ValueError(

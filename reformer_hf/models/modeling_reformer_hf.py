@@ -58,7 +58,7 @@ from reformer_hf.models.shard_layout import lay_out_shard
 from reformer_hf.nn.convolution import ShortConvolution
 from reformer_hf.nn.past.base import NewTokens
 from reformer_hf.nn.reversible import Decision
-from reformer_hf.nn.sequence_parallel.pasts import LeftInputs
+from reformer_hf.nn.sequence_parallel.pasts import NeighbourInputs
 from reformer_hf.nn.sequence_parallel.row_group import RowGroup
 from reformer_hf.nn.sparse_dense import LocallyConvolutionalDense, MultiplicativeDense
 from reformer_hf.nn.sparse_feed_forward import SparseFeedForward
@@ -79,6 +79,7 @@ class ReformerHFPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _no_split_modules = ["ReformerHFLayer"]  # all must be in the model, or accelerate refuses
     _skip_keys_device_placement = ["past_key_values"]
+    supports_sequence_parallel = False
     sequence_parallel: SequenceParallel | None = None
 
     def __init__(self, config: ReformerHFConfig, *inputs: Any, **kwargs: Any):
@@ -154,10 +155,10 @@ class ReformerHFPreTrainedModel(PreTrainedModel):
             ValueError: if this model's rows cannot be spread, naming the reason.
         """
         base = self.base_model
-        if not isinstance(self, ReformerHFModel | ReformerHFForCausalLM):
+        if not self.supports_sequence_parallel:
             raise ValueError(
-                f"{type(self).__name__} in a row over several processes: only ReformerHFModel and "
-                "ReformerHFForCausalLM can do that"
+                f"{type(self).__name__} in a row over several processes: only ReformerHFModel, "
+                "ReformerHFForCausalLM and ReformerHFForMaskedLM can do that"
             )
         if parallel is not None:
             check_sequence_parallel(self.config)
@@ -210,6 +211,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         *CONSTANT_BUFFERS,
         r"^(lm_head|classifier|qa_outputs)\.",
     ]
+    supports_sequence_parallel = True
     layer_class = ReformerHFLayer
     _input_embed_layer = "word_embeddings"
 
@@ -371,7 +373,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         ngrams = self.embeddings.ngram_embeddings
         if ngrams is not None:
             assert input_ids is not None  # since vectors are refused
-            ngrams = ngrams(input_ids, recent=LeftInputs(shard), new=new)
+            ngrams = ngrams(input_ids, recent=NeighbourInputs(shard), new=new)
         embedded = [self.embeddings(inputs_embeds, position_ids, ngrams)]
         options["rotary"] = rotary_of(self.config, position_ids, embedded[0].dtype)
         remembered = [Sharded(shard, new)] * len(self.encoder.layers)
@@ -439,6 +441,8 @@ class ReformerHFForCausalLM(
     LanguageModelMixin, ReformerHFPreTrainedModel, ReformerHFGenerationMixin
 ):
     """A Reformer that predicts the next token."""
+
+    supports_sequence_parallel = True
 
     def __init__(self, config: ReformerHFConfig):
         _refuse_encoder_decoder(config)
@@ -531,8 +535,6 @@ class ReformerHFForCausalLM(
                 labels = first_token_labels(labels, *where)
                 shift_labels = nn.functional.pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:]
         targets = None if shift_labels is None else shift_labels.long().contiguous()
-        if parallel is not None and targets is not None and num_items_in_batch is None:
-            num_items_in_batch = parallel.mean_targets(targets)
         # Without a gradient behind a cache, or that of the head alone would look like the model's.
         with torch.set_grad_enabled(torch.is_grad_enabled() and outputs.past_key_values is None):
             loss, logits = self._predict(

@@ -16,6 +16,7 @@ from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.labels import IGNORE_INDEX, first_token_labels
 from reformer_hf.nn.past.base import NewTokens, Past
 from reformer_hf.nn.self_attention import Hashing, SelfAttention
+from reformer_hf.nn.sequence_parallel.pasts import ShardStates
 from reformer_hf.nn.sequence_parallel.row_group import RowGroup, TailsForm
 from reformer_hf.nn.sequence_parallel.shard import Shard
 from reformer_hf.ops.checks import require_choice
@@ -160,6 +161,12 @@ class Sharded(NamedTuple):
         """The past of a layer."""
         return attention.new_shard_past(self.shard, hashing, device)
 
+    def recurrent_past(self) -> Past:
+        """The past of a layer's recurrent units."""
+        past = Past()
+        past.states = ShardStates(self.shard)
+        return past
+
 
 def check_sequence_parallel(config: ReformerHFConfig) -> None:
     """Check that the rows of a model can be spread over processes.
@@ -170,17 +177,12 @@ def check_sequence_parallel(config: ReformerHFConfig) -> None:
     kinds = sorted({*config.attn_layers} - {"local", "lsh"})
     wrong = {
         f"attn_layers with {kinds}": (bool(kinds), "use local and LSH layers"),
-        "is_encoder_decoder=True": (config.is_encoder_decoder, "use a causal language model"),
-        f"is_decoder={config.is_decoder}": (not config.is_decoder, "only causal models can be cut"),
+        "is_encoder_decoder=True": (config.is_encoder_decoder, "use an encoder or a decoder"),
         f"attention_scope={config.attention_scope!r}": (
             config.attention_scope != "band",
             "use 'band': chunks are cut from whole sorted rows",
         ),
         "deduplicate_rounds=True": (config.deduplicate_rounds, "set it to False"),
-        f"ff_sru_size={config.ff_sru_size}": (
-            bool(config.ff_sru_size),
-            "set it to 0: recurrent units read whole rows",
-        ),
     }
     for field, (found, fix) in wrong.items():
         if found:

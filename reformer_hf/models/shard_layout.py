@@ -6,7 +6,7 @@ from torch import Tensor
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.inputs import check_positions, read_rows
 from reformer_hf.nn.sequence_parallel.row_group import RowGroup
-from reformer_hf.nn.sequence_parallel.shard import Marks, Shard
+from reformer_hf.nn.sequence_parallel.shard import Border, Marks, Shard
 from reformer_hf.ops.sorting import number_documents, places_in_document
 
 
@@ -62,22 +62,23 @@ def _find_places(
     if attention_mask is not None:
         real = attention_mask.bool()
     numbers = torch.zeros_like(real, dtype=torch.int64) if numbers is None else numbers
-    marks, carried = _find_marks(group, numbers, real, reach)
+    marks, carried = _find_marks(group, numbers, real, reach, bool(config.is_decoder))
     if position_ids is None:
         documents = number_documents(real, numbers)
         assert documents is not None
-        goes_on = numbers == marks.incoming.unsqueeze(1)
+        goes_on = numbers == marks.borders[0].incoming.unsqueeze(1)
         position_ids = places_in_document(documents) + goes_on * carried.unsqueeze(1)
     return Shard(group, marks), position_ids.masked_fill(~real, 0)
 
 
 def neighbour_reach(config: ReformerHFConfig) -> int:
-    """Tokens of the process before that a layer or an embedding sees, LSH attention left aside."""
+    """Tokens of a neighbour that a layer or an embedding sees, LSH attention left aside."""
     reaches = [0, config.conv_kernel - 1, *(size - 1 for size in config.ngram_sizes or ())]
     if config.attention_sparsity:
         reaches.append(config.attention_sparsity_kernel - 1)
     if "local" in config.attn_layers:
-        reaches.append(config.attention_window("local", True).before)
+        window = config.attention_window("local", bool(config.is_decoder))
+        reaches += [window.before, window.after]
     return max(reaches)
 
 
@@ -94,8 +95,8 @@ def _check_headers(headers: list[list[int]], reach: int) -> None:
     shortest = min(header[-1] for header in headers)
     if shortest < reach:
         raise ValueError(
-            f"a process holds {shortest} tokens of a row, but layers see {reach} tokens before "
-            "their own: use longer rows, or fewer processes"
+            f"a process holds {shortest} tokens of a row, but layers see {reach} tokens of a "
+            "neighbour: use longer rows, or fewer processes"
         )
 
 
@@ -111,14 +112,15 @@ def _number_restarts(group: RowGroup, position_ids: Tensor) -> Tensor | None:
     return begun + counts[: group.index].sum(dim=0).unsqueeze(1)
 
 
-def _find_marks(group: RowGroup, numbers: Tensor, real: Tensor, reach: int) -> tuple[Marks, Tensor]:
+def _find_marks(
+    group: RowGroup, numbers: Tensor, real: Tensor, reach: int, causal: bool
+) -> tuple[Marks, Tensor]:
     """Find which documents stand at the borders, and how long the one that comes in is so far.
 
     Raises:
         ValueError: if documents or the real tokens of a row are not consecutive.
     """
-    seq = numbers.shape[1]
-    places = torch.arange(seq, device=numbers.device)
+    places = torch.arange(numbers.shape[1], device=numbers.device)
     last_place = torch.where(real, places, 0).amax(dim=1, keepdim=True)
     last = numbers.gather(1, last_place).squeeze(1)
     count = (real & (numbers == last.unsqueeze(1))).sum(dim=1)
@@ -129,17 +131,36 @@ def _find_marks(group: RowGroup, numbers: Tensor, real: Tensor, reach: int) -> t
     facts = (real.any(dim=1), last, count, lowest, begins.sum(dim=1), falls)
     facts = group.gather(torch.stack([fact.long() for fact in facts]))
     found, lasts, counts, lows, begun, fallen = facts.unbind(dim=1)  # each (processes, batch)
-    # Of the last real token before each process, and of all; lower than any if there is none.
-    current = [torch.zeros_like(last) + (lows.amin() - 1)]
-    for has_real, number in zip(found, lasts, strict=True):
-        current.append(torch.where(has_real > 0, number, current[-1]))
-    falls = ((found > 0) & (lows < torch.stack(current[:-1]))).any() | fallen.any()
+    nothing = torch.zeros_like(last) + (lows.amin() - 1)
+    passed = _pass_along(found, lasts, nothing)
+    falls = ((found > 0) & (lows < torch.stack(passed[:-1]))).any() | fallen.any()
     if falls or (begun.sum(dim=0) > 1).any():
         raise ValueError(
             "seq_idx falls along a row over several processes, or padding stands between its "
             "tokens: number documents in the order of the row, with padding at its ends"
         )
-    incoming, outgoing = current[group.index : group.index + 2]
+    incoming, outgoing = passed[group.index : group.index + 2]
     carried = (counts * found * (lasts == incoming))[: group.index].sum(dim=0)
-    left = [group.move(x[:, seq - reach :].long(), 1) for x in (numbers, real)]
-    return Marks(numbers, real, left[0], left[1].bool(), incoming, outgoing), carried
+    end = numbers.shape[1] - reach
+    left = [group.move(x[:, end:].long(), 1) for x in (numbers, real)]
+    borders = [Border(left[0], left[1].bool(), incoming, outgoing)]
+    if not causal:
+        # Documents are in order: the lowest of a part is its first one.
+        back = _pass_along(found.flip(0), lows.flip(0), nothing)[::-1]
+        right = [group.move(x[:, :reach].long(), -1) for x in (numbers, real)]
+        borders.append(Border(right[0], right[1].bool(), back[group.index + 1], back[group.index]))
+    return Marks(numbers, real, tuple(borders)), carried
+
+
+def _pass_along(found: Tensor, numbers: Tensor, nothing: Tensor) -> list[Tensor]:
+    """The document at hand before the first process, and behind each of them.
+
+    Args:
+        found: whether a process has real tokens, (processes, batch).
+        numbers: of its document that is handed on.
+        nothing: what is at hand before the first, (batch,).
+    """
+    passed = [nothing]
+    for has_real, number in zip(found, numbers, strict=True):
+        passed.append(torch.where(has_real > 0, number, passed[-1]))
+    return passed

@@ -331,8 +331,8 @@ class LocalSelfAttention(DistanceSelfAttention):
 
 def _check_shard(window: Window) -> None:
     """Refuse windows that cannot be cut into shards."""
-    if window.scope == "chunk" or not window.causal:
+    if window.scope == "chunk":
         raise ValueError(
-            f"scope={window.scope!r} and causal={window.causal} in a row over several processes: "
-            "only causal layers of the 'band' scope can be cut"
+            f"scope={window.scope!r} in a row over several processes: use 'band', since chunks are "
+            "cut from whole sorted rows"
         )

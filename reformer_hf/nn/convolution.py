@@ -73,5 +73,5 @@ class ShortConvolution(nn.Module):
         joined, target, documents = past.recent.join(inputs, self.before, real, past.recording)
         mixed = short_convolution(joined, self.taps(), self.before, documents)
         if target is None:
-            return mixed[:, -inputs.shape[1] :]
+            return mixed[:, self.before : self.before + inputs.shape[1]]
         return mixed.gather(1, target.unsqueeze(-1).expand_as(inputs))

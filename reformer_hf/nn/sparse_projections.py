@@ -61,16 +61,17 @@ class SharedProjection(MultiplicativeDense):
         Returns:
             What the convolutions read.
         """
-        shared = super().forward(inputs)
+        shared, after = super().forward(inputs), 0 if self.causal else self.before
         if past is None or new is None or not self.before:
-            return neighbourhoods(shared, self.before, 0 if self.causal else self.before, documents)
+            return neighbourhoods(shared, self.before, after, documents)
         real = new.real if new.padded else None
         joined, target, documents = past.recent_shared.join(
             shared, self.before, real, past.recording
         )
         if documents is not None:
-            images = neighbourhoods(joined, self.before, 0, documents)
-            return images.unflatten(0, joined.shape[:2])[:, self.before :].flatten(0, 1)
+            images = neighbourhoods(joined, self.before, after, documents)
+            images = images.unflatten(0, joined.shape[:2])[:, self.before :]
+            return images[:, : inputs.shape[1]].flatten(0, 1)
         if target is None:
             return joined
         places = target.unsqueeze(-1) + torch.arange(-self.before, 1, device=target.device)

@@ -1,5 +1,7 @@
 """Simple recurrent units beside the feed-forward sub-layer, in rows and with a past."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -8,6 +10,9 @@ from reformer_hf.nn.checks import check_hidden_states
 from reformer_hf.nn.layer_norm import StreamLayerNorm, cast_for_products
 from reformer_hf.nn.past.base import NewTokens, Past
 from reformer_hf.ops.recurrence import gated_recurrence
+
+Recurrence = Callable[..., Tensor]
+"""Has the arguments of `gated_recurrence`."""
 
 SKIP_FACTOR = 3**0.5
 """Of the skip connection: the paper's `sqrt(1 + 2 exp(b))` for gates whose biases b are zero."""
@@ -32,6 +37,7 @@ class SimpleRecurrentUnit(nn.Module):
         inputs: Float[Tensor, "batch seq dim"],
         documents: Int[Tensor, "batch seq"] | None = None,
         start: Float[Tensor, "batch dim"] | None = None,
+        recur: Recurrence = gated_recurrence,
     ) -> tuple[Float[Tensor, "batch seq dim"], Float[Tensor, "batch seq dim"]]:
         """Run along rows.
 
@@ -39,13 +45,14 @@ class SimpleRecurrentUnit(nn.Module):
             inputs: vectors of the tokens.
             documents: document of each place; None for a single document.
             start: state before the first document; None for zeros.
+            recur: runs the recurrence.
 
         Returns:
             Vectors of the tokens, and the states behind them in float32 or wider.
         """
         wide = torch.promote_types(inputs.dtype, torch.float32)
         forget, reset = (gate(inputs).to(wide).sigmoid() for gate in (self.forget, self.reset))
-        states = gated_recurrence(forget, self.candidate(inputs).to(wide), documents, start)
+        states = recur(forget, self.candidate(inputs).to(wide), documents, start)
         mixed = reset * states + (1 - reset) * (SKIP_FACTOR * inputs)
         return mixed.to(inputs.dtype), states
 
@@ -96,13 +103,14 @@ class LowRankSRU(nn.Module):
         check_hidden_states(hidden_states, self.input.in_features)
         mixed = self.input(cast_for_products(self.layer_norm(hidden_states)))
         starts: list[Tensor | None] = [None] * len(self.units)
+        recur: Recurrence = gated_recurrence
         if past is not None and new is not None:
-            documents = new.documents
+            documents, recur = new.documents, past.states.recur
             if (last := past.states.last) is not None:
                 starts = list(last.chunk(len(self.units), dim=-1))
         found = []
         for unit, start in zip(self.units, starts, strict=True):
-            mixed, states = unit(mixed, documents, start)
+            mixed, states = unit(mixed, documents, start, recur)
             found.append(states)
         if past is not None and new is not None:
             real = new.real if new.padded else None

@@ -1,9 +1,12 @@
-"""Tails: the last tokens of each bucket, which is all that later shards of a row see of it.
+"""Tails: the last tokens of each bucket, which is all that later shards of a row see of a shard.
 
 In the ``band`` scope a query sees the W places before its own in its bucket. Where a row is cut
 into shards, a query of one shard sees of the earlier ones no more than the last W tokens of each
 bucket. Tails of neighbouring shards are merged to those of both, so the tails of all shards before
 one are an exclusive scan.
+
+Where a query also sees places behind its own, there are tails at the other end of a shard, too: the
+first tokens of each bucket, which earlier shards see. They are those of the row read from its end.
 """
 
 from typing import NamedTuple
@@ -17,7 +20,7 @@ from reformer_hf.ops.sorting import sort_by_bucket
 
 
 class Tails(NamedTuple):
-    """The last tokens of each bucket, newest first.
+    """The last tokens of each bucket, newest first; at the other end the first ones, oldest first.
 
     Attributes:
         vectors: of the tokens; anything finite in empty slots.
@@ -33,21 +36,27 @@ def find_tails(
     counted: Bool[Tensor, "batch seq"] | None,
     num_buckets: int,
     window: int,
+    step: int = 1,
 ) -> Int[Tensor, "batch heads rounds buckets window"]:
-    """Find the last places of each bucket.
+    """Find the last places of each bucket, or the first ones.
 
     Args:
         buckets: bucket ids below ``num_buckets``.
-        counted: tokens that a later shard may see; None for all.
+        counted: tokens that a later shard may see, or an earlier one; None for all.
         num_buckets: total number of buckets.
         window: places of a bucket.
+        step: 1 for the last places, which later shards see; -1 for the first, which earlier see.
 
     Returns:
-        Places in the row, newest first, -1 in empty slots.
+        Places in the row, newest first, or oldest first; -1 in empty slots.
 
     >>> find_tails(torch.tensor([[[[0, 1, 0, 0]]]]), None, 2, 2).tolist()
     [[[[[3, 2], [1, -1]]]]]
     """
+    if step < 0:
+        counted = None if counted is None else counted.flip(-1)
+        places = find_tails(buckets.flip(-1), counted, num_buckets, window)
+        return torch.where(places < 0, places, buckets.shape[-1] - 1 - places)
     buckets = buckets.long()
     if counted is not None:
         buckets = buckets.masked_fill(~counted[:, None, None], num_buckets)

@@ -41,7 +41,7 @@ _IN_BACKWARD = (
 )
 _SEQUENCE_PARALLEL = (
     "Processes that hold a row together, each a part of it; a divisor of the number of processes. "
-    "Causal language models only."
+    "Causal and masked language models only."
 )
 Packing = Literal["documents", "blocks", "none"]
 DRY_RUN = (

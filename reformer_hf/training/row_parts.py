@@ -33,6 +33,7 @@ class RowParts:
 
     def __init__(self, size: int, device: torch.device):
         self.size, self.device = size, device
+        self.causal = True
         self.least = size  # tokens that a row must have
         self.parallel: SequenceParallel | None = None
         if size == 1:
@@ -55,10 +56,11 @@ class RowParts:
         """
         if self.parallel is not None:
             model.set_sequence_parallel(self.parallel)
+            self.causal = bool(model.config.is_decoder)
             self.least = self.size * max(1, neighbour_reach(model.config))
 
     def cut(self, batch: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-        """Go through the batches of the group; with `shift_labels` in place of labels.
+        """Go through the batches of the group; of causal models with `shift_labels` for labels.
 
         Args:
             batch: of this process, with labels.
@@ -69,8 +71,11 @@ class RowParts:
         if self.parallel is None:
             yield dict(batch)
             return
-        own = {name: tensor.cpu() for name, tensor in batch.items() if name != "labels"}
-        own["shift_labels"] = next_tokens(batch).cpu()
+        own = dict(batch)
+        if self.causal:
+            own.pop("labels", None)
+            own["shift_labels"] = next_tokens(batch)
+        own = {name: tensor.cpu() for name, tensor in own.items()}
         batches: list[Any] = [None] * self.size
         dist.all_gather_object(batches, own, group=self.parallel.group.processes)
         for whole in batches:
@@ -82,11 +87,13 @@ class RowParts:
 
 def _lengthen(batch: dict[str, Tensor], least: int) -> dict[str, Tensor]:
     """Pad short rows, such as blank ones, to a length that can be cut."""
-    missing = least - batch["shift_labels"].shape[1]
+    labels = batch.get("shift_labels", batch.get("labels"))
+    assert labels is not None
+    missing = least - labels.shape[1]
     if missing <= 0:
         return batch
-    real = torch.ones_like(batch["shift_labels"])
-    values = {"shift_labels": IGNORE_INDEX}
+    real = torch.ones_like(labels)
+    values = {"shift_labels": IGNORE_INDEX, "labels": IGNORE_INDEX}
     return {
         name: pad(tensor, (0, missing), value=values.get(name, 0))
         for name, tensor in {"attention_mask": real, **batch}.items()

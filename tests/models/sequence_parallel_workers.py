@@ -29,9 +29,11 @@ from tests.models.tiny import (
     ALL_OPTIONS,
     SPARSE_PROJECTIONS,
     WITH_NGRAMS,
+    WITH_SRU,
     gradients,
     random_ids,
     tiny_lm,
+    tiny_masked_lm,
 )
 
 BATCH, SEQ = 2, 53
@@ -83,6 +85,10 @@ SCENARIOS: dict[str, tuple[Any, ...]] = {
     ),
     "all options": (one_document, WITH_NGRAMS),
     "sparse projections": (one_document, SPARSE_PROJECTIONS),
+    "recurrent units": (one_document, WITH_SRU),
+    "recurrent units, documents": (numbered_documents, WITH_SRU),
+    "recurrent units, documents at borders": (documents_at_borders, WITH_SRU),
+    "recurrent units, padding": (padded, WITH_SRU),
     "eager": (one_document, {"attn_implementation": "eager", "lsh_local_round": True}),
     "stored": (one_document, {"reversible": False}),
     "budget": (one_document, {"activation_budget": 2**20}),
@@ -101,10 +107,42 @@ SCENARIOS: dict[str, tuple[Any, ...]] = {
     "padding and documents": (padded_documents, ALL_OPTIONS | {"position_embedding_type": "axial"}),
 }
 
+BOTH_SIDES = {"is_decoder": False}
+UNEVEN = {"local_num_chunks_before": 2, "lsh_num_chunks_before": 0, "lsh_num_chunks_after": 2}
+SCENARIOS |= {
+    f"both sides, {name}": (given, BOTH_SIDES | fields, *form)
+    for name, (given, fields, *form) in {
+        "local and lsh": (one_document, {"attn_layers": ["local", "lsh"] * 2}),
+        "gathered": (one_document, {"attn_layers": ["local", "lsh"] * 2}, "gather"),
+        "all options": (one_document, WITH_NGRAMS),
+        "sparse projections": (one_document, SPARSE_PROJECTIONS),
+        "eager": (one_document, {"attn_implementation": "eager", "lsh_local_round": True}),
+        "stored": (one_document, {"reversible": False, "lsh_num_chunks_after": 0}),
+        "uneven windows": (numbered_documents, UNEVEN),
+        "wide windows": (one_document, {"lsh_attn_chunk_length": 40, "num_buckets": 2}),
+        "numbered documents": (numbered_documents, WITH_NGRAMS),
+        "numbered documents, sparse": (numbered_documents, SPARSE_PROJECTIONS),
+        "documents at borders": (documents_at_borders, WITH_NGRAMS),
+        "gathered documents": (documents_at_borders, ALL_OPTIONS, "gather"),
+        "restarting positions": (restarting_positions, ALL_OPTIONS),
+        "padding": (padded, WITH_NGRAMS),
+        "padding and documents": (padded_documents, {"position_embedding_type": "axial"}),
+    }.items()
+}
+"""Those of masked models, which look to both sides."""
+
 
 ENOUGH_ONCE = {
     *("learned positions", "sparse projections", "eager", "stored", "budget", "groups of heads"),
     *("numbered documents, sparse", "numbered documents, axial", "padding and documents"),
+    "recurrent units",
+    *(
+        f"both sides, {name}"
+        for name in (
+            *("gathered", "all options", "sparse projections", "eager", "stored", "uneven windows"),
+            *("numbered documents, sparse", "restarting positions", "padding and documents"),
+        )
+    ),
 }
 """What two processes show, and more would not show better."""
 
@@ -128,7 +166,8 @@ def row_inputs(given: Given) -> dict[str, Tensor]:
 def model_of(fields: dict[str, Any]) -> nn.Module:
     fields = {**ROTARY, **fields}
     implementation = fields.pop("attn_implementation", "blockwise")
-    model = tiny_lm(**fields).double()
+    make = tiny_lm if fields.get("is_decoder", True) else tiny_masked_lm
+    model = make(**fields).double()
     model.set_attn_implementation(implementation)
     return model
 

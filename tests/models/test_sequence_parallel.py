@@ -10,10 +10,10 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
-from reformer_hf import ReformerHFForMaskedLM, SequenceParallel
+from reformer_hf import ReformerHFForTokenClassification, SequenceParallel
 from tests import processes
 from tests.models.sequence_parallel_workers import BATCH, scenarios_of
-from tests.models.tiny import random_ids, tiny_config, tiny_lm
+from tests.models.tiny import random_ids, tiny_config, tiny_encoder, tiny_lm
 
 WORKERS = Path(__file__).with_name("sequence_parallel_workers.py")
 TOLERANCE = 1e-12
@@ -65,28 +65,50 @@ def test_all_processes_hash_with_the_rotations_of_the_first(run_of, count: int):
     assert [result["loss"] <= TOLERANCE for result in run_of(count)["train"]] == [True] * count
 
 
+HEADS, DIM, ROUNDS, BUCKETS, WINDOW, NUMBER = 2, 8, 2, 4, 4, 8
+LOCAL = BATCH * HEADS * WINDOW * 2 * DIM * NUMBER
+TAILS = BATCH * HEADS * ROUNDS * BUCKETS * WINDOW * 2 * DIM * NUMBER
+FILLED = BATCH * HEADS * ROUNDS * BUCKETS * 4
+GATHERED = 8 * (6 + 1)
+"""A header, and how many targets there are."""
+LABEL = BATCH * 8
+
+
 @pytest.mark.distributed
 @counts
 def test_bytes_are_those_of_the_formula(run_of, count: int):
-    heads, dim, rounds, buckets, window, number = 2, 8, 2, 4, 4, 8
     layers = 2  # of each kind
-    local = BATCH * heads * window * 2 * dim * number
-    tails = BATCH * heads * rounds * buckets * window * 2 * dim * number
-    filled = BATCH * heads * rounds * buckets * 4
     for rank, result in enumerate(run_of(count)["local and lsh"]):
         left, right = rank > 0, rank < count - 1
-        forward = layers * left * (local + tails + filled)
-        backward = layers * right * (local + tails)
-        gathered = (count - 1) * 8 * (6 + 1)  # a header, and how many targets there are
-        label = right * BATCH * 8
-        assert result["received_bytes"] == 2 * forward + backward + gathered + label
+        forward = layers * left * (LOCAL + TAILS + FILLED)
+        backward = layers * right * (LOCAL + TAILS)
+        others = (count - 1) * GATHERED + right * LABEL
+        assert result["received_bytes"] == 2 * forward + backward + others
     rows = BATCH * 1  # a byte says whether its document goes on
-    all_tails = layers * (2 * (tails + filled + rows) + tails)
+    all_tails = layers * (2 * (TAILS + FILLED + rows) + TAILS)
     for rank, result in enumerate(run_of(count)["gathered"]):
         left, right = rank > 0, rank < count - 1
-        neighbours = layers * local * (2 * left + right) + right * BATCH * 8
-        expected = neighbours + (count - 1) * (all_tails + 8 * (6 + 1))
+        neighbours = layers * LOCAL * (2 * left + right) + right * LABEL
+        expected = neighbours + (count - 1) * (all_tails + GATHERED)
         assert result["received_bytes"] == expected
+
+
+@pytest.mark.distributed
+@counts
+def test_layers_that_look_to_both_sides_receive_as_much_from_either(run_of, count: int):
+    for rank, result in enumerate(run_of(count)["both sides, local and lsh"]):
+        sides = (rank > 0) + (rank < count - 1)
+        received = 2 * sides * (3 * (LOCAL + TAILS) + 2 * FILLED)  # two layers of each kind
+        assert result["received_bytes"] == received + (count - 1) * GATHERED
+
+
+@pytest.mark.distributed
+def test_a_recurrent_unit_hands_on_one_state(run_of):
+    states = 2 * 2 * BATCH * 3 * NUMBER  # two units of three numbers in two layers
+    for rank, result in enumerate(run_of(2)["recurrent units"]):
+        forward, backward = LOCAL + TAILS + FILLED + states, LOCAL + TAILS + states
+        received = 2 * forward if rank else backward + LABEL
+        assert result["received_bytes"] == received + GATHERED
 
 
 @pytest.mark.distributed
@@ -154,7 +176,6 @@ def test_one_process_may_hold_the_row(alone: SequenceParallel):
         ({"attn_layers": ["local", "full"]}, "attn_layers with \\['full'\\]"),
         ({"attention_scope": "chunk"}, "attention_scope='chunk'"),
         ({"deduplicate_rounds": True}, "deduplicate_rounds=True"),
-        ({"ff_sru_size": 3}, "ff_sru_size=3"),
     ],
 )
 def test_models_that_cannot_be_cut_are_refused(alone, fields: dict[str, Any], words: str):
@@ -162,12 +183,17 @@ def test_models_that_cannot_be_cut_are_refused(alone, fields: dict[str, Any], wo
         tiny_lm(**fields).set_sequence_parallel(alone)
 
 
+def test_a_bare_encoder_may_be_given_parts(alone: SequenceParallel):
+    model, ids = tiny_encoder().double(), random_ids(2, 21)
+    expected = model(ids).last_hidden_state
+    model.set_sequence_parallel(alone)
+    assert torch.allclose(model(ids).last_hidden_state, expected, rtol=0, atol=TOLERANCE)
+
+
 def test_other_heads_are_refused(alone: SequenceParallel):
-    model = ReformerHFForMaskedLM(tiny_config())
-    with pytest.raises(ValueError, match="only ReformerHFModel and ReformerHFForCausalLM"):
+    model = ReformerHFForTokenClassification(tiny_config())
+    with pytest.raises(ValueError, match="only ReformerHFModel, ReformerHFForCausalLM and"):
         model.set_sequence_parallel(alone)
-    with pytest.raises(ValueError, match="is_decoder=False"):
-        model.reformer.set_sequence_parallel(alone)
 
 
 def test_a_mesh_has_one_dimension(alone: SequenceParallel):

@@ -5,7 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reformer_hf import ReformerHFConfig, ReformerHFForCausalLM, ReformerHFModel
+from reformer_hf import (
+    ReformerHFConfig,
+    ReformerHFForCausalLM,
+    ReformerHFForMaskedLM,
+    ReformerHFModel,
+)
 
 SCOPES = ("band", "chunk")
 ROTARY_CONVOLUTION = {
@@ -69,6 +74,12 @@ def tiny_lm(seed: int = 0, **fields: Any) -> ReformerHFForCausalLM:
     model = ReformerHFForCausalLM(tiny_config(**fields)).eval()
     nn.init.normal_(model.lm_head.bias)
     return model
+
+
+def tiny_masked_lm(seed: int = 0, **fields: Any) -> ReformerHFForMaskedLM:
+    """A bidirectional model in eval mode."""
+    torch.manual_seed(seed)
+    return ReformerHFForMaskedLM(tiny_config(**fields)).eval()
 
 
 def tiny_encoder(seed: int = 0, **fields: Any) -> ReformerHFModel:

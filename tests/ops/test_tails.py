@@ -36,10 +36,21 @@ def test_merged_tails_are_those_of_the_row(lengths, window):
     assert torch.equal(filled(merged), filled(expected))
 
 
+def test_at_the_other_end_are_the_tails_of_the_row_read_backwards():
+    generator = torch.Generator().manual_seed(1)
+    buckets = torch.randint(0, BUCKETS, (BATCH, HEADS, ROUNDS, 20), generator=generator)
+    vectors = torch.randn(BATCH, HEADS, 20, 4, generator=generator)
+    first = take_tails(vectors, find_tails(buckets, None, BUCKETS, 5, -1).flatten(2, 3))
+    backwards = tails_of(vectors.flip(2), buckets.flip(3), 5)
+    assert torch.equal(first.counts, backwards.counts)
+    assert torch.equal(filled(first), filled(backwards))
+
+
 def test_what_does_not_count_is_in_no_tail():
     buckets = torch.zeros(1, 1, 1, 4, dtype=torch.int64)
     counted = torch.tensor([[True, False, True, False]])
     assert find_tails(buckets, counted, 1, 3).flatten().tolist() == [2, 0, -1]
+    assert find_tails(buckets, counted, 1, 3, -1).flatten().tolist() == [0, 2, -1]
 
 
 def test_a_gradient_goes_back_where_the_slots_came_from():

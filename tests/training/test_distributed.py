@@ -150,11 +150,17 @@ def test_rows_that_grow_are_the_same_on_two_processes(data, tmp_path, script):
     assert largest_difference(weights(tmp_path / "2"), weights(tmp_path / "1")) < TOLERANCE
 
 
-def test_rows_may_be_spread_over_the_processes(data, alone, tmp_path):
-    arguments = loop_arguments(data, tmp_path / "run", 2, 2, sequence_parallel_size=2)
+@pytest.fixture(scope="module")
+def spread(data):
+    """What two processes do that hold each row together: the folder of their run."""
+    arguments = loop_arguments(data, data / "spread", 2, 2, sequence_parallel_size=2)
     processes.run(2, WORKER, *arguments)
-    check_gradients(tmp_path / "run", alone)
-    check_results(tmp_path / "run", alone)
+    return data / "spread"
+
+
+def test_rows_may_be_spread_over_the_processes(alone, spread):
+    check_gradients(spread, alone)
+    check_results(spread, alone)
 
 
 @pytest.mark.slow
@@ -250,6 +256,18 @@ def test_a_process_that_is_killed_costs_no_more_than_the_steps_since_the_checkpo
     alone_now = loop_arguments(data, tmp_path / "one", 8, resume_from_checkpoint=tmp_path / "last")
     processes.run(1, script, *alone_now)
     check_results(tmp_path / "one", alone)
+
+
+def test_rows_that_lose_a_process_go_on_from_the_checkpoint(data, spread, tmp_path):
+    output = tmp_path / "run"
+    fields = {"checkpointing_steps": 1, "save_total_limit": 3, "sequence_parallel_size": 2}
+    arguments = loop_arguments(data, output, 2, 2, **fields)
+    kill_one_of(2, {}, arguments, output / "checkpoint-2")
+    assert not (output / "all_results.json").exists()
+    again = ["--resume_from_checkpoint", "last"]
+    printed = processes.run(2, ROOT / "scripts/train_clm_no_trainer.py", *arguments, *again)
+    assert "checkpoint-" in printed
+    assert largest_difference(weights(output), weights(spread)) == 0
 
 
 @pytest.mark.parametrize("config", ["accelerate_fsdp2.yaml", "accelerate_fsdp2_offload.yaml"])
@@ -361,16 +379,25 @@ def test_a_classifier_learns_the_same(data, tmp_path):
         assert results_of_two[name] == pytest.approx(results[name], abs=1e-9), name
 
 
-def test_a_masked_model_trains_on_two_processes(data, tmp_path):
-    arguments = shared(
-        data, tmp_path / "run", packing="documents", max_steps=4, per_device_train_batch_size=2
-    )
+def train_masked(data, output, **fields):
+    """Train on two processes: what they printed, and the results."""
+    fields |= {"packing": "documents", "max_steps": 4, "optim": "adamw_torch"}
+    arguments = shared(data, output, per_device_train_batch_size=2, **fields)
     flags = ["--do_train", "--do_eval", "--use_cpu", "--report_to", "none"]
     printed = processes.run(2, ROOT / "scripts/train_mlm.py", *arguments, *flags)
-    results = json.loads((tmp_path / "run" / "all_results.json").read_text())
+    return printed, json.loads((output / "all_results.json").read_text())
+
+
+def test_a_masked_model_trains_on_two_processes(data, tmp_path):
+    printed, results = train_masked(data, tmp_path / "run")
     assert 0 < results["eval_loss"] < math.log(300) and results["eval_tokens"] > 0
     assert printed.count(" 0/4 [00:00") == 1
     assert (tmp_path / "run" / "README.md").is_file()
+    # The same rows with the same masks, each spread over both.
+    _, results_of_parts = train_masked(data, tmp_path / "parts", sequence_parallel_size=2)
+    assert largest_difference(weights(tmp_path / "parts"), weights(tmp_path / "run")) < TOLERANCE
+    for name in ("eval_loss", "eval_tokens"):
+        assert results_of_parts[name] == pytest.approx(results[name], rel=1e-4)
 
 
 @pytest.mark.slow

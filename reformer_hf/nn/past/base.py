@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from reformer_hf.nn.past.recent_inputs import RecentInputs
+from reformer_hf.nn.past.recent_inputs import RecentInputs, RecentStates
 from reformer_hf.nn.past.token_store import TokenStore
 from reformer_hf.ops.attend import Implementation
 from reformer_hf.ops.attention_map import HeadsAndMap
@@ -51,7 +51,8 @@ class Past:
     def __init__(self) -> None:
         self.length = 0
         self.tokens = TokenStore()
-        self.recent, self.recent_shared, self.states = (RecentInputs() for _ in range(3))
+        self.recent, self.recent_shared = RecentInputs(), RecentInputs()
+        self.states = RecentStates()
         self.recording = False
 
     @property

@@ -4,16 +4,20 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+
+from reformer_hf.ops.recurrence import gated_recurrence
 
 
 class Joined(NamedTuple):
     """New inputs behind those before them.
 
     Attributes:
-        inputs: in order of the row, each row's real tokens at its end, padding before them.
-        target: at which place each new token now stands; None if they are simply the last ones.
+        inputs: in order of the row, each row's real tokens at its end, padding before them. Of a
+            row's shard also the inputs behind it, for those who see these.
+        target: at which place each new token now stands; None if they simply stand behind the ones
+            before them, of which there are as many as a token sees.
         documents: document of each place; None for a single document.
     """
 
@@ -93,3 +97,27 @@ class RecentInputs:
     def allocated_bytes(self) -> int:
         """Bytes held."""
         return 0 if self.stored is None else self.stored.nbytes
+
+
+class RecentStates(RecentInputs):
+    """The last states of recurrent units, side by side."""
+
+    def recur(
+        self,
+        forget: Float[Tensor, "batch seq dim"],
+        inputs: Float[Tensor, "batch seq dim"],
+        documents: Int[Tensor, "batch seq"] | None,
+        start: Float[Tensor, "batch dim"] | None,
+    ) -> Float[Tensor, "batch seq dim"]:
+        """Run the recurrence of a unit over new tokens.
+
+        Args:
+            forget: how much of the state is kept.
+            inputs: of the tokens.
+            documents: document of each place; None for a single document.
+            start: the last state of the unit; None for zeros.
+
+        Returns:
+            The state behind each token.
+        """
+        return gated_recurrence(forget, inputs, documents, start)

@@ -1,6 +1,8 @@
 """The pasts of a shard: what its layers see of the tokens that other processes hold.
 
-They remember nothing, so that a layer may be replayed: each pass asks the other processes anew.
+Of a layer that looks to both sides, tokens behind the shard are a part of its past: what comes from
+the right is what would come from the left if the row were read from its end. The pasts remember
+nothing, so that a layer may be replayed: each pass asks the other processes anew.
 """
 
 from typing import Any
@@ -12,16 +14,39 @@ from torch.nn.functional import pad
 
 from reformer_hf.nn.past.base import LSHPast, NewTokens
 from reformer_hf.nn.past.distance import AttendRows, DistancePast
-from reformer_hf.nn.past.recent_inputs import Joined, RecentInputs
+from reformer_hf.nn.past.recent_inputs import Joined, RecentInputs, RecentStates
 from reformer_hf.nn.sequence_parallel.shard import Shard
 from reformer_hf.ops.attention import lsh_attention
 from reformer_hf.ops.attention_map import HeadsAndMap
+from reformer_hf.ops.recurrence import gated_recurrence
 from reformer_hf.ops.tails import find_tails, take_tails
 from reformer_hf.ops.window import Window
 
 
-class LeftInputs(RecentInputs):
+class NeighbourInputs(RecentInputs):
     """The last inputs of the process before, for a convolution or n-grams.
+
+    Args:
+        shard: of this process.
+        causal: whether later tokens are hidden; if not, there are as many first inputs of the
+            process behind.
+    """
+
+    def __init__(self, shard: Shard, causal: bool = True):
+        super().__init__()
+        self.shard, self.causal = shard, causal
+
+    def join(
+        self, inputs: Shaped[Tensor, "batch seq dim"], count: int, *unused: Any, **options: Any
+    ) -> Joined:
+        """Put the neighbours' inputs around this shard's; see the base class."""
+        counts = (count, 0 if self.causal else count)
+        joined = self.shard.with_neighbours(inputs, *counts)
+        return Joined(joined, None, self.shard.documents_with_neighbours(*counts))
+
+
+class ShardStates(RecentStates):
+    """The states of recurrent units behind the last token of the process before.
 
     Args:
         shard: of this process.
@@ -31,16 +56,37 @@ class LeftInputs(RecentInputs):
         super().__init__()
         self.shard = shard
 
-    def join(
-        self, inputs: Shaped[Tensor, "batch seq dim"], count: int, *unused: Any, **options: Any
-    ) -> Joined:
-        """Put this shard's inputs behind the neighbour's last ones; see the base class."""
-        joined = self.shard.take_left(inputs, count)
-        return Joined(joined, None, self.shard.behind_neighbours(count))
+    def recur(
+        self,
+        forget: Float[Tensor, "batch seq dim"],
+        inputs: Float[Tensor, "batch seq dim"],
+        documents: Int[Tensor, "batch seq"] | None,
+        start: Float[Tensor, "batch dim"] | None,
+    ) -> Float[Tensor, "batch seq dim"]:
+        """Run the recurrence of a unit from the state that comes in; see the base class.
+
+        What the shard makes of a state, it knows before it comes: the last one is linear in the
+        first. So processes wait for each other's states only, and not for their recurrences.
+        """
+        shard, documents = self.shard, self.shard.documents
+        own = gated_recurrence(forget, inputs, documents)
+        handed_on, goes_on, comes_in = shard.handed_on(1), shard.goes_on(1), shard.comes_in()
+        if handed_on is None or goes_on is None or comes_in is None:
+            start = shard.group.carry(forget.prod(dim=1), own[:, -1])
+            return gated_recurrence(forget, inputs, documents, start)
+        handed_on = handed_on.unsqueeze(-1)
+        kept = forget.where(handed_on, 1).prod(dim=1) * goes_on.unsqueeze(1)
+        is_last = handed_on & ~pad(handed_on[:, 1:], (0, 0, 0, 1))
+        start = shard.group.carry(kept, (own * is_last).sum(dim=1)) * comes_in.unsqueeze(1)
+        return gated_recurrence(forget, inputs, documents, start)
+
+    def join(self, inputs: Shaped[Tensor, "batch seq dim"], *unused: Any, **options: Any) -> Joined:
+        """Remember nothing; see the base class."""
+        return Joined(inputs, None)
 
 
 class DistanceShardPast(DistancePast):
-    """The last keys and values of the process before.
+    """Keys and values of the tokens around a shard, as far as a query sees.
 
     Args:
         shard: of this process.
@@ -49,8 +95,8 @@ class DistanceShardPast(DistancePast):
 
     def __init__(self, shard: Shard, window: Window):
         super().__init__(window)
-        self.shard, self.before = shard, window.before
-        self.recent, self.recent_shared = LeftInputs(shard), LeftInputs(shard)
+        self.shard, self.sides = shard, (window.before, window.after)
+        self.recent = self.recent_shared = NeighbourInputs(shard, window.causal)
 
     def attend(
         self,
@@ -62,23 +108,26 @@ class DistanceShardPast(DistancePast):
         **options: Any,
     ) -> HeadsAndMap:
         """Attend from this shard; see the base class."""
-        joined = self.shard.take_left(torch.cat([key, value], dim=-1), self.before)
-        # Nobody stands before the first process: not even zeros may be seen there.
-        left = 0 if self.shard.group.first else self.before
-        key, value = joined[:, :, self.before - left :].chunk(2, dim=-1)
-        documents = self.shard.behind_neighbours(left)
-        output, _ = attend(pad(query, (0, 0, left, 0)), key, value, documents, **options)
-        return output[:, :, left:], None
+        before, after = self.sides
+        joined = self.shard.with_neighbours(torch.cat([key, value], dim=-1), before, after)
+        # Nobody stands before the first process: not even zeros may be seen there. Nor at the end.
+        left = 0 if self.shard.group.first else before
+        right = 0 if self.shard.group.last else after
+        first, end = before - left, joined.shape[2] - (after - right)
+        key, value = joined[:, :, first:end].chunk(2, dim=-1)
+        documents = self.shard.documents_with_neighbours(left, right)
+        output, _ = attend(pad(query, (0, 0, left, right)), key, value, documents, **options)
+        return output[:, :, left : left + query.shape[2]], None
 
 
 class LSHShardPast(LSHPast):
-    """The tails of all processes before: for each head, round and bucket its last tokens.
+    """Tails: for each head, round and bucket the nearest tokens of the other processes.
 
     Args:
         shard: of this process.
         rotations: that the layer hashes with.
         num_buckets: total number of buckets.
-        window: how far a query sees, of a causal layer.
+        window: how far a query sees.
     """
 
     def __init__(
@@ -90,7 +139,7 @@ class LSHShardPast(LSHPast):
     ):
         super().__init__(rotations, num_buckets, window)
         self.shard = shard
-        self.recent, self.recent_shared = LeftInputs(shard), LeftInputs(shard)
+        self.recent = self.recent_shared = NeighbourInputs(shard, window.causal)
 
     def attend(
         self,
@@ -102,41 +151,66 @@ class LSHShardPast(LSHPast):
     ) -> HeadsAndMap:
         """Attend from this shard; see the base class."""
         vectors = torch.cat([query, value], dim=-1)
-        # The local round, the last one, has a single bucket.
-        rounds, local = self.rotations.shape[2], buckets.shape[2] - self.rotations.shape[2]
-        places = find_tails(buckets, self.shard.carried_on, self.num_buckets, self.window.before)
-        places = torch.cat([places[:, :, :rounds].flatten(2, 3), places[:, :, rounds:, 0]], dim=2)
-        tails = self.shard.group.scan(take_tails(vectors, places), self.shard.goes_on)
-        labels = self._label(tails.counts, local)
-        left = 0 if self.shard.group.first else labels.shape[-1]
-        # Oldest first, as the order of the row has them.
-        before = tails.vectors.flip(-2).flatten(2, 3)[:, :, :left]
-        query, value = torch.cat([before, vectors], dim=2).chunk(2, dim=-1)
+        before, before_buckets = self._take(vectors, buckets, self.window.before, 1)
+        after, after_buckets = self._take(vectors, buckets, self.window.after, -1)
+        left, right = before.shape[2], after.shape[2]
+        query, value = torch.cat([before, vectors, after], dim=2).chunk(2, dim=-1)
         output, _ = lsh_attention(
             query,
             value,
-            torch.cat([labels[..., :left], buckets], dim=-1),
-            self.shard.behind_tails(left),
+            torch.cat([before_buckets, buckets, after_buckets], dim=-1),
+            self.shard.documents_with_tails(left, right),
             num_buckets=self.num_buckets + 1,
             window=self.window,
             **options,
         )
-        return output[:, :, left:], None
+        return output[:, :, left : left + vectors.shape[2]], None
+
+    def _take(
+        self,
+        vectors: Float[Tensor, "batch heads seq dim"],
+        buckets: Int[Tensor, "batch heads rounds seq"],
+        window: int,
+        step: int,
+    ) -> tuple[Float[Tensor, "batch heads slots dim"], Int[Tensor, "batch heads rounds slots"]]:
+        """Take the tokens that a query sees of the processes on one side.
+
+        Args:
+            vectors: of this shard.
+            buckets: of this shard.
+            window: tokens of a bucket that a query sees on that side.
+            step: 1 for what comes from the left, -1 for what comes from the right.
+
+        Returns:
+            Slots of tokens in the order of the row, none beyond the ends of a row, and in each
+            round their buckets.
+        """
+        if not window:
+            return vectors[:, :, :0], buckets[..., :0]
+        # The local round, the last one, has a single bucket.
+        rounds, local = self.rotations.shape[2], buckets.shape[2] - self.rotations.shape[2]
+        handed_on = self.shard.handed_on(step)
+        places = find_tails(buckets, handed_on, self.num_buckets, window, step)
+        places = torch.cat([places[:, :, :rounds].flatten(2, 3), places[:, :, rounds:, 0]], dim=2)
+        tails = self.shard.group.scan(take_tails(vectors, places), self.shard.goes_on(step), step)
+        slots, labels = tails.vectors, self._label(tails.counts, window, local)
+        if step > 0:  # the nearest first, which are the last ones in the row
+            slots, labels = slots.flip(-2), labels.flip(-1)
+        count = 0 if self.shard.group.nobody_before(step) else window * slots.shape[2]
+        return slots.flatten(2, 3)[:, :, :count], labels.flatten(-2)[..., :count]
 
     def _label(
-        self, counts: Int[Tensor, "batch heads buckets"], local: int
-    ) -> Int[Tensor, "batch heads rounds slots"]:
-        """Buckets of the slots of tails in each round, oldest first.
+        self, counts: Int[Tensor, "batch heads buckets"], window: int, local: int
+    ) -> Int[Tensor, "batch heads rounds buckets window"]:
+        """Buckets of the slots of tails in each round.
 
         A slot counts in its own round; in the others, and while it is empty, it stands in a bucket
         behind all others, which nobody reads.
         """
-        rounds, window = self.rotations.shape[2], self.window.before
-        device = counts.device
-        filled = torch.arange(window, 0, -1, device=device) <= counts.unsqueeze(-1)
+        rounds, device = self.rotations.shape[2], counts.device
+        filled = torch.arange(window, device=device) < counts.unsqueeze(-1)
         numbers = torch.arange(counts.shape[2], device=device)
         own_round, bucket = numbers // self.num_buckets, numbers % self.num_buckets
         in_round = own_round == torch.arange(rounds + local, device=device).unsqueeze(1)
         counted = in_round.unsqueeze(-1) & filled.unsqueeze(2)
-        labels = torch.where(counted, bucket.unsqueeze(-1), self.num_buckets)
-        return labels.flatten(-2)
+        return torch.where(counted, bucket.unsqueeze(-1), self.num_buckets)

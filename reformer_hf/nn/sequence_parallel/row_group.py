@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from reformer_hf.ops.derivatives import first_derivative_only, refuse_transforms
@@ -82,35 +82,62 @@ class RowGroup:
         self._exchange((dist.isend, sent, step), (dist.irecv, received, -step))
         return received
 
-    def from_left(self, tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-        """The tensor of the process before, with its gradient; zeros on the first process.
+    def nobody_before(self, step: int) -> bool:
+        """Whether nothing comes to this process that goes ``step`` further."""
+        return self.first if step > 0 else self.last
+
+    def from_neighbour(self, tensor: Shaped[Tensor, "..."], step: int) -> Shaped[Tensor, "..."]:
+        """The same as :meth:`move`, with the gradient of numbers that have one.
 
         Args:
             tensor: of one shape on all processes.
+            step: 1 from the left neighbour, -1 from the right one.
 
         Returns:
-            The neighbour's.
+            The neighbour's; zeros where there is none.
         """
         if not tensor.is_floating_point():
-            return self.move(tensor, 1)
+            return self.move(tensor, step)
         refuse_transforms()
-        return _FromLeft.apply(tensor, self)  # type: ignore[return-value]
+        return _FromNeighbour.apply(tensor, self, step)  # type: ignore[return-value]
 
-    def scan(self, own: Tails, goes_on: Bool[Tensor, " batch"] | None) -> Tails:
-        """The tails of all processes before, with their gradient.
+    def scan(self, own: Tails, goes_on: Bool[Tensor, " batch"] | None, step: int) -> Tails:
+        """The tails of all processes on one side, with their gradient.
 
         Args:
-            own: of this process.
-            goes_on: rows of which later processes still see what came before; None for all.
+            own: of this process, nearest to the other side first.
+            goes_on: rows of which processes on the other side still see what is on this one; None
+                for all.
+            step: 1 for what goes to the right, the tails of all processes before; -1 for what goes
+                to the left, of all processes behind.
 
         Returns:
-            Of the processes before.
+            Of the processes on that side.
 
         Source: ``docs/sequence_parallelism.md``.
         """
         refuse_transforms()
         function = _Chain if self.form == "chain" else _Gather
-        return Tails(*function.apply(*own, goes_on, self))  # type: ignore[misc]
+        return Tails(*function.apply(*own, goes_on, self, step))  # type: ignore[misc]
+
+    def carry(
+        self, kept: Float[Tensor, "batch dim"], own: Float[Tensor, "batch dim"]
+    ) -> Float[Tensor, "batch dim"]:
+        """Carry a state along the row: a process hands ``kept * state + own`` to the next.
+
+        Args:
+            kept: how much of the state that comes in this process keeps.
+            own: what it adds.
+
+        Returns:
+            The state that comes in, with its gradient; zeros on the first process.
+        """
+        refuse_transforms()
+        return _Carry.apply(kept, own, self)  # type: ignore[return-value]
+
+    def before(self, step: int) -> range:
+        """The processes from which this one gets what goes on by ``step``, the farthest first."""
+        return range(self.index) if step > 0 else range(self.size - 1, self.index, -1)
 
     def swap(self, parts: Shaped[Tensor, "processes ..."]) -> Shaped[Tensor, "processes ..."]:
         """Give each process its part, and take from each the part that it has for this one.
@@ -166,31 +193,54 @@ class RowGroup:
             ) from error
 
 
-class _FromLeft(torch.autograd.Function):
+class _FromNeighbour(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor, group: RowGroup) -> Tensor:
-        ctx.group = group
-        return group.move(tensor, 1)
+    def forward(ctx: Any, tensor: Tensor, group: RowGroup, step: int) -> Tensor:
+        ctx.group, ctx.step = group, step
+        return group.move(tensor, step)
 
     @staticmethod
     @first_derivative_only
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return ctx.group.move(grads[0], -1), None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.group.move(grads[0], -ctx.step), None, None
+
+
+class _Carry(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, kept: Tensor, own: Tensor, group: RowGroup) -> Tensor:
+        (state,) = group.receive((own,), -1)
+        group.send((torch.addcmul(own, kept, state),), 1)
+        ctx.group = group
+        ctx.save_for_backward(kept, state)
+        return state
+
+    @staticmethod
+    @first_derivative_only
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        kept, state = ctx.saved_tensors
+        (handed,) = ctx.group.receive((grads[0],), 1)
+        ctx.group.send((torch.addcmul(grads[0], kept, handed),), -1)
+        return handed * state, handed, None
 
 
 class _Chain(torch.autograd.Function):
-    """A chain: from the left come the tails of all before, to the right go these and one's own."""
+    """A chain: from one side come the tails of all there, to the other go these and one's own."""
 
     @staticmethod
     def forward(
-        ctx: Any, vectors: Tensor, counts: Tensor, goes_on: Tensor | None, group: RowGroup
+        ctx: Any,
+        vectors: Tensor,
+        counts: Tensor,
+        goes_on: Tensor | None,
+        group: RowGroup,
+        step: int,
     ) -> tuple[Tensor, Tensor]:
-        older = Tails(*group.receive((vectors, counts), -1))
+        older = Tails(*group.receive((vectors, counts), -step))
         handed = older.counts
         if goes_on is not None:
             handed = handed * goes_on.view(-1, 1, 1)
-        group.send(merge_tails(Tails(vectors, counts), Tails(older.vectors, handed)), 1)
-        ctx.group = group
+        group.send(merge_tails(Tails(vectors, counts), Tails(older.vectors, handed)), step)
+        ctx.group, ctx.step = group, step
         ctx.save_for_backward(counts)
         ctx.mark_non_differentiable(older.counts)
         return older.vectors, older.counts
@@ -199,27 +249,33 @@ class _Chain(torch.autograd.Function):
     @first_derivative_only
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (counts,) = ctx.saved_tensors
-        (merged,) = ctx.group.receive((grads[0],), 1)
+        (merged,) = ctx.group.receive((grads[0],), ctx.step)
         own, older = split_tails(merged, counts)
         # Where older tails were not handed on, nobody saw them: this part of the gradient is 0.
-        ctx.group.send((grads[0] + older,), -1)
-        return own, None, None, None
+        ctx.group.send((grads[0] + older,), -ctx.step)
+        return own, None, None, None, None
 
 
 class _Gather(torch.autograd.Function):
-    """All tails go to all processes, and each merges those of the ones before it."""
+    """All tails go to all processes, and each merges those of the ones on one side."""
 
     @staticmethod
     def forward(
-        ctx: Any, vectors: Tensor, counts: Tensor, goes_on: Tensor | None, group: RowGroup
+        ctx: Any,
+        vectors: Tensor,
+        counts: Tensor,
+        goes_on: Tensor | None,
+        group: RowGroup,
+        step: int,
     ) -> tuple[Tensor, Tensor]:
         goes_on = counts.new_ones(len(counts), dtype=torch.bool) if goes_on is None else goes_on
         parts = [group.gather(tensor) for tensor in (vectors, counts, goes_on)]
         older = Tails(torch.zeros_like(vectors), torch.zeros_like(counts))
-        for own, own_counts, kept in list(zip(*parts, strict=True))[: group.index]:
+        for index in group.before(step):
+            own, own_counts, kept = (part[index] for part in parts)
             handed = older._replace(counts=older.counts * kept.view(-1, 1, 1))
             older = merge_tails(Tails(own, own_counts), handed)
-        ctx.group = group
+        ctx.group, ctx.step = group, step
         ctx.save_for_backward(parts[1])
         ctx.mark_non_differentiable(older.counts)
         return older.vectors, older.counts
@@ -230,9 +286,9 @@ class _Gather(torch.autograd.Function):
         (counts,) = ctx.saved_tensors
         group, older = ctx.group, grads[0]
         parts = older.new_zeros(group.size, *older.shape)
-        for index in reversed(range(group.index)):
+        for index in reversed(group.before(ctx.step)):
             parts[index], older = split_tails(older, counts[index])
-        return group.swap(parts).sum(dim=0), None, None, None
+        return group.swap(parts).sum(dim=0), None, None, None, None
 
 
 def _zeros_like(tensor: Tensor) -> Tensor:

@@ -10,6 +10,23 @@ from reformer_hf.nn.sequence_parallel.row_group import RowGroup
 from reformer_hf.ops.sorting import number_documents
 
 
+class Border(NamedTuple):
+    """The documents at one end of a shard.
+
+    Attributes:
+        numbers: documents of the tokens of the neighbour there, in the order of the row.
+        real: true at the real ones among them.
+        incoming: document of the nearest real token of all processes beyond this end; a lower
+            number than any where there is none.
+        outgoing: the same as it is beyond the other end, where this shard is passed, too.
+    """
+
+    numbers: Int[Tensor, "batch reach"]
+    real: Bool[Tensor, "batch reach"]
+    incoming: Int[Tensor, " batch"]
+    outgoing: Int[Tensor, " batch"]
+
+
 class Marks(NamedTuple):
     """Which documents the tokens of a shard, and those around it, belong to.
 
@@ -18,19 +35,12 @@ class Marks(NamedTuple):
     Attributes:
         numbers: document of each token; of padding anything.
         real: true at real tokens.
-        left_numbers: documents of the last tokens of the process before.
-        left_real: true at the real ones among them.
-        incoming: document of the last real token of all processes before; a lower number than any
-            where there is none.
-        outgoing: the same of all processes up to this one.
+        borders: of the left end, and where layers look to both sides, of the right one.
     """
 
     numbers: Int[Tensor, "batch seq"]
     real: Bool[Tensor, "batch seq"]
-    left_numbers: Int[Tensor, "batch reach"]
-    left_real: Bool[Tensor, "batch reach"]
-    incoming: Int[Tensor, " batch"]
-    outgoing: Int[Tensor, " batch"]
+    borders: tuple[Border, ...]
 
 
 class Shard:
@@ -44,52 +54,90 @@ class Shard:
     def __init__(self, group: RowGroup, marks: Marks | None = None):
         self.group, self.marks = group, marks
 
+    def handed_on(self, step: int) -> Bool[Tensor, "batch seq"] | None:
+        """Tokens of the document that goes on where ``step`` leads; None for all.
+
+        Args:
+            step: 1 to the right, -1 to the left.
+        """
+        if self.marks is None:
+            return None
+        outgoing = self._border(step).outgoing.unsqueeze(1)
+        return self.marks.real & (self.marks.numbers == outgoing)
+
+    def goes_on(self, step: int) -> Bool[Tensor, " batch"] | None:
+        """Rows of which one document comes in, and goes on where ``step`` leads; None for all."""
+        if self.marks is None:
+            return None
+        return self._border(step).incoming == self._border(step).outgoing
+
+    def comes_in(self) -> Bool[Tensor, " batch"] | None:
+        """Rows whose first document here has begun on a process before; None for all."""
+        if self.marks is None:
+            return None
+        first = self.marks.real & (self.marks.numbers == self._border(1).incoming.unsqueeze(1))
+        return first.any(dim=1)
+
     @property
-    def carried_on(self) -> Bool[Tensor, "batch seq"] | None:
-        """Tokens of the document that goes on behind this shard; None for all."""
-        if self.marks is None:
-            return None
-        return self.marks.real & (self.marks.numbers == self.marks.outgoing.unsqueeze(1))
+    def documents(self) -> Int[Tensor, "batch seq"] | None:
+        """Document of each token; None for a single document."""
+        return self.documents_with_tails(0)
 
-    @property
-    def goes_on(self) -> Bool[Tensor, " batch"] | None:
-        """Rows whose document came from before this shard and goes on behind it; None for all."""
-        return None if self.marks is None else self.marks.incoming == self.marks.outgoing
-
-    def behind_neighbours(self, count: int) -> Int[Tensor, "batch joined"] | None:
-        """Documents of the last ``count`` tokens of the process before, and of this shard."""
-        if self.marks is None:
-            return None
-        first = self.marks.left_numbers.shape[1] - count
-        left = self.marks.left_numbers[:, first:], self.marks.left_real[:, first:]
-        return self._join(*left)
-
-    def behind_tails(self, count: int) -> Int[Tensor, "batch joined"] | None:
-        """Documents of ``count`` tokens of the tails that come in, and of this shard."""
-        if self.marks is None:
-            return None
-        numbers = self.marks.incoming.unsqueeze(1).expand(-1, count)
-        return self._join(numbers, torch.ones_like(numbers, dtype=torch.bool))
-
-    def _join(self, numbers: Tensor, real: Tensor) -> Tensor:
-        assert self.marks is not None
-        joined = torch.cat([numbers, self.marks.numbers], dim=1)
-        documents = number_documents(torch.cat([real, self.marks.real], dim=1), joined)
-        assert documents is not None
-        return documents
-
-    def take_left(
-        self, tensor: Shaped[Tensor, "*lead seq dim"], count: int
+    def with_neighbours(
+        self, tensor: Shaped[Tensor, "*lead seq dim"], before: int, after: int = 0
     ) -> Shaped[Tensor, "*lead joined dim"]:
-        """Put the last ``count`` tokens of the process before in front of those of this shard.
+        """Put tokens of the neighbours around those of this shard.
 
         Args:
             tensor: of this shard.
-            count: tokens; on the first process they are zeros.
+            before: tokens, the last ones of the process before; zeros where there is none.
+            after: tokens, the first ones of the process behind; the same.
 
         Returns:
-            Both, with the gradient.
+            All of them, with the gradient.
         """
-        seq = tensor.shape[-2]
-        left = self.group.from_left(tensor[..., seq - count :, :])
-        return torch.cat([left, tensor], dim=-2)
+        parts, seq = [tensor], tensor.shape[-2]
+        if before:
+            parts.insert(0, self.group.from_neighbour(tensor[..., seq - before :, :], 1))
+        if after:
+            parts.append(self.group.from_neighbour(tensor[..., :after, :], -1))
+        return torch.cat(parts, dim=-2)
+
+    def documents_with_neighbours(
+        self, before: int, after: int = 0
+    ) -> Int[Tensor, "batch joined"] | None:
+        """Documents of this shard's tokens with so many of the neighbours around them."""
+        if self.marks is None:
+            return None
+        left = self._border(1)
+        first = left.numbers.shape[1] - before
+        parts = [(left.numbers[:, first:], left.real[:, first:]), self.marks[:2]]
+        if after:
+            right = self._border(-1)
+            parts.append((right.numbers[:, :after], right.real[:, :after]))
+        return _number(*zip(*parts, strict=True))
+
+    def documents_with_tails(
+        self, before: int, after: int = 0
+    ) -> Int[Tensor, "batch joined"] | None:
+        """Documents of this shard's tokens with so many of tails around them."""
+        if self.marks is None:
+            return None
+        parts = [self.marks[:2]]
+        for step, count in ((1, before), (-1, after)):
+            if count:
+                numbers = self._border(step).incoming.unsqueeze(1).expand(-1, count)
+                part = (numbers, torch.ones_like(numbers, dtype=torch.bool))
+                parts = [part, *parts] if step > 0 else [*parts, part]
+        return _number(*zip(*parts, strict=True))
+
+    def _border(self, step: int) -> Border:
+        """The end at which what goes on by ``step`` comes in."""
+        assert self.marks is not None
+        return self.marks.borders[0 if step > 0 else 1]
+
+
+def _number(numbers: tuple[Tensor, ...], real: tuple[Tensor, ...]) -> Tensor:
+    documents = number_documents(torch.cat(real, dim=1), torch.cat(numbers, dim=1))
+    assert documents is not None
+    return documents
