@@ -400,7 +400,8 @@ KINDS = {
 
 
 @pytest.mark.parametrize(
-    "column", ["label", "size", "ner_tags", pytest.param("labels", marks=pytest.mark.slow)]
+    "column",
+    ["size", "ner_tags", *(pytest.param(n, marks=pytest.mark.slow) for n in ("label", "labels"))],
 )
 def test_a_classifier_learns_the_same(tmp_path, column):
     rows = []
