@@ -11,7 +11,6 @@ from transformers import (
     DataCollatorForSeq2Seq,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
     Trainer,
     set_seed,
@@ -34,13 +33,12 @@ from reformer_hf.training.data.pairs import (
 )
 from reformer_hf.training.data.sources import check_splits, wanted_splits
 from reformer_hf.training.data.vocabulary import open_sentencepiece, train_sentencepiece
-from reformer_hf.training.filled_rows import LabelledRowsTrainer
 from reformer_hf.training.pair_baselines import pair_references, token_reference
 from reformer_hf.training.processes import hide_bars_unless
 from reformer_hf.training.record import describe_data
 from reformer_hf.training.references import Reference, keep_references
+from reformer_hf.training.tasks.translation_trainer import TranslationTrainer
 from reformer_hf.training.trainer import (
-    SealedCheckpoints,
     checkpoint_to_resume,
     keep_metrics,
     run_callbacks,
@@ -108,11 +106,8 @@ def train_translation(
     with doing.main_process_first(local=False, desc="preparing the data"):
         pairs = load_pairs(data_arguments, model_arguments.cache_dir, model_arguments.token)
         check_splits(wanted, pairs)
-        if (
-            checkpoint is None
-            and doing.process_index == 0
-            and _tokenizer_name(model_arguments) is None
-        ):
+        begins = checkpoint is None and doing.process_index == 0
+        if begins and _tokenizer_name(model_arguments) is None:
             (folder / VOCABULARY).unlink(missing_ok=True)  # that of another run
         tokenizer = open_tokenizer(model_arguments, pairs.get("train"), folder)
         tokens: dict[str, Any] = {
@@ -179,33 +174,6 @@ def _check(training: Seq2SeqTrainingArguments, model: TranslationModelArguments)
     if training.generation_max_length is not None and training.generation_max_length < 2:
         raise ValueError(f"generation_max_length={training.generation_max_length}: at least 2")
     check_predictions(training)
-
-
-class TranslationTrainer(LabelledRowsTrainer, SealedCheckpoints, Seq2SeqTrainer):
-    """transformers' `Seq2SeqTrainer`, whose results do not depend on the number of processes."""
-
-    def prediction_step(
-        self,
-        model: Any,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-        **generation: Any,
-    ) -> tuple[Any, Any, Any]:
-        """Measure the loss and, with `predict_with_generate`, translate without the targets.
-
-        Seq2SeqTrainer's own loss there is the mean of a process, which a blank batch has not.
-        """
-        arguments: Any = self.args
-        translates = arguments.predict_with_generate and not prediction_loss_only
-        scored = super().prediction_step(
-            model, inputs, translates or prediction_loss_only, ignore_keys
-        )
-        if not translates:
-            return scored
-        source = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-        _, found, _ = super().prediction_step(model, source, False, ignore_keys, **generation)
-        return scored[0], found, self._prepare_inputs(inputs).get("labels")
 
 
 def make_trainer(
