@@ -29,6 +29,7 @@ CONTEXT.set_forkserver_preload(
         "scripts.train_clm",
         "scripts.train_clm_no_trainer",
         "scripts.train_mlm",
+        "scripts.train_seq2seq",
         "tests.preloaded",
     ]
 )

@@ -4,6 +4,7 @@ import math
 import time
 from typing import Any
 
+import torch.distributed as dist
 from transformers import TrainerCallback, TrainerState
 
 from reformer_hf.training.memory import peak_memory_bytes
@@ -42,9 +43,18 @@ class Clock(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         self.step_seconds += self.now() - self._step_start
         self._tick()
-        if self.seconds >= self.max_seconds and state.global_step < state.max_steps:
+        if self._is_up_anywhere() and state.global_step < state.max_steps:
             control.should_log = control.should_evaluate = control.should_save = True
             control.should_training_stop = True
+
+    def _is_up_anywhere(self) -> bool:
+        """Let all processes, whose clocks differ, end with the same step."""
+        is_up = self.seconds >= self.max_seconds
+        if math.isinf(self.max_seconds) or not (dist.is_available() and dist.is_initialized()):
+            return is_up
+        found = [is_up] * dist.get_world_size()
+        dist.all_gather_object(found, is_up)
+        return any(found)
 
     def on_log(self, args, state, control, **kwargs):
         self._tick()

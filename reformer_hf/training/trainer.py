@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import (
     PreTrainedTokenizerBase,
@@ -33,9 +33,9 @@ from reformer_hf.training.callbacks import (
 )
 from reformer_hf.training.checkpoints import check_settings, find_checkpoint, rotate, seal
 from reformer_hf.training.costs import count_tokens, describe_costs, run_costs
-from reformer_hf.training.data.rows import FilledRows, ShuffledRows, fill
 from reformer_hf.training.dry_run import dry_run, reads_targets
 from reformer_hf.training.evaluation import score_batches
+from reformer_hf.training.filled_rows import FilledRowsTrainer
 from reformer_hf.training.fitting_steps import steps_of_checkpoint
 from reformer_hf.training.growing_rows import GrowingRowsTrainer
 from reformer_hf.training.optimizer_in_backward import OptimizerInBackwardTrainer
@@ -145,40 +145,20 @@ class SealedCheckpoints(RowPartsTrainer, OptimizerInBackwardTrainer, MuonTrainer
             rotate(directory, limit, set(kept))
 
 
-class CausalLMTrainer(NextTokenTrainer, GrowingRowsTrainer, SealedCheckpoints):
+class CausalLMTrainer(NextTokenTrainer, GrowingRowsTrainer, FilledRowsTrainer, SealedCheckpoints):
     """A `Trainer` for causal language models.
 
-    What differs, beside the sealed checkpoints: rows are shuffled by seed and epoch alone, and
-    blank rows fill the last batches, so that any number of processes trains on the same rows; an
-    evaluation weights each token the same and knows bits per byte.
+    What differs, beside the sealed checkpoints: any number of processes trains on the same rows
+    (:class:`FilledRowsTrainer`); an evaluation weights each token the same and knows bits per byte.
 
     The arguments are those of `Trainer` and of `GrowingRowsTrainer`; `processing_class` is the
     tokenizer. An evaluation keeps no predictions, so there are no metrics computed of them.
     """
 
-    def __init__(
-        self,
-        *,
-        args: Any,
-        train_dataset: Any = None,
-        eval_dataset: Any = None,
-        row_schedule: RowSchedule | None = None,
-        **kwargs: Any,
-    ):
+    def __init__(self, *, args: Any, **kwargs: Any):
         if args.accelerator_config.dispatch_batches is None:
             # Or one process would read a stream for all, and batches would need equal lengths.
             args.accelerator_config.dispatch_batches = False
-        parts = args.world_size * max(1, args.n_gpu)
-        if train_dataset is not None and row_schedule is None:
-            together = parts * args.per_device_train_batch_size
-            if args.train_sampling_strategy == "batch_rebalance":  # repeats rows to fill a step
-                together *= args.gradient_accumulation_steps
-            train_dataset = fill(train_dataset, together)
-        together = parts * args.per_device_eval_batch_size
-        if isinstance(eval_dataset, Mapping):  # several, each evaluated by its name
-            eval_dataset = {name: fill(rows, together) for name, rows in eval_dataset.items()}
-        elif eval_dataset is not None:
-            eval_dataset = fill(eval_dataset, together)
         for name in ("compute_metrics", "preprocess_logits_for_metrics"):
             if kwargs.get(name) is not None:
                 raise ValueError(
@@ -187,27 +167,7 @@ class CausalLMTrainer(NextTokenTrainer, GrowingRowsTrainer, SealedCheckpoints):
                 )
         unused = ("bf16_full_eval", "fp16_full_eval", "batch_eval_metrics", "include_for_metrics")
         refuse_unused(args, f"with {type(self).__name__}", *unused)
-        super().__init__(
-            args=args,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            row_schedule=row_schedule,
-            **kwargs,
-        )
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
-        rows = self.train_dataset if train_dataset is None else train_dataset
-        if not isinstance(rows, FilledRows):
-            return None
-        strategy, seed = self.args.train_sampling_strategy, self.args.data_seed
-        seed = self.args.seed if seed is None else seed
-        if strategy == "random":
-            return ShuffledRows(rows, seed)
-        if strategy == "group_by_length":
-            together = self.args.train_batch_size * self.args.gradient_accumulation_steps
-            lengths = rows.lengths(self.args.length_column_name)
-            return ShuffledRows(rows, seed, lengths, together * self.args.world_size)
-        return super()._get_train_sampler(rows)  # type: ignore[arg-type]
+        super().__init__(args=args, **kwargs)
 
     def evaluation_loop(
         self,

@@ -188,9 +188,10 @@ def wait_for(checkpoint, exit_status):
         time.sleep(0.01)
 
 
-def kill_one_of_a_launcher(count, launcher, arguments, checkpoint):
+def kill_one_of_a_launcher(count, command, script, checkpoint):
+    """Kill the last of its processes; returns the launcher's exit status."""
     process = subprocess.Popen(
-        [*launcher, "--num_processes", str(count), WORKER, *arguments],
+        command,
         env=os.environ | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -200,12 +201,12 @@ def kill_one_of_a_launcher(count, launcher, arguments, checkpoint):
         ranks = [
             child
             for child in psutil.Process(process.pid).children(recursive=True)
-            if str(WORKER) in child.cmdline()
+            if str(script) in child.cmdline()
             and "accelerate.commands.launch" not in child.cmdline()
         ]
         assert len(ranks) == count
         ranks[-1].kill()
-        assert process.wait(timeout=600) != 0
+        return process.wait(timeout=600)
     finally:
         process.kill()
 
@@ -238,7 +239,8 @@ def test_a_process_that_is_killed_costs_no_more_than_the_steps_since_the_checkpo
     )
     launcher, environment = launch("accelerate_ddp.yaml")
     if launched:
-        kill_one_of_a_launcher(count, launcher, arguments, output / "checkpoint-2")
+        command = [*launcher, "--num_processes", str(count), WORKER, *arguments]
+        assert kill_one_of_a_launcher(count, command, WORKER, output / "checkpoint-2") != 0
     else:
         kill_one_of(count, environment, arguments, output / "checkpoint-2")
     check_gradients(output, alone)
@@ -268,6 +270,23 @@ def test_rows_that_lose_a_process_go_on_from_the_checkpoint(data, spread, tmp_pa
     printed = processes.run(2, ROOT / "scripts/train_clm_no_trainer.py", *arguments, *again)
     assert "checkpoint-" in printed
     assert largest_difference(weights(output), weights(spread)) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["train_clm.py", "train_clm_no_trainer.py"])
+def test_torchrun_starts_all_processes_again_from_the_last_checkpoint(data, alone, tmp_path, name):
+    script, output = ROOT / "scripts" / name, tmp_path / "run"
+    if name == "train_clm.py":
+        fields = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+        fields |= {"optim": "adamw_torch", "save_steps": 2, "report_to": "none"}
+        arguments = [*shared(data, output, **fields), "--do_train", "--do_eval", "--use_cpu"]
+    else:
+        arguments = loop_arguments(data, output, 2, 2, checkpointing_steps=2)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launcher += ["--nproc_per_node", "2", "--max-restarts", "1"]
+    command = [*launcher, script, *arguments, "--resume_from_checkpoint", "last"]
+    assert kill_one_of_a_launcher(2, command, script, output / "checkpoint-2") == 0
+    check_results(output, alone)
 
 
 @pytest.mark.parametrize("config", ["accelerate_fsdp2.yaml", "accelerate_fsdp2_offload.yaml"])
@@ -355,28 +374,109 @@ def test_accelerate_reads_the_sample_configurations(path):
     assert math.isfinite(config.num_machines)
 
 
-def classify(data, output, count):
-    script = ROOT / "scripts/train_classification.py"
-    arguments = ["--train_file", data / "classes.csv", "--validation_file", data / "more.csv"]
-    arguments += ["--do_train", "--do_eval", "--use_cpu", "--report_to", "none"]
-    arguments += ["--config_overrides", tiny_overrides(redraw_rotations=False)]
-    arguments += ["--max_steps", "6", "--per_device_train_batch_size", str(8 // count)]
-    arguments += ["--learning_rate", "1e-2", "--output_dir", output]
-    processes.run(count, script, *arguments)
-    return weights(output), json.loads((output / "all_results.json").read_text())
+UNEVEN = {"train": 21, "validation": 11, "test": 5}
+"""Rows that no process count here divides: in the last step of two one has blank rows only."""
 
 
-def test_a_classifier_learns_the_same(data, tmp_path):
-    # Whole batches to train on: Trainer fills the last one up with rows of the first.
-    for name, count in (("classes.csv", 40), ("more.csv", 43)):
-        rows = [f"{'word ' * (i % 9)}{('yes', 'no', 'maybe')[i % 3]},{i % 3}" for i in range(count)]
-        (data / name).write_text("\n".join(["text,label", *rows]) + "\n")
-    expected, results = classify(data, tmp_path / "alone", 1)
-    found, results_of_two = classify(data, tmp_path / "two", 2)
-    assert largest_difference(found, expected) < TOLERANCE
-    # No row of the last batch counts twice.
-    for name in ("eval_accuracy", "eval_f1_macro"):
-        assert results_of_two[name] == pytest.approx(results[name], abs=1e-9), name
+def learn_on_one_and_two(script, rows, root, *options):
+    """Learn and predict the same rows; returns the folders of both runs."""
+    arguments = ["--do_train", "--do_eval", "--do_predict", "--use_cpu", "--report_to", "none"]
+    arguments += ["--num_train_epochs", "2"]
+    for split, count in UNEVEN.items():
+        file = root / f"{split}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows[:count]))
+        arguments += [f"--{split}_file", file]
+        rows = rows[count:]
+    for count, accumulation in ((1, 1), (2, 2)):
+        batch = ["--gradient_accumulation_steps", accumulation, "--output_dir", root / str(count)]
+        batch += ["--per_device_train_batch_size", 8 // (count * accumulation)]
+        batch += ["--per_device_eval_batch_size", 4 // count]
+        processes.run(count, ROOT / "scripts" / script, *arguments, *batch, *options)
+    # AdamW makes steps of 0.01 also of gradients that are little more than rounding.
+    assert largest_difference(weights(root / "2"), weights(root / "1")) < 5 * TOLERANCE
+    return root / "1", root / "2"
+
+
+def check_metrics(alone, two, names):
+    """The loss of an evaluation, and of training, is the same to rounding; the scores are equal."""
+    expected, found = (json.loads((each / "all_results.json").read_text()) for each in (alone, two))
+    for name in ("train_loss", "eval_loss"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-4), name
+    for name in names:
+        assert found[name] == pytest.approx(expected[name], rel=1e-9), name
+
+
+ANIMALS = ("cat", "dog", "owl")
+ADAM = ["--learning_rate", "1e-2", "--optim", "adamw_torch"]
+KINDS = {
+    "label": ["eval_accuracy", "eval_f1_macro"],
+    "labels": ["eval_f1_micro", "eval_accuracy"],
+    "size": [],
+    "ner_tags": ["eval_accuracy", "eval_entity_f1", "eval_entity_recall"],
+}
+"""Metrics by the column of labels: a class, several, a number, classes of words."""
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["size", "ner_tags", *(pytest.param(n, marks=pytest.mark.slow) for n in ("label", "labels"))],
+)
+def test_a_classifier_learns_the_same(tmp_path, column):
+    rows = []
+    for index in range(sum(UNEVEN.values())):
+        animal, words = ANIMALS[index % 3], 1 + index * 7 % 11  # of lengths that differ
+        values = {"label": animal, "labels": [animal, *["long"] * (words > 5)], "size": words / 4}
+        values["ner_tags"] = ["O"] * words + [f"B-{animal}"]
+        tokens = ["a"] * words + [animal]
+        text = {"tokens": tokens} if column == "ner_tags" else {"text": " ".join(tokens)}
+        rows.append({**text, column: values[column]})
+    options = ["--config_overrides", tiny_overrides(redraw_rotations=False) + NO_RECIPE]
+    options += ["--max_seq_length", "64", "--cache_dir", tmp_path / "cache"]
+    options += ["--label_column_name", column]
+    options += ADAM if column != "size" else ["--learning_rate", "0.1", "--optim", "sgd"]
+    options += ["--task_name", "token"] if column == "ner_tags" else []
+    alone, two = learn_on_one_and_two("train_classification.py", rows, tmp_path, *options)
+    check_metrics(alone, two, KINDS[column])
+    expected, found = (
+        [json.loads(line) for line in (each / "predictions.jsonl").read_text().splitlines()]
+        for each in (alone, two)
+    )
+    assert len(expected) == UNEVEN["test"]
+    if column == "size":
+        results = json.loads((two / "all_results.json").read_text())
+        assert results["eval_mse"] == pytest.approx(results["eval_loss"], rel=1e-5)
+        assert found == pytest.approx(expected, abs=1e-3)
+    else:
+        assert found == expected
+        files = sorted(path.name for path in alone.glob("*.csv"))
+        assert "class_scores.csv" in files
+        for name in files:
+            assert (two / name).read_text() == (alone / name).read_text(), name
+
+
+def test_a_translator_learns_the_same(tmp_path):
+    rows = [
+        {"en": " ".join(["a"] * (index * 3 % 7) + [ANIMALS[index % 3]]), "de": ANIMALS[index % 3]}
+        for index in range(sum(UNEVEN.values()))
+    ]
+    sizes = "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,feed_forward_size=16"
+    dropout = "".join(
+        f",{name}=0"
+        for name in (
+            *("hidden_dropout_prob", "local_attention_probs_dropout_prob"),
+            "lsh_attention_probs_dropout_prob",
+        )
+    )
+    options = ["--source_lang", "en", "--target_lang", "de", "--predict_with_generate"]
+    options += ["--config_overrides", sizes + dropout, "--vocab_size", "280"]
+    options += ["--max_source_length", "24", "--max_target_length", "8"]
+    options += ["--cache_dir", tmp_path / "cache", *ADAM]
+    alone, two = learn_on_one_and_two("train_seq2seq.py", rows, tmp_path, *options)
+    check_metrics(alone, two, ["eval_bleu", "predict_bleu", "eval_samples", "predict_samples"])
+    name = "generated_predictions.txt"
+    assert len((two / name).read_text().splitlines()) == UNEVEN["test"]
+    assert (two / name).read_text() == (alone / name).read_text()
+    assert (two / "spiece.model").read_bytes() == (alone / "spiece.model").read_bytes()
 
 
 def train_masked(data, output, **fields):

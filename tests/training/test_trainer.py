@@ -155,10 +155,11 @@ def test_every_order_of_the_rows_is_kept_and_ends(strategy, tmp_path):
     assert trainer.evaluate()["eval_tokens"] == sum(LENGTHS) - len(LENGTHS)
 
 
-def test_the_last_rows_are_evaluated_and_predicted_whatever_training_drops(tmp_path):
+@pytest.mark.parametrize("trainer_class", [SealedCheckpoints, CausalLMTrainer])
+def test_the_last_rows_are_evaluated_and_predicted_whatever_training_drops(tmp_path, trainer_class):
     options = {"dataloader_drop_last": True, "per_device_eval_batch_size": 4}
     options["per_device_train_batch_size"] = 4
-    trainer = trainer_of(tmp_path, SealedCheckpoints, **options)
+    trainer = trainer_of(tmp_path, trainer_class, **options)
     assert len(trainer.get_train_dataloader()) == 2  # of 11 rows
     assert len(trainer.get_eval_dataloader()) == 3
     assert len(trainer.get_test_dataloader(trainer.eval_dataset)) == 3

@@ -1,6 +1,7 @@
 """Rows to train and evaluate on: how they are held out, limited, shuffled and shared out."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from typing import Any, SupportsIndex
 
 import torch
@@ -15,6 +16,8 @@ from reformer_hf.training.data.bytes import ByteRows, row_number
 from reformer_hf.training.data.collator import IGNORE_INDEX
 
 logger = logging.get_logger(__name__)
+
+BlankRow = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def split_validation(rows: Any, percentage: int) -> tuple[Any, Any]:
@@ -84,6 +87,33 @@ def check_length(name: str, rows: Any, block_size: int) -> None:
         )
 
 
+def blank_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Make a row of one token without a label, with the columns of a given row."""
+    blank = {name: values[:1] for name, values in row.items()}
+    return {**blank, "labels": [IGNORE_INDEX]}
+
+
+def blank_labelled_row(row: dict[str, Any]) -> dict[str, Any]:
+    """The same for rows whose labels are their own: classes, numbers, tokens of a target, or none.
+
+    Args:
+        row: with `labels`: a class, a number, a list of numbers or of classes of tokens; or none.
+
+    Returns:
+        Lists are cut to the first token. In place of the labels stand -100 or, where they are
+        numbers, NaN.
+    """
+    blank = {name: value[:1] if isinstance(value, list) else value for name, value in row.items()}
+    return {**blank, "labels": _no_label(row["labels"])} if "labels" in row else blank
+
+
+def _no_label(labels: Any) -> Any:
+    if not isinstance(labels, list):
+        return math.nan if isinstance(labels, float) else IGNORE_INDEX
+    blank = [_no_label(each) for each in labels]
+    return blank if isinstance(labels[0], float) else blank[:1]
+
+
 class FilledRows(TorchDataset):
     """Rows, and blank ones behind them which have no label and so change nothing.
 
@@ -93,18 +123,24 @@ class FilledRows(TorchDataset):
     Args:
         rows: of any length.
         multiple: what the number of rows is rounded up to.
+        blank: makes a blank row of another one.
+
+    Attributes:
+        total_dataset_length: rows without blank ones; accelerate's `gather_for_metrics` looks for
+            it, and leaves the blank ones out.
     """
 
-    def __init__(self, rows: Any, multiple: int):
-        self.rows = rows
+    def __init__(self, rows: Any, multiple: int, blank: BlankRow = blank_row):
+        self.rows, self.blank = rows, blank
         self.length = -(-len(rows) // multiple) * multiple
+        self.total_dataset_length = len(rows)
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
         number = row_number(index, self.length)
-        return self.rows[number] if number < len(self.rows) else blank_row(self.rows[0])
+        return self.rows[number] if number < len(self.rows) else self.blank(self.rows[0])
 
     def lengths(self, column: str) -> list[int]:
         """Tokens of each row but the blank ones: what a column of that name says, or counted."""
@@ -119,10 +155,11 @@ class FilledStream(TorchIterableDataset):
     Args:
         rows: a stream that starts anew each time.
         multiple: what the number of rows is rounded up to.
+        blank: makes a blank row of another one.
     """
 
-    def __init__(self, rows: Any, multiple: int):
-        self.rows, self.multiple = rows, multiple
+    def __init__(self, rows: Any, multiple: int, blank: BlankRow = blank_row):
+        self.rows, self.multiple, self.blank = rows, multiple, blank
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of an epoch."""
@@ -134,18 +171,13 @@ class FilledStream(TorchIterableDataset):
             count += 1
             yield row
         if row is not None:
-            yield from [blank_row(row)] * (-count % self.multiple)
+            yield from [self.blank(row)] * (-count % self.multiple)
 
 
-def fill(rows: Any, multiple: int) -> Any:
+def fill(rows: Any, multiple: int, blank: BlankRow = blank_row) -> Any:
     """Put blank rows behind rows of either kind."""
-    return (FilledStream if isinstance(rows, IterableDataset) else FilledRows)(rows, multiple)
-
-
-def blank_row(row: dict[str, Any]) -> dict[str, Any]:
-    """Make a row of one token without a label, with the columns of a given row."""
-    blank = {name: values[:1] for name, values in row.items()}
-    return {**blank, "labels": [IGNORE_INDEX]}
+    kind = FilledStream if isinstance(rows, IterableDataset) else FilledRows
+    return kind(rows, multiple, blank)
 
 
 class ShuffledRows(Sampler[int]):

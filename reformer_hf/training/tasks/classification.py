@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import (
     set_seed,
 )
 
+from reformer_hf.models.labels import row_loss
 from reformer_hf.models.modeling_classification import ReformerHFForSequenceClassification
 from reformer_hf.models.modeling_heads import ReformerHFForTokenClassification
 from reformer_hf.training.argument_checks import check_predictions
@@ -32,6 +34,7 @@ from reformer_hf.training.data.labelled import (
 from reformer_hf.training.data.labelled_tokens import tokenize_rows
 from reformer_hf.training.data.labels import LabelSpace, find_labels, number_names
 from reformer_hf.training.data.sources import check_splits, wanted_splits
+from reformer_hf.training.filled_rows import LabelledRowsTrainer, has_label
 from reformer_hf.training.label_baselines import label_references
 from reformer_hf.training.label_metrics import LabelMetrics, report_classes
 from reformer_hf.training.processes import hide_bars_unless
@@ -43,6 +46,10 @@ from reformer_hf.training.trainer import (
     run_callbacks,
     run_trainer,
 )
+
+
+class ClassificationTrainer(LabelledRowsTrainer, SealedCheckpoints):
+    """A `Trainer` for classifiers, whose results do not depend on the number of processes."""
 
 
 def train_classification(
@@ -194,18 +201,35 @@ def _prepare(
             for split, part in rows.items()
         }
     collator = DataCollatorForTokenClassification if token else DataCollatorWithPadding
-    trainer = SealedCheckpoints(
+    of_numbers = labels.kind in ("regression", "multi_label_classification")
+    trainer = ClassificationTrainer(
         model,
         training_arguments,
         data_collator=collator(tokenizer),
         train_dataset=splits.get("train"),
         eval_dataset=splits.get("validation"),
         processing_class=tokenizer,
+        compute_loss_func=partial(loss_of_numbers, kind=labels.kind) if of_numbers else None,
         compute_metrics=measure,
         preprocess_logits_for_metrics=choose_predictions,
         callbacks=run_callbacks(training_arguments, **describe_data(data_arguments)),
     )
     return trainer, splits
+
+
+def loss_of_numbers(
+    outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None, *, kind: Any
+) -> Tensor:
+    """The model's loss of the rows that have labels, for `compute_loss_func`.
+
+    Args:
+        outputs: with logits, (batch, classes).
+        labels: numbers, (batch,) or (batch, classes), NaN in blank rows.
+        num_items_in_batch: what the summed loss is divided by; None for the mean.
+        kind: `problem_type` of the model.
+    """
+    real = has_label(labels).flatten(1).all(1) if labels.ndim > 1 else has_label(labels)
+    return row_loss(outputs["logits"][real], labels[real], kind, num_items_in_batch)
 
 
 def write_predictions(trainer: Trainer, split: Any, labels: LabelSpace) -> None:

@@ -175,7 +175,7 @@ def _choose_schedule(
 def _compare(trainer: CausalLMTrainer, evaluation: dict[str, Any]) -> Comparison | None:
     """Compare the evaluation with baselines; only the main process gets the comparison."""
     train, held_out = (
-        getattr(rows, "rows", None) for rows in (trainer.train_dataset, trainer.eval_dataset)
+        getattr(rows, "rows", rows) for rows in (trainer.train_dataset, trainer.eval_dataset)
     )
     tokenizer: Any = trainer.processing_class
     model: Any = trainer.model

@@ -11,7 +11,6 @@ from transformers import (
     DataCollatorForSeq2Seq,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
     Trainer,
     set_seed,
@@ -35,10 +34,11 @@ from reformer_hf.training.data.pairs import (
 from reformer_hf.training.data.sources import check_splits, wanted_splits
 from reformer_hf.training.data.vocabulary import open_sentencepiece, train_sentencepiece
 from reformer_hf.training.pair_baselines import pair_references, token_reference
+from reformer_hf.training.processes import hide_bars_unless
 from reformer_hf.training.record import describe_data
 from reformer_hf.training.references import Reference, keep_references
+from reformer_hf.training.tasks.translation_trainer import TranslationTrainer
 from reformer_hf.training.trainer import (
-    SealedCheckpoints,
     checkpoint_to_resume,
     keep_metrics,
     run_callbacks,
@@ -99,19 +99,24 @@ def train_translation(
     doing, folder = training_arguments, Path(str(training_arguments.output_dir))
     wanted = wanted_splits(doing)
     _check(doing, model_arguments)
+    hide_bars_unless(doing.local_process_index == 0)
     settings = run_settings(model_arguments, data_arguments.settings(), doing.seed)
     checkpoint = checkpoint_to_resume(doing, settings)
-    pairs = load_pairs(data_arguments, model_arguments.cache_dir, model_arguments.token)
-    check_splits(wanted, pairs)
+    # The other processes wait for the first, and then find the vocabulary and the tokens.
+    with doing.main_process_first(local=False, desc="preparing the data"):
+        pairs = load_pairs(data_arguments, model_arguments.cache_dir, model_arguments.token)
+        check_splits(wanted, pairs)
+        begins = checkpoint is None and doing.process_index == 0
+        if begins and _tokenizer_name(model_arguments) is None:
+            (folder / VOCABULARY).unlink(missing_ok=True)  # that of another run
+        tokenizer = open_tokenizer(model_arguments, pairs.get("train"), folder)
+        tokens: dict[str, Any] = {
+            split: tokenize_pairs(pairs[split], tokenizer, data_arguments, split)
+            for split in wanted
+        }
     set_seed(doing.seed)
-    if checkpoint is None and _tokenizer_name(model_arguments) is None:
-        (folder / VOCABULARY).unlink(missing_ok=True)  # that of another run
-    tokenizer = open_tokenizer(model_arguments, pairs.get("train"), folder)
     longest = max(data_arguments.longest, doing.generation_max_length or 0)
     model = build_translator(model_arguments, tokenizer, longest)
-    tokens: dict[str, Any] = {
-        split: tokenize_pairs(pairs[split], tokenizer, data_arguments, split) for split in wanted
-    }
     trainer = make_trainer(model, tokenizer, data_arguments, doing, tokens)
     prepare(trainer)
 
@@ -123,17 +128,19 @@ def train_translation(
         if "test" not in tokens:
             return {}
         output: Any = trainer.predict(tokens["test"], metric_key_prefix="predict")
-        if doing.predict_with_generate:
+        if doing.predict_with_generate and trainer.is_world_process_zero():
             lines = [f"{text}\n" for text in decode(tokenizer, output.predictions)]
             (folder / "generated_predictions.txt").write_text("".join(lines), encoding="utf-8")
         return keep_metrics(trainer, "predict", output.metrics | count("predict"))
 
     def compare(metrics: dict[str, Any]) -> dict[str, Any]:
-        if not (data_arguments.baselines and doing.do_train):
-            return {}
-        references = _references(trainer, data_arguments, pairs, tokens)
-        deciding = "bleu" if doing.predict_with_generate else "loss"
-        return keep_references(trainer, metrics, references, deciding)
+        kept: dict[str, Any] = {}
+        if data_arguments.baselines and doing.do_train and trainer.is_world_process_zero():
+            references = _references(trainer, data_arguments, pairs, tokens)
+            deciding = "bleu" if doing.predict_with_generate else "loss"
+            kept = keep_references(trainer, metrics, references, deciding)
+        trainer.accelerator.wait_for_everyone()
+        return kept
 
     return run_trainer(trainer, checkpoint, count, finish=predict, compare=compare)
 
@@ -162,20 +169,11 @@ def _references(
 
 
 def _check(training: Seq2SeqTrainingArguments, model: TranslationModelArguments) -> None:
-    if training.world_size > 1:
-        raise ValueError(
-            f"{training.world_size} processes: this script prepares data and writes results in "
-            "one; start it with python, or use Seq2SeqTrainer in a script of your own"
-        )
     if not training.do_train and model.model_name_or_path is None:
         raise ValueError("model_name_or_path=None without do_train: name the model to evaluate")
     if training.generation_max_length is not None and training.generation_max_length < 2:
         raise ValueError(f"generation_max_length={training.generation_max_length}: at least 2")
     check_predictions(training)
-
-
-class TranslationTrainer(SealedCheckpoints, Seq2SeqTrainer):
-    """transformers' `Seq2SeqTrainer` with sealed checkpoints."""
 
 
 def make_trainer(

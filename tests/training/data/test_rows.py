@@ -10,6 +10,7 @@ from reformer_hf.training.data.bytes import ByteRows
 from reformer_hf.training.data.rows import (
     FilledRows,
     ShuffledRows,
+    blank_labelled_row,
     fill,
     first_rows,
     split_validation,
@@ -65,6 +66,24 @@ def test_blank_rows_fill_up_and_have_no_label():
     assert numbers(filled[index] for index in range(5)) == list(range(5))
     assert filled[5] == filled[7] == {"input_ids": [0], "labels": [-100]}
     assert len(FilledRows(rows(4), 4)) == 4
+
+
+@pytest.mark.parametrize(
+    ("labels", "blank"),
+    [(3, -100), (2.5, "nan"), ([0.0, 1.0, 1.0], ["nan"] * 3), ([1, 2, -100], [-100])],
+    ids=["a class", "a number", "several", "of tokens"],
+)
+def test_blank_rows_have_labels_of_the_same_form(labels, blank):
+    row = {"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1], "word_count": 3, "labels": labels}
+    found = blank_labelled_row(row)
+    kept = found.pop("labels")
+    assert found == {"input_ids": [5], "attention_mask": [1], "word_count": 3}
+    expected = np.array(blank, dtype=float if "nan" in str(blank) else int)
+    assert np.array_equal(kept, expected, equal_nan="nan" in str(blank))
+
+
+def test_blank_rows_without_labels_have_none():
+    assert blank_labelled_row({"input_ids": [5, 6]}) == {"input_ids": [5]}
 
 
 def test_the_order_depends_on_seed_and_epoch_alone():
