@@ -260,6 +260,7 @@ def test_a_process_that_is_killed_costs_no_more_than_the_steps_since_the_checkpo
     check_results(tmp_path / "one", alone)
 
 
+@pytest.mark.slow
 def test_rows_that_lose_a_process_go_on_from_the_checkpoint(data, spread, tmp_path):
     output = tmp_path / "run"
     fields = {"checkpointing_steps": 1, "save_total_limit": 3, "sequence_parallel_size": 2}
@@ -419,7 +420,7 @@ KINDS = {
 
 @pytest.mark.parametrize(
     "column",
-    ["size", "ner_tags", *(pytest.param(n, marks=pytest.mark.slow) for n in ("label", "labels"))],
+    ["ner_tags", *(pytest.param(n, marks=pytest.mark.slow) for n in ("label", "labels", "size"))],
 )
 def test_a_classifier_learns_the_same(tmp_path, column):
     rows = []
