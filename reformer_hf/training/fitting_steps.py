@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +35,8 @@ def steps_of_checkpoint(checkpoint: Path | str | None) -> int | None:
 def fitting_steps(model: Any, arguments: Any, schedule: RowSchedule, evaluated: int = 0) -> int:
     """Time some steps on random tokens, and say how many fit into `max_minutes`.
 
-    Evaluations every so many steps take their time from the steps.
+    Steps are those of AdamW, or of Muon and AdamW. Evaluations every so many steps take their time
+    from the steps, up to a half of all.
 
     Args:
         model: of the run; a copy of it is trained.
@@ -59,8 +61,10 @@ def fitting_steps(model: Any, arguments: Any, schedule: RowSchedule, evaluated: 
         for _, rows, length in schedule.phases:
             seconds.append(_step_seconds(model, arguments, rows, length))
         if evaluated and arguments.eval_strategy == "steps":
-            evaluation = evaluated * _row_seconds(model, arguments, schedule.row_lengths[-1])
+            evaluation = _evaluation_seconds(model, arguments, evaluated, schedule.row_lengths[-1])
     planned = 60 * minutes * PLANNED_SHARE
+    if arguments.eval_on_start:
+        planned -= min(evaluation, planned / 2)
     steps = steps_in(planned, seconds, schedule, evaluation, arguments.eval_steps or 1.0)
     listed = ", ".join(f"{each:.2f}" for each in seconds)
     print(f"{steps:,} steps fit into {minutes} minutes: by row length a step takes {listed} s")
@@ -80,19 +84,25 @@ def steps_in(
         seconds: for all steps.
         step_seconds: of a step of each row length.
         schedule: gives each of them the same number of tokens.
-        evaluation_seconds: of an evaluation.
+        evaluation_seconds: of an evaluation. There is one behind the last step, too.
         eval_steps: from one to the next, or below 1 the part of all steps that this is.
 
     Returns:
-        Steps, at least 1.
+        Steps, at least 1; half as many as without evaluations where these take longer.
     """
     shares = [1 / (rows * length) for _, rows, length in schedule.phases]
     mean = sum(share * each for share, each in zip(shares, step_seconds, strict=True)) / sum(shares)
     if eval_steps < 1:
-        seconds -= evaluation_seconds / eval_steps
+        steps = (seconds - math.ceil(1 / eval_steps) * evaluation_seconds) / mean
     else:
-        mean += evaluation_seconds / eval_steps
-    return max(1, int(seconds / mean))
+        steps = (seconds - evaluation_seconds) / (mean + evaluation_seconds / eval_steps)
+    if steps < (half := seconds / mean / 2):
+        print(
+            f"An evaluation takes {evaluation_seconds:,.0f} s, so evaluations take more than half "
+            "of max_minutes: choose fewer rows (max_eval_samples), or a larger eval_steps"
+        )
+        steps = half
+    return max(1, int(steps))
 
 
 def _step_seconds(model: Any, arguments: Any, rows: int, length: int) -> float:
@@ -116,17 +126,17 @@ def _step_seconds(model: Any, arguments: Any, rows: int, length: int) -> float:
     return _median_seconds(step)
 
 
-def _row_seconds(model: Any, arguments: Any, length: int) -> float:
-    """Seconds of a row of an evaluation, in the median."""
+def _evaluation_seconds(model: Any, arguments: Any, rows: int, length: int) -> float:
+    """Seconds of an evaluation, by the median of a batch."""
     model = copy.deepcopy(model).to(arguments.device).eval()
-    size = (arguments.per_device_eval_batch_size, length)
-    ids = torch.randint(model.config.vocab_size, size, device=arguments.device)
+    together = arguments.per_device_eval_batch_size
+    ids = torch.randint(model.config.vocab_size, (together, length), device=arguments.device)
 
     def evaluate() -> None:
         with torch.no_grad(), _in_half(arguments):
             model(input_ids=ids, labels=ids)
 
-    return _median_seconds(evaluate) / len(ids)
+    return _median_seconds(evaluate) * math.ceil(rows / together)
 
 
 def _in_half(arguments: Any) -> torch.autocast:

@@ -1,6 +1,7 @@
 """How many steps fit into the minutes of a run."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -21,9 +22,15 @@ def test_steps_of_all_lengths_together_fill_the_time():
     assert steps_in(1e-9, list(seconds.values()), schedule) == 1
 
 
-@pytest.mark.parametrize(("eval_steps", "steps"), [(0.5, 80), (0.25, 60), (5, 33), (100, 90)])
-def test_evaluations_take_their_time_from_the_steps(eval_steps, steps):
-    assert steps_in(100.0, [1.0], RowSchedule([8], [8], 1), 10.0, eval_steps) == steps
+@pytest.mark.parametrize(
+    ("eval_steps", "steps"), [(0.5, 80), (0.4, 70), (0.25, 60), (10, 45), (45, 73), (1000, 89)]
+)
+def test_evaluations_take_their_time_from_the_steps(eval_steps, steps, capsys):
+    schedule = RowSchedule([8], [8], 1)
+    assert steps_in(100.0, [1.0], schedule, 10.0, eval_steps) == max(steps, 50)
+    every = eval_steps if eval_steps >= 1 else math.ceil(eval_steps * steps)
+    assert steps + 10 * math.ceil(steps / every) <= 100
+    assert ("max_eval_samples" in capsys.readouterr().out) == (steps < 50)
 
 
 def test_a_checkpoint_knows_the_steps_of_its_run(tmp_path):
@@ -78,7 +85,9 @@ def test_what_is_timed_is_what_the_run_does(tmp_path, monkeypatch):
 
     assert plan(optim="adamw_torch_fused") == 60 and plan(optim="adamw_torch") == 60
     assert [each["fused"] for each in made] == [True, True, False, False]
-    assert plan(eval_strategy="steps", eval_steps=0.5) == 40  # two of 20 rows, half a second each
+    # Ten batches of two rows take a second each, twice or, with the one at the start, three times.
+    assert plan(eval_strategy="steps", eval_steps=0.5) == 40
+    assert plan(eval_strategy="steps", eval_steps=0.5, eval_on_start=True) == 30
     assert made[0]["muon_learning_rate"] == 0.01
 
 
@@ -87,7 +96,8 @@ def test_timing_leaves_model_and_generator_alone(monkeypatch):
     monkeypatch.setattr(fitting_steps, "_step_seconds", lambda *_: float(torch.rand(())) + 1)
 
     class Arguments:
-        max_minutes, world_size, eval_strategy, eval_steps = 1.0, 1, "no", 500
+        max_minutes, world_size, eval_steps = 1.0, 1, 500
+        eval_strategy, eval_on_start = "no", False
 
     torch.manual_seed(0)
     expected = torch.rand(())

@@ -1,1 +1,1 @@
-"""One row over several processes: what a shard of it needs of the shards before it."""
+"""One row over several processes: what a shard of it needs of the others."""

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 from reformer_hf.training.arguments import argument
@@ -71,7 +72,17 @@ class DepthArguments(BenchmarkArguments):
     steps: int = argument(1, "Timed steps of a run.")
     warmup: int = argument(1, "Steps before them.")
     repeats: int = argument(1, "Runs of each case.")
-    max_waiting: float = field(default=math.inf, init=False)  # memory knows no disturbance
+    # Memory knows no disturbance.
+    max_waiting: float = field(default=math.inf, init=False)
+    attempts: int = field(default=1, init=False)
+
+    def problem(self) -> str | None:
+        """What is wrong with the arguments, or None."""
+        choices = {"allocators": ALLOCATORS, "dtypes": DTYPES}
+        if problem := self.first_problem(choices, ("warmup",)):
+            return problem
+        own = (TrainingBenchmarkArguments(allocator=name) for name in self.allocators)
+        return next(filter(None, (each.allocator_problem() for each in own)), None)
 
     def cases(self) -> list[DepthCase]:
         """The cases in order."""
@@ -89,7 +100,9 @@ def run_child(case: DepthCase, arguments: DepthArguments, shape: ModelShape) -> 
     """Measure a case in a process of its own; see `run_process`."""
     measured = TrainingCase("band", case.length, case.dtype, TRAINING, case.layers)
     names = ("steps", "warmup", "num_threads")
-    own = TrainingBenchmarkArguments(**{name: getattr(arguments, name) for name in names})
+    own = TrainingBenchmarkArguments(
+        **{name: getattr(arguments, name) for name in names}, tokens_per_batch=case.length
+    )
     request = {"case": measured._asdict(), "arguments": asdict(own), "shape": asdict(shape)}
     environment = allocator_environment(case.allocator)
     return run_process("scripts.benchmarks.training.run", request, arguments.timeout, environment)
@@ -98,6 +111,11 @@ def run_child(case: DepthCase, arguments: DepthArguments, shape: ModelShape) -> 
 def bytes_beyond_parameters(run: dict) -> float:
     """Peak less the parameters and as many gradients."""
     return peak_bytes(run) - 2 * run["parameter_bytes"]
+
+
+def activation_bytes(run: dict) -> float:
+    """The same less what the process held before it had a model."""
+    return bytes_beyond_parameters(run) - (run["memory"]["imported"] or 0)
 
 
 def results_of(runs: Sequence[dict]) -> Repeats[DepthCase]:
@@ -109,25 +127,26 @@ def render(header: dict, runs: Sequence[dict]) -> str:
     """The results as Markdown."""
     results, rows = results_of(runs), []
     for case in sorted(results.finished, key=lambda case: (case[1:3], case.allocator, case.layers)):
-        found = list(results.finished[case].values())
-        beyond, few = (
-            min(bytes_beyond_parameters(run) for run in results.finished[each].values())
-            for each in (case, min(c for c in results.finished if c[:3] == case[:3]))
-        )
+        fewest = min(other for other in results.finished if other[:3] == case[:3])
+        sizes = [
+            median(results.per_repeat(case, value).values())
+            for value in (peak_bytes, bytes_beyond_parameters, activation_bytes)
+        ]
+        few = median(results.per_repeat(fewest, bytes_beyond_parameters).values())
         rows.append(
             [
                 short(case.length),
                 case.dtype,
                 NAMES.get(case.allocator, case.allocator),
                 str(case.layers),
-                megabytes([peak_bytes(run) for run in found]),
-                megabytes([bytes_beyond_parameters(run) for run in found]),
-                f"{beyond / few:.3f}",
+                *(megabytes([size]) for size in sizes),
+                f"{sizes[1] / few:.3f}",
                 results.spread(case, lambda run: run["seconds_per_step"]),
             ]
         )
     columns = ["tokens", "dtype", "allocator", "layers", "peak, MB"]
-    columns += ["less parameters and gradients", "over the fewest layers", "seconds of a step"]
+    columns += ["less parameters and gradients", "and less the process before"]
+    columns += ["the former over that of the fewest layers", "seconds of a step"]
     failed = results.failure_section(["case"], lambda case: [str(case)])
     return "\n".join([describe_machine(header), "", *table(columns, rows), *failed])
 
@@ -140,7 +159,7 @@ def plot(runs: Sequence[dict], folder: Path) -> None:
     for name in sorted({case[:3] for case in results.finished}):
         cases = sorted(case for case in results.finished if case[:3] == name)
         sizes = [
-            min(map(bytes_beyond_parameters, results.finished[c].values())) / 1e6 for c in cases
+            median(results.per_repeat(c, bytes_beyond_parameters).values()) / 1e6 for c in cases
         ]
         label = f"{NAMES.get(name[0], name[0])}, {short(name[1])}, {name[2]}"
         axes.plot([case.layers for case in cases], sizes, "o-", label=label)
@@ -156,8 +175,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run what is missing; ends with status 1 if a run failed."""
     parser = make_parser([DepthArguments, ModelShape], "benchmarks.depth", __doc__)
     arguments, shape = parser.parse_args_into_dataclasses(argv)
-    choices = {"allocators": ALLOCATORS, "dtypes": DTYPES}
-    if problem := arguments.first_problem(choices, ("warmup",)):
+    if problem := arguments.problem():
         parser.error(problem)
     text = (
         f"{shape}, but for their number; vocabulary {shape.vocab_size}, half a GiB of activations "

@@ -94,11 +94,17 @@ class TrainingBenchmarkArguments(BenchmarkArguments):
             return problem
         if not self.lengths or min(self.lengths) < 2:
             return f"lengths={self.lengths}: give at least one, and each at least 2"
-        if self.allocator != "default" and platform.libc_ver()[0] != "glibc":
-            return f"allocator={self.allocator} needs Linux with glibc: use default"
+        if problem := self.allocator_problem():
+            return problem
         planned = [case for repeat in (0, 1) for case in self.cases(repeat, shape)]
         problems = (problem_with_length(case.variant, shape, case.length) for case in planned)
         return next(filter(None, problems), None)
+
+    def allocator_problem(self) -> str | None:
+        """What is wrong with the allocator on this system, or None."""
+        if self.allocator != "default" and platform.libc_ver()[0] != "glibc":
+            return f"allocator={self.allocator} needs Linux with glibc: use default"
+        return None
 
     def allows(self, case: TrainingCase, repeat: int) -> bool:
         """Whether a case is within the longest length of its variant."""

@@ -133,6 +133,8 @@ def test_rows_of_the_recipe_change_it_alone(base, tmp_path):
     assert data.row_lengths == [1024] and arguments.muon_learning_rate is None
     assert arguments.learning_rate == 1e-3 and arguments.adam_beta2 == 0.999
     assert 'position_embedding_type="axial"' in model.config_overrides
+    rows = ablation.make_rows(base.changed(attn_layers=["lsh", "full", "lsh", "local"]))
+    assert rows["only the last lsh"].recipe.layers == ["local", "full", "lsh", "local"]
 
 
 def test_rows_that_are_the_base_are_left_out(base):

@@ -23,6 +23,7 @@ from reformer_hf.training.arguments import (
     ReformerTrainingArguments,
 )
 from reformer_hf.training.checkpoints import last_whole_checkpoint
+from reformer_hf.training.tasks import language_model
 from reformer_hf.training.tasks.language_model import MASK_TOKEN, add_mask_token, train_clm
 from reformer_hf.training.trainer import CausalLMTrainer
 from tests.training.runs import (
@@ -451,6 +452,21 @@ def test_the_clock_stops_training_with_a_checkpoint(train, tmp_path):
         train("run", max_minutes=1e-6, **fields)
     train("run", max_minutes=5.0, **fields)
     assert last_whole_checkpoint(tmp_path / "run")[0].name == "checkpoint-4"
+
+
+@pytest.mark.parametrize(("do_eval", "rows"), [(True, 1), (False, 0)])
+def test_a_run_of_some_minutes_is_planned_with_its_evaluations(train, monkeypatch, do_eval, rows):
+    asked = []
+
+    def fitting_steps(model, arguments, schedule, evaluated):
+        asked.append(evaluated)
+        return 2
+
+    monkeypatch.setattr(language_model, "fitting_steps", fitting_steps)
+    data = {"row_lengths": [32, 64], "tokens_per_step": [64], "max_eval_samples": 1}
+    fields = {"max_steps": -1, "do_eval": do_eval, "per_device_train_batch_size": 8}  # not used
+    train("run", data=data, max_minutes=5.0, **fields)
+    assert asked == [rows]
 
 
 def test_the_clock_counts_resumed_runs(train, tmp_path):

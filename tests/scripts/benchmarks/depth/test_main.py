@@ -5,6 +5,7 @@ from PIL import Image
 
 from scripts.benchmarks.depth import __main__ as benchmark
 from scripts.benchmarks.depth.__main__ import DepthArguments, DepthCase, main, render
+from scripts.benchmarks.training import arguments as its_arguments
 from scripts.benchmarks.training.arguments import TrainingBenchmarkArguments
 from scripts.benchmarks.training.run import measure
 from tests.scripts.benchmarks.tiny import TINY, results_of, words_of
@@ -18,6 +19,7 @@ def test_tiny_runs_are_written_and_gone_on_with(tmp_path, monkeypatch):
         arguments = TrainingBenchmarkArguments(**request["arguments"])
         assert arguments.steps == arguments.warmup == 1
         case = benchmark.TrainingCase(**request["case"])
+        assert arguments.rows_of(case) == 1
         return measure(case, arguments, benchmark.ModelShape(**request["shape"]))
 
     monkeypatch.setattr(benchmark, "run_process", run_here)
@@ -47,14 +49,20 @@ def test_depth_is_compared_without_parameters_and_gradients():
         {
             **DepthCase("scripts", 1024, "float32", layers)._asdict(),
             "repeat": 0,
-            "memory": {"forward": 1e6, "backward": peak},
+            "memory": {"imported": 400e6, "forward": 1e6, "backward": peak},
             "parameter_bytes": parameters,
             "seconds_per_step": 1.0,
         }
         for layers, peak, parameters in ((4, 600e6, 50e6), (24, 950e6, 200e6))
     ]
     rows = [line for line in render(header | {"summary": ""}, runs).splitlines() if "1K" in line]
-    assert [row.split(" | ")[4:7] for row in rows] == [
-        ["600", "500", "1.000"],
-        ["950", "550", "1.100"],
+    assert [row.split(" | ")[4:8] for row in rows] == [
+        ["600", "500", "100", "1.000"],
+        ["950", "550", "150", "1.100"],
     ]
+
+
+def test_without_glibc_there_is_no_other_allocator(monkeypatch):
+    monkeypatch.setattr(its_arguments.platform, "libc_ver", lambda: ("musl", "1"))
+    assert "allocator=scripts needs Linux with glibc" in DepthArguments().problem()
+    assert DepthArguments(allocators=["default"]).problem() is None
