@@ -171,7 +171,7 @@ def run(
             f"Stopped at step {state.global_step} of {state.max_steps}: "
             f"max_minutes={training.max_minutes} are over"
         )
-    rows: Any = trainer.eval_dataset.rows  # type: ignore[union-attr]
+    rows: Any = trainer.eval_dataset
     held_out = [torch.as_tensor(row["input_ids"]) for row in rows]
     known: Any = TokenBytes.of(trainer.processing_class)  # type: ignore[arg-type]
     check_reload(folder, trainer.model, trainer.processing_class, held_out[0])  # type: ignore[arg-type]

@@ -229,6 +229,8 @@ def loss_of_numbers(
         kind: `problem_type` of the model.
     """
     real = has_label(labels).flatten(1).all(1) if labels.ndim > 1 else has_label(labels)
+    if num_items_in_batch is not None:  # DataParallel gives one for each device
+        num_items_in_batch = torch.as_tensor(num_items_in_batch).sum()
     return row_loss(outputs["logits"][real], labels[real], kind, num_items_in_batch)
 
 
