@@ -13,6 +13,7 @@ ENTRY_POINTS = {
     "benchmarks.sparse.__main__",
     "benchmarks.swapping.__main__",
     "benchmarks.training.__main__",
+    "benchmarks.training.depth",
     "studies.bucket_flips",
     "studies.cached_difference",
     "studies.classification.__main__",

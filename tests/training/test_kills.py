@@ -38,9 +38,14 @@ def arguments_of(script, root, name, steps):
     return [part for key, value in values.items() for part in (f"--{key}", str(value))]
 
 
-@pytest.mark.parametrize("script", ["train_clm", "train_clm_no_trainer"])
 @pytest.mark.parametrize(
-    ("kills", "count"), [(3, 30), pytest.param(20, 30, marks=pytest.mark.slow)]
+    ("script", "kills", "count"),
+    [
+        ("train_clm", 3, 30),
+        pytest.param("train_clm_no_trainer", 3, 30, marks=pytest.mark.slow),
+        pytest.param("train_clm", 20, 30, marks=pytest.mark.slow),
+        pytest.param("train_clm_no_trainer", 20, 30, marks=pytest.mark.slow),
+    ],
 )
 def test_kills_at_random_moments(tmp_path, script, kills, count):
     """Kills of runs of so many steps."""

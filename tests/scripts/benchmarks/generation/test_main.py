@@ -130,6 +130,7 @@ class TestRuns:
         assert [run["disturbed"] for run in results_of(tmp_path)["runs"]] == [False]
         assert len(started) == 2
 
+    @pytest.mark.slow  # the training benchmark has such a test, too
     def test_processes_of_their_own_one_failing(self, tmp_path):
         # transformers' Reformer refuses an odd number of buckets, GPT-2 has none.
         arguments = tiny_arguments(

@@ -3,10 +3,10 @@
 import torch
 from PIL import Image
 
-from scripts.benchmarks.depth import __main__ as benchmark
-from scripts.benchmarks.depth.__main__ import DepthArguments, DepthCase, main, render
 from scripts.benchmarks.training import arguments as its_arguments
+from scripts.benchmarks.training import depth as benchmark
 from scripts.benchmarks.training.arguments import TrainingBenchmarkArguments
+from scripts.benchmarks.training.depth import DepthArguments, DepthCase, main, render
 from scripts.benchmarks.training.run import measure
 from tests.scripts.benchmarks.tiny import TINY, results_of, words_of
 

@@ -1,6 +1,6 @@
 """Measure the memory of a training step against the number of layers, by allocator.
 
-    python -m scripts.benchmarks.depth
+    python -m scripts.benchmarks.training.depth
 
 Each run has a process of its own: a model of local and LSH layers in turn, forward and backward.
 Memory does not depend on what else the machine does, so disturbed runs count; times are by the way.
@@ -173,7 +173,7 @@ def plot(runs: Sequence[dict], folder: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run what is missing; ends with status 1 if a run failed."""
-    parser = make_parser([DepthArguments, ModelShape], "benchmarks.depth", __doc__)
+    parser = make_parser([DepthArguments, ModelShape], "benchmarks.training.depth", __doc__)
     arguments, shape = parser.parse_args_into_dataclasses(argv)
     if problem := arguments.problem():
         parser.error(problem)
