@@ -189,11 +189,15 @@ def wait_for(checkpoint, exit_status):
         time.sleep(0.01)
 
 
+FRESH_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+"""Else processes that are started again read where the ones before listened, and wait for ever."""
+
+
 def kill_one_of_a_launcher(count, command, script, checkpoint):
     """Kill the last of its processes; returns the launcher's exit status."""
     process = subprocess.Popen(
         command,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"} | FRESH_STORE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
