@@ -8,7 +8,7 @@ from scripts.benchmarks.training import depth as benchmark
 from scripts.benchmarks.training.arguments import TrainingBenchmarkArguments
 from scripts.benchmarks.training.depth import DepthArguments, DepthCase, main, render
 from scripts.benchmarks.training.run import measure
-from tests.scripts.benchmarks.tiny import TINY, results_of, words_of
+from tests.scripts.benchmarks.tiny import TINY, rendered_and_written, results_of, words_of
 
 
 def test_tiny_runs_are_written_and_gone_on_with(tmp_path, monkeypatch):
@@ -66,3 +66,8 @@ def test_without_glibc_there_is_no_other_allocator(monkeypatch):
     monkeypatch.setattr(its_arguments.platform, "libc_ver", lambda: ("musl", "1"))
     assert "allocator=scripts needs Linux with glibc" in DepthArguments().problem()
     assert DepthArguments(allocators=["default"]).problem() is None
+
+
+def test_recorded_results_give_the_same_report():
+    rendered, written = rendered_and_written(render, "depth/results")
+    assert rendered == written
