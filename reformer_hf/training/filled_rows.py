@@ -76,8 +76,9 @@ class LabelledRowsTrainer(FilledRowsTrainer):
     """The same for rows with labels of their own, or none, whose predictions are kept.
 
     Predictions and labels are in the order of the rows, without the blank ones. The loss of an
-    evaluation is the mean over all labels. Labels are classes, those of tokens, or numbers, of
-    which NaN is none: then give the Trainer a `compute_loss_func` that leaves these out.
+    evaluation is the mean over all labels. The column `labels` has classes, those of tokens, or
+    numbers, of which NaN is none: then give the Trainer a `compute_loss_func` that leaves these
+    out. Evaluation takes rows of a known number, no streams.
     """
 
     blank_row = staticmethod(blank_labelled_row)
@@ -113,9 +114,8 @@ class LabelledRowsTrainer(FilledRowsTrainer):
     ) -> EvalLoopOutput:
         """Predict and measure."""
         self._total_loss, self._labels_seen = 0.0, 0
-        self.gather_function = (
-            self.accelerator.gather_for_metrics
-        )  # Seq2SeqTrainer keeps blank rows
+        # Seq2SeqTrainer's own keeps blank rows.
+        self.gather_function = self.accelerator.gather_for_metrics
         kwargs["metric_key_prefix"] = metric_key_prefix
         output = super().evaluation_loop(dataloader, *args, **kwargs)
         name = f"{metric_key_prefix}_loss"

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, SupportsIndex
 
+import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
@@ -102,12 +103,19 @@ def blank_labelled_row(row: dict[str, Any]) -> dict[str, Any]:
     Returns:
         Lists are cut to the first token. In place of the labels stand -100 or, where they are
         numbers, NaN.
+
+    Raises:
+        ValueError: if labels have another name, since they would count.
     """
+    if others := sorted({"label", "label_ids"} & row.keys()):
+        raise ValueError(f"rows with a column {others[0]!r}: rename it to 'labels'")
     blank = {name: value[:1] if isinstance(value, list) else value for name, value in row.items()}
     return {**blank, "labels": _no_label(row["labels"])} if "labels" in row else blank
 
 
 def _no_label(labels: Any) -> Any:
+    if isinstance(labels, torch.Tensor | np.ndarray | np.generic):  # of rows with a format
+        labels = labels.tolist()
     if not isinstance(labels, list):
         return math.nan if isinstance(labels, float) else IGNORE_INDEX
     blank = [_no_label(each) for each in labels]

@@ -86,6 +86,18 @@ def test_blank_rows_without_labels_have_none():
     assert blank_labelled_row({"input_ids": [5, 6]}) == {"input_ids": [5]}
 
 
+def test_numbers_of_formatted_rows_are_numbers():
+    for number in (torch.tensor(1.5), np.float32(1.5)):
+        assert np.isnan(blank_labelled_row({"labels": number})["labels"])
+    assert blank_labelled_row({"labels": torch.tensor([1, 2])})["labels"] == [-100]
+
+
+@pytest.mark.parametrize("name", ["label", "label_ids"])
+def test_labels_of_another_name_would_count(name):
+    with pytest.raises(ValueError, match=f"column '{name}': rename it to 'labels'"):
+        blank_labelled_row({"input_ids": [5], name: 1})
+
+
 def test_the_order_depends_on_seed_and_epoch_alone():
     def order(seed, epoch, multiple=4):
         sampler = ShuffledRows(FilledRows(rows(41), multiple), seed)
