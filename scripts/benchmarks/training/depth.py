@@ -3,7 +3,8 @@
     python -m scripts.benchmarks.training.depth
 
 Each run has a process of its own: a model of local and LSH layers in turn, forward and backward.
-Memory does not depend on what else the machine does, so disturbed runs count; times are by the way.
+Memory does not depend on what else the machine does, so disturbed runs count. For times give a quiet
+machine and `--repeats`: the allocators of a case take turns.
 Writes results.json, results.md and a plot to the output folder, and goes on where it stopped.
 """
 
@@ -21,7 +22,7 @@ from scripts.benchmarks.common.peers import ModelShape
 from scripts.benchmarks.common.plot import new_figure
 from scripts.benchmarks.common.processes import exit_when_terminated, run_process
 from scripts.benchmarks.common.runs import benchmark_header, do_runs, plan_cases
-from scripts.benchmarks.common.tables import Repeats, describe_machine, short, table
+from scripts.benchmarks.common.tables import Repeats, describe_machine, short, spread, table
 from scripts.benchmarks.training.arguments import (
     ALLOCATORS,
     DTYPES,
@@ -33,6 +34,7 @@ from scripts.benchmarks.training.report import (
     TrainingCase,
     megabytes,
     peak_bytes,
+    seconds,
 )
 
 NAMES = {"default": "glibc as it is", "scripts": "as the training scripts set it"}
@@ -67,7 +69,7 @@ class DepthArguments(BenchmarkArguments):
     )
     lengths: list[int] = argument([2**14, 2**16], "Tokens of the row.")
     dtypes: list[str] = argument(list(DTYPES), "float32, and bfloat16 for autocast.")
-    depths: list[int] = argument([4, 24], "Numbers of layers.")
+    depths: list[int] = argument([4, 8, 24], "Numbers of layers.")
     max_length_default: int = argument(2**14, "Longest length with glibc as it is.")
     steps: int = argument(1, "Timed steps of a run.")
     warmup: int = argument(1, "Steps before them.")
@@ -133,6 +135,7 @@ def render(header: dict, runs: Sequence[dict]) -> str:
             for value in (peak_bytes, bytes_beyond_parameters, activation_bytes)
         ]
         few = median(results.per_repeat(fewest, bytes_beyond_parameters).values())
+        untouched = results.paired(case, case._replace(allocator="default"), seconds)
         rows.append(
             [
                 short(case.length),
@@ -141,12 +144,14 @@ def render(header: dict, runs: Sequence[dict]) -> str:
                 str(case.layers),
                 *(megabytes([size]) for size in sizes),
                 f"{sizes[1] / few:.3f}",
-                results.spread(case, lambda run: run["seconds_per_step"]),
+                results.spread(case, seconds),
+                spread(untouched) if case.allocator != "default" else "",
             ]
         )
     columns = ["tokens", "dtype", "allocator", "layers", "peak, MB"]
     columns += ["less parameters and gradients", "and less the process before"]
     columns += ["the former over that of the fewest layers", "seconds of a step"]
+    columns += ["over those with glibc as it is"]
     failed = results.failure_section(["case"], lambda case: [str(case)])
     return "\n".join([describe_machine(header), "", *table(columns, rows), *failed])
 
