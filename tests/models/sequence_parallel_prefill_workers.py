@@ -22,21 +22,25 @@ from torch import Tensor
 from reformer_hf import ReformerHFCache, ReformerHFForCausalLM, SequenceParallel
 from tests.models.tiny import SPARSE_PROJECTIONS, WITH_NGRAMS, WITH_SRU, random_ids, tiny_lm
 
-BATCH, STEPS = 2, 24
+BATCH, STEPS = 2, 21
 LENGTHS = {2: (31, 16), 4: (9, 17, 6, 15)}
 """Tokens of each part, by the number of parts."""
 
+LOCAL = {"local_attn_chunk_length": 3, "local_num_chunks_before": 2, "conv_kernel": 4}
 AXIAL = {"position_embedding_type": "axial"}
 SCENARIOS: dict[str, tuple[Any, ...]] = {
     "local and lsh": ({"attn_layers": ["local", "lsh"] * 2},),
     "all options": (WITH_NGRAMS,),
-    "sparse projections, recurrent units, axial": (SPARSE_PROJECTIONS | WITH_SRU | AXIAL,),
+    "sparse projections, recurrent units, axial, gathered": (
+        SPARSE_PROJECTIONS | WITH_SRU | AXIAL,
+        "gather",
+    ),
     "wide windows": ({"lsh_attn_chunk_length": 40, "num_buckets": 2},),
     "gathered": (WITH_NGRAMS | AXIAL, "gather"),
     "learned positions": (
         {"position_embedding_type": "learned", "max_position_embeddings": 47 + STEPS},
     ),
-    "local": ({"attn_layers": ["local"] * 2, "local_num_chunks_before": 2, "conv_kernel": 4},),
+    "local": ({"attn_layers": ["local"] * 2, **LOCAL},),
     "lsh": ({"attn_layers": ["lsh"] * 3, "num_hashes": 3, "lsh_local_round": True},),
     "eager": ({"attn_implementation": "eager", "lsh_local_round": True},),
     "recurrent units": (WITH_NGRAMS | WITH_SRU,),

@@ -214,7 +214,10 @@ def test_one_process_may_read_the_prompt(alone: SequenceParallel):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"attention_mask": torch.ones(2, 21).triu(-18)}, "with padding in attention_mask"),
+        (
+            {"attention_mask": (torch.arange(21) > 2).long().expand(2, -1)},
+            "with padding in attention_mask",
+        ),
         ({"position_ids": torch.arange(21) % 9}, "position_ids that do not go on by one"),
         ({"seq_idx": torch.arange(21) // 9}, "seq_idx with use_cache=True"),
         ({"output_attentions": True}, "output_attentions in a row over several processes"),
@@ -234,7 +237,7 @@ def test_a_cache_is_filled_together_once(alone: SequenceParallel):
     with pytest.raises(ValueError, match="past_key_values that hold tokens in a row over several"):
         model(ids, past_key_values=cache)
     with pytest.raises(ValueError, match=r"generate\(\) in a row over several processes"):
-        model.generate(ids)
+        model.generate(ids, max_new_tokens=5)
     model.set_sequence_parallel(None)
     with pytest.raises(ValueError, match="output_attentions with past_key_values of a row that"):
         model(ids[:, :1], past_key_values=cache, output_attentions=True)
