@@ -15,6 +15,7 @@ SPARSE_OPS = ("tests/ops/test_sparse_feed_forward.py",)
 SPARSE = ("tests/nn/test_sparse_feed_forward.py",)
 TAILS = ("tests/ops/test_tails.py",)
 PARALLEL = ("tests/models/test_sequence_parallel.py",)
+PREFILL = ("tests/models/test_sequence_parallel_prefill.py",)
 
 _TURNED = "query if rotary is None else rotate_queries(query, rotary)"
 
@@ -522,6 +523,27 @@ OPTION_MUTATIONS = [
         "(own * is_last).sum(dim=1)) * comes_in.unsqueeze(1)",
         "(own * is_last).sum(dim=1))",
         PARALLEL,
+    ),
+    Mutation(
+        "tokens behind a prompt that others have read too are stored at its end",
+        "reformer_hf/nn/past/lsh_band.py",
+        "first = self.tokens.length",
+        "first = self.length",
+        PREFILL,
+    ),
+    Mutation(
+        "the cache of a prompt in parts knows no states of recurrent units",
+        "reformer_hf/nn/sequence_parallel/pasts.py",
+        "self.kept.join(inputs, count)",
+        "self.kept.join(torch.zeros_like(inputs), count)",
+        PREFILL,
+    ),
+    Mutation(
+        "the cache of a prompt in parts counts its own part alone",
+        "reformer_hf/models/shard_layout.py",
+        "return Shard(group, offset + seq), position_ids",
+        "return Shard(group, seq), position_ids",
+        PREFILL,
     ),
     Mutation(
         "positions begin anew in each part",

@@ -209,6 +209,23 @@ class Remembered(NamedTuple):
         """The same past, which remembers the states of recurrent units, too."""
         return self.layer.past
 
+    def leave(self) -> None:
+        """The layer is done: what it remembers goes to the CPU, if that is asked for."""
+        if self.offload:
+            self.layer.offload()
+
+
+def remember(cache: Cache, new: NewTokens) -> list[Remembered]:
+    """What the layers' pass with a cache needs.
+
+    Args:
+        cache: of :class:`ReformerHFCacheLayer`.
+        new: where the tokens of the pass stand.
+    """
+    layers: list[Any] = cache.layers
+    offload = getattr(cache, "offload_between_layers", cache.offloading)
+    return [Remembered(layer, new, offload) for layer in layers]
+
 
 class ReformerHFCache(DynamicCache):
     """What a model remembers of the tokens so far, for `past_key_values`.

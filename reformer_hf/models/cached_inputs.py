@@ -103,16 +103,18 @@ def place_tokens(
     return new, position_ids
 
 
-def check_cache(cache: Cache, rows: int, num_hashes: int | None) -> None:
+def check_cache(cache: Cache, rows: int, num_hashes: int | None, maps: bool) -> None:
     """Check that a cache can be gone on with.
 
     Args:
         cache: of the tokens before.
         rows: of the input.
         num_hashes: rounds asked for, or None for the cache's.
+        maps: whether attention maps are asked for.
 
     Raises:
-        ValueError: if it was filled only in part, or with other rows or another number of rounds.
+        ValueError: if it was filled only in part, or with other rows or another number of rounds,
+            or does not know where all keys stand in their rows.
     """
     layers: list[Any] = cache.layers
     if layers[0].in_pass:
@@ -124,6 +126,11 @@ def check_cache(cache: Cache, rows: int, num_hashes: int | None) -> None:
         raise ValueError(
             f"the input has {rows} rows, past_key_values {layers[0].past.rows}: give as many, or "
             "repeat the cache's with batch_repeat_interleave()"
+        )
+    if maps and layers[0].past is not None and layers[0].past.partial:
+        raise ValueError(
+            "output_attentions with past_key_values of a row that several processes have read: "
+            "it does not say where their tokens stand; leave output_attentions out"
         )
     for layer in layers:
         rotations = getattr(layer.past, "rotations", None)

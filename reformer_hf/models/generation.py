@@ -62,6 +62,13 @@ class ReformerHFGenerationMixin(GenerationMixin):
         Raises:
             ValueError: naming the argument, its value and the fix.
         """
+        base: Any = self.base_model  # type: ignore[attr-defined]
+        if base.sequence_parallel is not None:
+            raise ValueError(
+                "generate() in a row over several processes: read the prompt by a forward pass "
+                "with use_cache=True, call set_sequence_parallel(None), and let the last process "
+                "go on with its past_key_values"
+            )
         implementation = generation_config.cache_implementation
         if implementation not in CACHE_IMPLEMENTATIONS:
             raise ValueError(

@@ -244,8 +244,8 @@ class ReformerHFEncoder(nn.Module):
             x1, x2, attention_map, *cross_map = layer(x1, x2, coupling, inputs)
             maps.append(attention_map)
             cross_maps += cross_map
-            if isinstance(past, Remembered) and past.offload:
-                past.layer.offload()
+            if past is not None:
+                past.leave()
         if skipped:
             x1, x2 = x1[:, skipped:], x2[:, skipped:]
         last: Any = (x1, x2) if return_streams else self.finish(x1, x2)

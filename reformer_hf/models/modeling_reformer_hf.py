@@ -24,7 +24,7 @@ from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
 from reformer_hf.models.attention_maps import check_dense_maps, read_output_attentions
-from reformer_hf.models.cache_reformer_hf import Remembered
+from reformer_hf.models.cache_reformer_hf import ReformerHFCacheLayer, remember
 from reformer_hf.models.cached_inputs import check_cache, choose_cache, place_tokens
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.encoder_decoder.cross_attention import Source
@@ -53,6 +53,7 @@ from reformer_hf.models.sequence_parallel import (
     SequenceParallel,
     Sharded,
     check_sequence_parallel,
+    check_shard_pass,
 )
 from reformer_hf.models.shard_layout import lay_out_shard
 from reformer_hf.nn.convolution import ShortConvolution
@@ -263,7 +264,8 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
                 after them, `attention_mask` covers all or only the new tokens, and the rotations
                 are those outside training. Nothing has a gradient.
             use_cache: return a cache. By default not, so that a plain pass costs no more than it
-                must; `generate` asks for it.
+                must; `generate` asks for it. Of rows over several processes each gets that of all
+                tokens up to the end of its part.
             return_streams: for heads, which read both streams whatever `config.output_streams`
                 says. False for the last hidden state; True, without a cache, for the two streams
                 without the final layer norm, for `encoder.finish` to take a piece at a time.
@@ -297,13 +299,14 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
             "skipped": skipped,
             **self.recorded(output_hidden_states, output_attentions),
         }
+        cache = choose_cache(self.config, past_key_values, use_cache, seq_idx)
         if self.sequence_parallel is not None:
-            self._check_shard_pass(past_key_values, use_cache, options["output_attentions"])
+            check_shard_pass(cache, options["output_attentions"])
             rows = (input_ids, inputs_embeds, attention_mask, position_ids, seq_idx)
             options["return_streams"] = bool(return_streams)
-            outputs = self._forward_shard(self.sequence_parallel.group, *rows, options)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and cache is None):
+                outputs = self._forward_shard(self.sequence_parallel.group, cache, *rows, options)
             return self._narrow(outputs, return_streams is not None)
-        cache = choose_cache(self.config, past_key_values, use_cache, seq_idx)
         if options["output_attentions"] == "dense":
             self._check_dense_maps(inputs_embeds, cache, source)
         if cache is not None:
@@ -334,12 +337,12 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         options: dict[str, Any],
     ) -> BaseModelOutputWithPast | BaseModelOutputWithPastAndCrossAttentions:
         """Encode what comes after the cached tokens, and remember it too."""
-        check_cache(cache, inputs_embeds.shape[0], options["num_hashes"])
+        maps = options["output_attentions"] is not None
+        check_cache(cache, inputs_embeds.shape[0], options["num_hashes"], maps)
         new, position_ids = place_tokens(
             self.config, cache, inputs_embeds, attention_mask, position_ids
         )
         layers: list[Any] = cache.layers
-        offload = getattr(cache, "offload_between_layers", cache.offloading)
         layers[0].in_pass = True
         ngrams = self.embeddings.ngram_embeddings
         if ngrams is not None:
@@ -347,11 +350,11 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
             assert input_ids is not None  # since vectors are refused
             recent, recording = layers[0].tokens, layers[0].record_past
             ngrams = ngrams(input_ids, recent=recent, new=new, recording=recording)
-        remembered = [Remembered(layer, new, offload) for layer in layers]
         embedded = [self.embeddings(inputs_embeds, position_ids, ngrams)]
         seed = self.config.hash_seed or 0
         options["rotary"] = rotary_of(self.config, position_ids, embedded[0].dtype)
-        outputs = self.encoder(embedded, None, seed, remembered=remembered, **options)
+        options["remembered"] = remember(cache, new)
+        outputs = self.encoder(embedded, None, seed, **options)
         layers[0].in_pass = False
         outputs.past_key_values = cache
         return outputs
@@ -359,6 +362,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
     def _forward_shard(
         self,
         group: RowGroup,
+        cache: Cache | None,
         input_ids: Tensor | None,
         inputs_embeds: Tensor,
         attention_mask: Tensor | None,
@@ -366,19 +370,33 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         seq_idx: Tensor | None,
         options: dict[str, Any],
     ) -> BaseModelOutputWithPast | BaseModelOutputWithPastAndCrossAttentions:
-        """Encode this process's part of rows that several processes hold together."""
+        """Encode this process's part of rows that several processes hold together.
+
+        A cache remembers what tokens behind this part see of all tokens up to its end.
+        """
         given = (inputs_embeds, attention_mask, position_ids, seq_idx)
-        shard, position_ids = lay_out_shard(self.config, group, *given)
+        shard, position_ids = lay_out_shard(self.config, group, *given, cached=cache is not None)
         new = NewTokens(position_ids, padded=False)
+        if cache is None:
+            seed = self._draw_hash_seed(inputs_embeds.device)  # weights may lie elsewhere
+            recent, remembered = None, [Sharded(shard, new)] * len(self.encoder.layers)
+        else:
+            check_cache(cache, inputs_embeds.shape[0], options["num_hashes"], maps=False)
+            seed, first = self.config.hash_seed or 0, cache.layers[0]
+            assert isinstance(first, ReformerHFCacheLayer)
+            first.in_pass, recent = True, first.tokens
+            remembered = [Sharded(shard, new, each) for each in remember(cache, new)]
         ngrams = self.embeddings.ngram_embeddings
         if ngrams is not None:
             assert input_ids is not None  # since vectors are refused
-            ngrams = ngrams(input_ids, recent=NeighbourInputs(shard), new=new)
+            ngrams = ngrams(input_ids, recent=NeighbourInputs(shard, kept=recent), new=new)
         embedded = [self.embeddings(inputs_embeds, position_ids, ngrams)]
         options["rotary"] = rotary_of(self.config, position_ids, embedded[0].dtype)
-        remembered = [Sharded(shard, new)] * len(self.encoder.layers)
-        seed = self._draw_hash_seed(inputs_embeds.device)  # weights may lie elsewhere
-        return self.encoder(embedded, None, seed, remembered=remembered, **options)
+        outputs = self.encoder(embedded, None, seed, remembered=remembered, **options)
+        if cache is not None:
+            cache.layers[0].in_pass = False  # type: ignore[attr-defined]
+            outputs.past_key_values = cache
+        return outputs
 
     def _narrow(self, outputs: Any, for_head: bool) -> Any:
         """Replace states by the mean of both streams, if the configuration says so."""
@@ -391,21 +409,6 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         if not for_head:
             outputs.last_hidden_state = means[-1]
         return outputs
-
-    def _check_shard_pass(
-        self, past_key_values: Cache | None, use_cache: bool | None, maps: MapForm | None
-    ) -> None:
-        """Refuse what a row over several processes has none of."""
-        asked = {
-            "past_key_values or use_cache=True": past_key_values is not None or bool(use_cache),
-            "output_attentions": maps is not None,
-        }
-        for name, found in asked.items():
-            if found:
-                raise ValueError(
-                    f"{name} in a row over several processes: call set_sequence_parallel(None) "
-                    "first, and give whole rows"
-                )
 
     def _check_dense_maps(
         self, inputs_embeds: Tensor, cache: Cache | None, source: Source | None

@@ -11,7 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
+from transformers.cache_utils import Cache
 
+from reformer_hf.models.cache_reformer_hf import Remembered
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.labels import IGNORE_INDEX, first_token_labels
 from reformer_hf.nn.past.base import NewTokens, Past
@@ -19,6 +21,7 @@ from reformer_hf.nn.self_attention import Hashing, SelfAttention
 from reformer_hf.nn.sequence_parallel.pasts import ShardStates
 from reformer_hf.nn.sequence_parallel.row_group import RowGroup, TailsForm
 from reformer_hf.nn.sequence_parallel.shard import Shard
+from reformer_hf.ops.attention_map import MapForm
 from reformer_hf.ops.checks import require_choice
 
 
@@ -152,20 +155,53 @@ class Sharded(NamedTuple):
     Attributes:
         shard: of this process.
         new: where its tokens stand.
+        cached: what the layer is given of a cache, which is to remember the shard; or None.
     """
 
     shard: Shard
     new: NewTokens
+    cached: Remembered | None = None
 
     def past(self, attention: SelfAttention, hashing: Hashing, device: torch.device) -> Past:
         """The past of a layer."""
-        return attention.new_shard_past(self.shard, hashing, device)
+        kept = None
+        if self.cached is not None:
+            kept = self.cached.past(attention, hashing, device)
+            kept.recording = False  # what other processes have read cannot be taken back here
+        return attention.new_shard_past(self.shard, hashing, device, kept)
 
     def recurrent_past(self) -> Past:
         """The past of a layer's recurrent units."""
         past = Past()
-        past.states = ShardStates(self.shard)
+        kept = None if self.cached is None else self.cached.recurrent_past()
+        past.states = ShardStates(self.shard, None if kept is None else kept.states)
         return past
+
+    def leave(self) -> None:
+        """The layer is done."""
+        if self.cached is not None:
+            self.cached.leave()
+
+
+def check_shard_pass(cache: Cache | None, maps: MapForm | None) -> None:
+    """Refuse what a pass of a shard has none of.
+
+    Args:
+        cache: that is to remember it, or None.
+        maps: which attention maps are asked for.
+
+    Raises:
+        ValueError: naming the argument and the fix.
+    """
+    wrong = {"output_attentions": maps is not None}
+    if cache is not None:
+        wrong["past_key_values that hold tokens"] = cache.get_seq_length() > 0
+    for name, found in wrong.items():
+        if found:
+            raise ValueError(
+                f"{name} in a row over several processes: call set_sequence_parallel(None) first, "
+                "and give whole rows, or what comes behind the cached tokens"
+            )
 
 
 def check_sequence_parallel(config: ReformerHFConfig) -> None:

@@ -17,8 +17,11 @@ def lay_out_shard(
     attention_mask: Tensor | None,
     position_ids: Tensor | None,
     seq_idx: Tensor | None,
+    cached: bool,
 ) -> tuple[Shard, Tensor]:
     """Find the documents of a shard and the positions of its tokens, (batch, seq).
+
+    A cache holds one document a row, without padding.
 
     All processes raise the same errors but those of shapes, so that none waits for another in vain.
 
@@ -26,7 +29,12 @@ def lay_out_shard(
         ValueError: naming the argument, its value and the fix.
     """
     given = (inputs_embeds, attention_mask, position_ids, seq_idx)
-    shard, position_ids = _find_places(config, group, *given)
+    shard, position_ids = _find_places(config, group, *given, cached)
+    if cached and shard.marks is not None:
+        raise ValueError(
+            "use_cache=True in a row over several processes with padding in attention_mask, or "
+            "with position_ids that do not go on by one: give rows of one length, one document each"
+        )
     if config.position_limit is not None:
         ends = group.gather(torch.stack(position_ids.long().aminmax()))
         check_positions(config.position_limit, int(ends.min()), int(ends.max()))
@@ -40,6 +48,7 @@ def _find_places(
     attention_mask: Tensor | None,
     position_ids: Tensor | None,
     seq_idx: Tensor | None,
+    cached: bool,
 ) -> tuple[Shard, Tensor]:
     """The same, whatever positions the model has."""
     given = (attention_mask, position_ids, seq_idx)
@@ -47,7 +56,7 @@ def _find_places(
     batch, seq = inputs_embeds.shape[:2]
     device, reach = inputs_embeds.device, neighbour_reach(config)
     padded = attention_mask is not None and not attention_mask.all()
-    header = [batch, padded, *(x is not None for x in given), seq]
+    header = [batch, padded, *(x is not None for x in given), cached, seq]
     headers = group.gather(torch.tensor(header, dtype=torch.int64, device=device)).tolist()
     _check_headers(headers, reach)
     offset = sum(other[-1] for other in headers[: group.index])
@@ -57,7 +66,7 @@ def _find_places(
     if numbers is None and not any(other[1] for other in headers):
         if position_ids is None:
             position_ids = torch.arange(offset, offset + seq, device=device).expand(batch, -1)
-        return Shard(group), position_ids
+        return Shard(group, offset + seq), position_ids
     real = torch.ones(batch, seq, dtype=torch.bool, device=device)
     if attention_mask is not None:
         real = attention_mask.bool()
@@ -68,7 +77,7 @@ def _find_places(
         assert documents is not None
         goes_on = numbers == marks.borders[0].incoming.unsqueeze(1)
         position_ids = places_in_document(documents) + goes_on * carried.unsqueeze(1)
-    return Shard(group, marks), position_ids.masked_fill(~real, 0)
+    return Shard(group, offset + seq, marks), position_ids.masked_fill(~real, 0)
 
 
 def neighbour_reach(config: ReformerHFConfig) -> int:
@@ -88,7 +97,7 @@ def _check_headers(headers: list[list[int]], reach: int) -> None:
         raise ValueError(
             f"the processes of a row give {[header[0] for header in headers]} rows: give as many"
         )
-    names = ("attention_mask", "position_ids", "seq_idx")
+    names = ("attention_mask", "position_ids", "seq_idx", "use_cache")
     for index, name in enumerate(names, start=2):
         if len({header[index] for header in headers}) > 1:
             raise ValueError(f"only some processes of a row give {name}: give it on all or on none")

@@ -162,8 +162,10 @@ class LSHSelfAttention(SelfAttention):
         shard: Shard,
         hashing: Hashing = DEFAULT_HASHING,
         device: torch.device | str = "cpu",
+        kept: Past | None = None,
     ) -> LSHShardPast:
         """Make the past of a row's shard; see the base class."""
+        assert kept is None or isinstance(kept, LSHBandPast)
         _check_shard(self.window)
         if self.deduplicate_rounds:
             raise ValueError(
@@ -171,7 +173,8 @@ class LSHSelfAttention(SelfAttention):
                 "show comes from another process twice; set it to False"
             )
         rotations = self.rotations(hashing.seed, hashing.num_hashes or self.num_hashes, device)
-        return LSHShardPast(shard, rotations, total_buckets(self.num_buckets), self.window)
+        sizes = (total_buckets(self.num_buckets), self.window)
+        return LSHShardPast(shard, rotations, *sizes, kept)
 
     def attend_cached(
         self,
@@ -309,10 +312,12 @@ class LocalSelfAttention(DistanceSelfAttention):
         shard: Shard,
         hashing: Hashing = DEFAULT_HASHING,
         device: torch.device | str = "cpu",
+        kept: Past | None = None,
     ) -> DistanceShardPast:
         """Make the past of a row's shard; see the base class."""
+        assert kept is None or isinstance(kept, DistancePast)
         _check_shard(self.window)
-        return DistanceShardPast(shard, self.window)
+        return DistanceShardPast(shard, self.window, kept)
 
     def project(
         self, hidden_states: Float[Tensor, "batch seq dim"], *inputs: Any, **options: Any

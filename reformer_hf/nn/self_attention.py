@@ -135,6 +135,7 @@ class SelfAttention(nn.Module, ABC):
         shard: Shard,
         hashing: Hashing = DEFAULT_HASHING,
         device: torch.device | str = "cpu",
+        kept: Past | None = None,
     ) -> Past:
         """Make the past of a row's shard, for :meth:`attend_cached`: other ranks hold it.
 
@@ -142,6 +143,8 @@ class SelfAttention(nn.Module, ABC):
             shard: of this rank.
             hashing: brings the seed and the rounds, the same on all ranks.
             device: of the tokens.
+            kept: an empty one from :meth:`new_past`, which is to remember what tokens behind the
+                shard see.
 
         Returns:
             The past, with gradients.

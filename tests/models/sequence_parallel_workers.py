@@ -266,7 +266,7 @@ def refusals() -> dict[str, str]:
         "falling": {"input_ids": ids, "seq_idx": falling},
         "torn": {"input_ids": ids, "attention_mask": torn},
         "far": {"input_ids": ids, "position_ids": torch.full_like(ids, 300 if last else 0)},
-        "cache": {"input_ids": ids, "use_cache": True},
+        "cache": {"input_ids": ids, "use_cache": last},
         "maps": {"input_ids": ids, "output_attentions": True},
     }
     return {name: message(partial(model, **inputs), ValueError) for name, inputs in passes.items()}

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
-from reformer_hf import ReformerHFForTokenClassification, SequenceParallel
+from reformer_hf import ReformerHFCache, ReformerHFForTokenClassification, SequenceParallel
 from tests import processes
 from tests.models.sequence_parallel_workers import BATCH, scenarios_of
 from tests.models.tiny import random_ids, tiny_config, tiny_encoder, tiny_lm
@@ -69,7 +69,7 @@ HEADS, DIM, ROUNDS, BUCKETS, WINDOW, NUMBER = 2, 8, 2, 4, 4, 8
 LOCAL = BATCH * HEADS * WINDOW * 2 * DIM * NUMBER
 TAILS = BATCH * HEADS * ROUNDS * BUCKETS * WINDOW * 2 * DIM * NUMBER
 FILLED = BATCH * HEADS * ROUNDS * BUCKETS * 4
-GATHERED = 8 * (6 + 1)
+GATHERED = 8 * (7 + 1)
 """A header, and how many targets there are."""
 LABEL = BATCH * 8
 
@@ -129,7 +129,7 @@ def test_rows_and_their_parts_are_two_dimensions_of_processes(run_of, name: str)
         ("falling", "seq_idx falls along a row"),
         ("torn", "padding stands between"),
         ("far", "position 300 is outside the 96 positions"),
-        ("cache", "use_cache=True in a row over several processes"),
+        ("cache", "only some processes of a row give use_cache"),
         ("maps", "output_attentions in a row over several processes"),
     ],
 )
@@ -194,6 +194,55 @@ def test_other_heads_are_refused(alone: SequenceParallel):
     model = ReformerHFForTokenClassification(tiny_config())
     with pytest.raises(ValueError, match="only ReformerHFModel, ReformerHFForCausalLM and"):
         model.set_sequence_parallel(alone)
+
+
+def test_one_process_may_read_the_prompt(alone: SequenceParallel):
+    model, ids = tiny_lm(conv_kernel=3).double(), random_ids(2, 21)
+    expected = model(ids, use_cache=True).past_key_values
+    cache = ReformerHFCache(model.config, offloading=True)
+    model.set_sequence_parallel(alone)
+    model(ids[:, :20], past_key_values=cache)
+    model.set_sequence_parallel(None)
+    assert all(layer.device is not None for layer in cache.layers)  # what they were moved from
+    model(ids[:, 20:], past_key_values=cache)
+    options: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False}
+    longer = torch.cat([ids, random_ids(2, 1, seed=1)], dim=1)
+    written = model.generate(longer, past_key_values=cache, **options)
+    assert torch.equal(written, model.generate(longer, past_key_values=expected, **options))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"attention_mask": (torch.arange(21) > 2).long().expand(2, -1)},
+            "with padding in attention_mask",
+        ),
+        ({"position_ids": torch.arange(21) % 9}, "position_ids that do not go on by one"),
+        ({"seq_idx": torch.arange(21) // 9}, "seq_idx with use_cache=True"),
+        ({"output_attentions": True}, "output_attentions in a row over several processes"),
+    ],
+)
+def test_prompts_that_no_cache_can_hold_are_refused(alone, options: dict[str, Any], words: str):
+    model = tiny_lm()
+    model.set_sequence_parallel(alone)
+    with pytest.raises(ValueError, match=words):
+        model(random_ids(2, 21), use_cache=True, **options)
+
+
+def test_a_cache_is_filled_together_once(alone: SequenceParallel):
+    model, ids = tiny_lm(), random_ids(2, 21)
+    model.set_sequence_parallel(alone)
+    cache = model(ids, use_cache=True).past_key_values
+    with pytest.raises(ValueError, match="past_key_values that hold tokens in a row over several"):
+        model(ids, past_key_values=cache)
+    with pytest.raises(ValueError, match=r"generate\(\) in a row over several processes"):
+        model.generate(ids, max_new_tokens=5)
+    model.set_sequence_parallel(None)
+    with pytest.raises(ValueError, match="output_attentions with past_key_values of a row that"):
+        model(ids[:, :1], past_key_values=cache, output_attentions=True)
+    with pytest.raises(RuntimeError, match="what these tokens overwrote is gone"):
+        cache.crop(-1)
 
 
 def test_a_mesh_has_one_dimension(alone: SequenceParallel):

@@ -41,6 +41,8 @@ class Past:
 
     Attributes:
         length: tokens of each row so far, padding included.
+        partial: whether other processes have read the first of them, so that only what later
+            tokens see of these is stored.
         tokens: their keys and values side by side.
         recent: their last inputs, where a short convolution sees them.
         recent_shared: the last vectors that sparse projections share.
@@ -49,7 +51,7 @@ class Past:
     """
 
     def __init__(self) -> None:
-        self.length = 0
+        self.length, self.partial = 0, False
         self.tokens = TokenStore()
         self.recent, self.recent_shared = RecentInputs(), RecentInputs()
         self.states = RecentStates()
@@ -58,6 +60,14 @@ class Past:
     @property
     def _remembered(self) -> tuple[RecentInputs, ...]:
         return self.recent, self.recent_shared, self.states
+
+    def go_on_at(self, length: int) -> None:
+        """Let the next tokens stand behind so many, of which other processes have read the first.
+
+        Args:
+            length: tokens of each row so far.
+        """
+        self.length, self.partial = length, True
 
     def can_drop(self, count: int) -> bool:
         """Whether enough is known to forget the last tokens.
@@ -94,7 +104,10 @@ class Past:
 
     @property
     def keys(self) -> Float[Tensor, "batch heads stored dim"]:
-        """Keys of the tokens that are stored, in order; a row's padding may have moved left."""
+        """Keys of the tokens that are stored, in order; a row's padding may have moved left.
+
+        Those of other processes come first, in an LSH layer by head, round and bucket.
+        """
         return self.tokens.tokens().chunk(2, dim=-1)[0]
 
     @property

@@ -36,6 +36,9 @@ class _Block(NamedTuple):
 class LSHBandPast(LSHCachePast):
     """Keys and values of all tokens, and for each round and bucket its last W places.
 
+    Places count the stored tokens. Of a row that several processes have read, these are the tails
+    that came from the others, and then the tokens of this one.
+
     Args:
         rotations: that the layer hashes with.
         num_buckets: total number of buckets.
@@ -83,7 +86,7 @@ class LSHBandPast(LSHCachePast):
         dropout: float,
         output_map: bool,
     ) -> HeadsAndMap:
-        first = self.length
+        first = self.tokens.length
         buckets = self._store(query, value, buckets, new)
         few = 8 * query.shape[2] <= self.num_buckets * self.ring_length
         if not (few or output_map or self.deduplicate_rounds):

@@ -2,7 +2,8 @@
 
 Of a layer that looks to both sides, tokens behind the shard are a part of its past: what comes from
 the right is what would come from the left if the row were read from its end. The pasts remember
-nothing, so that a layer may be replayed: each pass asks the other processes anew.
+nothing, so that a layer may be replayed: each pass asks the other processes anew. In a pass with a
+cache they hand what has come from the left, and the shard's own tokens, to the cache's past.
 """
 
 from typing import Any
@@ -12,8 +13,9 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn.functional import pad
 
-from reformer_hf.nn.past.base import LSHPast, NewTokens
+from reformer_hf.nn.past.base import LSHPast, NewTokens, Past
 from reformer_hf.nn.past.distance import AttendRows, DistancePast
+from reformer_hf.nn.past.lsh_band import LSHBandPast
 from reformer_hf.nn.past.recent_inputs import Joined, RecentInputs, RecentStates
 from reformer_hf.nn.sequence_parallel.shard import Shard
 from reformer_hf.ops.attention import lsh_attention
@@ -30,11 +32,12 @@ class NeighbourInputs(RecentInputs):
         shard: of this process.
         causal: whether later tokens are hidden; if not, there are as many first inputs of the
             process behind.
+        kept: is to remember the last ones of this shard.
     """
 
-    def __init__(self, shard: Shard, causal: bool = True):
+    def __init__(self, shard: Shard, causal: bool = True, kept: RecentInputs | None = None):
         super().__init__()
-        self.shard, self.causal = shard, causal
+        self.shard, self.causal, self.kept = shard, causal, kept
 
     def join(
         self, inputs: Shaped[Tensor, "batch seq dim"], count: int, *unused: Any, **options: Any
@@ -42,6 +45,8 @@ class NeighbourInputs(RecentInputs):
         """Put the neighbours' inputs around this shard's; see the base class."""
         counts = (count, 0 if self.causal else count)
         joined = self.shard.with_neighbours(inputs, *counts)
+        if self.kept is not None:
+            self.kept.join(joined, count)
         return Joined(joined, None, self.shard.documents_with_neighbours(*counts))
 
 
@@ -50,11 +55,12 @@ class ShardStates(RecentStates):
 
     Args:
         shard: of this process.
+        kept: is to remember the states behind this shard.
     """
 
-    def __init__(self, shard: Shard):
+    def __init__(self, shard: Shard, kept: RecentInputs | None = None):
         super().__init__()
-        self.shard = shard
+        self.shard, self.kept = shard, kept
 
     def recur(
         self,
@@ -80,8 +86,12 @@ class ShardStates(RecentStates):
         start = shard.group.carry(kept, (own * is_last).sum(dim=1)) * comes_in.unsqueeze(1)
         return gated_recurrence(forget, inputs, documents, start)
 
-    def join(self, inputs: Shaped[Tensor, "batch seq dim"], *unused: Any, **options: Any) -> Joined:
-        """Remember nothing; see the base class."""
+    def join(
+        self, inputs: Shaped[Tensor, "batch seq dim"], count: int, *unused: Any, **options: Any
+    ) -> Joined:
+        """Remember nothing by itself; see the base class."""
+        if self.kept is not None:
+            self.kept.join(inputs, count)
         return Joined(inputs, None)
 
 
@@ -91,12 +101,13 @@ class DistanceShardPast(DistancePast):
     Args:
         shard: of this process.
         window: how far a query sees.
+        kept: is to remember what tokens behind the shard see.
     """
 
-    def __init__(self, shard: Shard, window: Window):
+    def __init__(self, shard: Shard, window: Window, kept: DistancePast | None = None):
         super().__init__(window)
-        self.shard, self.sides = shard, (window.before, window.after)
-        self.recent = self.recent_shared = NeighbourInputs(shard, window.causal)
+        self.shard, self.sides, self.kept = shard, (window.before, window.after), kept
+        self.recent, self.recent_shared = _neighbour_inputs(shard, window, kept)
 
     def attend(
         self,
@@ -115,6 +126,9 @@ class DistanceShardPast(DistancePast):
         right = 0 if self.shard.group.last else after
         first, end = before - left, joined.shape[2] - (after - right)
         key, value = joined[:, :, first:end].chunk(2, dim=-1)
+        if self.kept is not None:
+            self.kept.remember(key, value, new)
+            self.kept.go_on_at(self.shard.end)
         documents = self.shard.documents_with_neighbours(left, right)
         output, _ = attend(pad(query, (0, 0, left, right)), key, value, documents, **options)
         return output[:, :, left : left + query.shape[2]], None
@@ -128,6 +142,7 @@ class LSHShardPast(LSHPast):
         rotations: that the layer hashes with.
         num_buckets: total number of buckets.
         window: how far a query sees.
+        kept: is to remember what tokens behind the shard see.
     """
 
     def __init__(
@@ -136,10 +151,11 @@ class LSHShardPast(LSHPast):
         rotations: Float[Tensor, "heads dim rounds columns"],
         num_buckets: int,
         window: Window,
+        kept: LSHBandPast | None = None,
     ):
         super().__init__(rotations, num_buckets, window)
-        self.shard = shard
-        self.recent = self.recent_shared = NeighbourInputs(shard, window.causal)
+        self.shard, self.kept = shard, kept
+        self.recent, self.recent_shared = _neighbour_inputs(shard, window, kept)
 
     def attend(
         self,
@@ -155,15 +171,15 @@ class LSHShardPast(LSHPast):
         after, after_buckets = self._take(vectors, buckets, self.window.after, -1)
         left, right = before.shape[2], after.shape[2]
         query, value = torch.cat([before, vectors, after], dim=2).chunk(2, dim=-1)
-        output, _ = lsh_attention(
-            query,
-            value,
-            torch.cat([before_buckets, buckets, after_buckets], dim=-1),
-            self.shard.documents_with_tails(left, right),
-            num_buckets=self.num_buckets + 1,
-            window=self.window,
-            **options,
-        )
+        joined = (query, value, torch.cat([before_buckets, buckets, after_buckets], dim=-1))
+        if self.kept is not None:
+            # It attends in the same way, and the bucket behind all others is its one of padding.
+            output, _ = self.kept.attend(*joined, new, **options)
+            self.kept.go_on_at(self.shard.end)
+        else:
+            documents = self.shard.documents_with_tails(left, right)
+            sizes: dict[str, Any] = {"num_buckets": self.num_buckets + 1, "window": self.window}
+            output, _ = lsh_attention(*joined, documents, **sizes, **options)
         return output[:, :, left : left + vectors.shape[2]], None
 
     def _take(
@@ -214,3 +230,12 @@ class LSHShardPast(LSHPast):
         in_round = own_round == torch.arange(rounds + local, device=device).unsqueeze(1)
         counted = in_round.unsqueeze(-1) & filled.unsqueeze(2)
         return torch.where(counted, bucket.unsqueeze(-1), self.num_buckets)
+
+
+def _neighbour_inputs(
+    shard: Shard, window: Window, kept: Past | None
+) -> tuple[NeighbourInputs, NeighbourInputs]:
+    """Of a short convolution, and of sparse projections."""
+    recents = (None, None) if kept is None else (kept.recent, kept.recent_shared)
+    recent, shared = (NeighbourInputs(shard, window.causal, own) for own in recents)
+    return recent, shared

@@ -48,11 +48,12 @@ class Shard:
 
     Args:
         group: the processes that hold the rows together.
+        end: tokens of each row up to the last one here, padding included.
         marks: of documents and padding; None where no process has either.
     """
 
-    def __init__(self, group: RowGroup, marks: Marks | None = None):
-        self.group, self.marks = group, marks
+    def __init__(self, group: RowGroup, end: int, marks: Marks | None = None):
+        self.group, self.end, self.marks = group, end, marks
 
     def handed_on(self, step: int) -> Bool[Tensor, "batch seq"] | None:
         """Tokens of the document that goes on where ``step`` leads; None for all.
