@@ -3,8 +3,8 @@
     python -m scripts.benchmarks.training.depth
 
 Each run has a process of its own: a model of local and LSH layers in turn, forward and backward.
-Memory does not depend on what else the machine does, so disturbed runs count. For times give a quiet
-machine and `--repeats`: the allocators of a case take turns.
+Memory does not depend on what else the machine does, so disturbed runs count. For times give a
+quiet machine and `--repeats`: the allocators of a case take turns.
 Writes results.json, results.md and a plot to the output folder, and goes on where it stopped.
 """
 
