@@ -88,5 +88,5 @@ class Launcher:
 def launch_options(dtype: torch.dtype, width: int, dropout: bool) -> dict[str, Any]:
     """Ranks that are computed at a time, and how many threads hold them without spilling."""
     block = 64 if dtype.itemsize == 2 and not dropout else 32
-    num_warps = 8 if width > 64 else 4
+    num_warps = 8 if width > 64 and (block == 64 or dtype.itemsize == 4) else 4
     return dict(BLOCK=block, OTHERS=block, num_warps=num_warps, num_stages=1, enable_fp_fusion=True)
