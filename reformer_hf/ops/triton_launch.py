@@ -43,7 +43,6 @@ class Launcher:
             CHUNK=0 if sees == EVERY else order.geometry.chunk_length,
             SEES=sees.value,
         )
-        self.sizes |= launch_options(vectors[0].dtype, self.sizes["WIDTH"], dropout > 0)
 
     def attend(self, ranks: slice, output: Tensor, logsumexp: Tensor) -> None:
         """Write the outputs and log-sum-exps of some ranks to the first rows of two tables."""
@@ -69,8 +68,10 @@ class Launcher:
         windows = slice(ranks.start, ranks.stop + before + after)
         band = isinstance(mask, BandMask)
         length = ranks.stop - ranks.start
+        dtype, has_dropout = self.vectors[0].dtype, self.randomness[0] is not None
+        options = launch_options(kernel, dtype, self.sizes["WIDTH"], has_dropout)
         with torch.cuda.device_of(self.vectors[0]):
-            kernel[(-(-length // self.sizes["BLOCK"]),)](
+            kernel[(-(-length // options["BLOCK"]),)](
                 *self.vectors,
                 order.rows[windows],
                 mask.earlier[ranks] if band else None,
@@ -82,11 +83,15 @@ class Launcher:
                 *self.randomness,
                 *arguments,
                 **self.sizes,
+                **options,
             )
 
 
-def launch_options(dtype: torch.dtype, width: int, dropout: bool) -> dict[str, Any]:
+def launch_options(kernel: Any, dtype: torch.dtype, width: int, dropout: bool) -> dict[str, Any]:
     """Ranks that are computed at a time, and how many threads hold them without spilling."""
-    block = 64 if dtype.itemsize == 2 and not dropout else 32
-    num_warps = 8 if width > 64 else 4
-    return dict(BLOCK=block, OTHERS=block, num_warps=num_warps, num_stages=1, enable_fp_fusion=True)
+    single = dtype.itemsize == 4
+    block = 32 if single or dropout else 64
+    others = 16 if single and kernel is key_gradient_kernel else block  # it has two sums to hold
+    num_warps = 8 if width > 64 and (single or not dropout) else 4
+    sizes = dict(BLOCK=block, OTHERS=others)
+    return dict(**sizes, num_warps=num_warps, num_stages=1, enable_fp_fusion=True)

@@ -30,7 +30,7 @@ GRID = [
 
 def to_source(kernel: Any, dtype: torch.dtype, dim: int, sees: int, dropout: bool) -> ASTSource:
     """A kernel with the types of the arguments that a launch would give it."""
-    options = launch_options(dtype, dim, dropout)
+    options = launch_options(kernel, dtype, dim, dropout)
     absent = {"query_places", "key_places"} if sees == 0 else {"earlier", "later", "yields"}
     absent |= set() if dropout else {"seed"}
     constants = {
@@ -70,8 +70,9 @@ def test_it_compiles_without_spilling(name, target, monkeypatch, capfd, tmp_path
     capability, dtype, dim, sees, dropout = target
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("TRITON_DUMP_PTXAS_LOG", "1")
-    source = to_source(getattr(triton_kernels, name), dtype, dim, sees, dropout)
-    options = launch_options(dtype, dim, dropout)
+    kernel = getattr(triton_kernels, name)
+    source = to_source(kernel, dtype, dim, sees, dropout)
+    options = launch_options(kernel, dtype, dim, dropout)
     options = {key: value for key, value in options.items() if key not in ("BLOCK", "OTHERS")}
     compiled = triton.compile(source, GPUTarget("cuda", capability, 32), options)
     assert compiled.asm["cubin"]

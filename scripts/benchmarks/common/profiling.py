@@ -1,11 +1,16 @@
 """What the profiles of the benchmarks share: labels, and the way up from an event."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import wraps
+from importlib import import_module
 from typing import Any
+from unittest.mock import patch
 
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import record_function
+
+STAGE, OTHER = "stage: ", "other"
 
 
 def labelled(function: Callable, label: str) -> Callable:
@@ -17,6 +22,31 @@ def labelled(function: Callable, label: str) -> Callable:
             return function(*args, **kwargs)
 
     return call
+
+
+@contextmanager
+def labelled_stages(functions: Sequence[tuple[str, str, str]]) -> Iterator[list[str]]:
+    """Label functions in a profile.
+
+    Args:
+        functions: stage, module, and name in it.
+
+    Yields:
+        Those that are not there, because the package has changed.
+    """
+    missing: list[str] = []
+    with ExitStack() as labels:
+        for stage, module_name, path in functions:
+            owner: Any = import_module(module_name)
+            *outer, name = path.split(".")
+            for part in outer:
+                owner = getattr(owner, part, None)
+            function = getattr(owner, name, None)
+            if function is None:
+                missing.append(f"{module_name}.{path}")
+            else:
+                labels.enter_context(patch.object(owner, name, labelled(function, STAGE + stage)))
+        yield missing
 
 
 def outer_names(event: FunctionEvent | None) -> Iterator[str]:

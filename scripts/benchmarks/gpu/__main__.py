@@ -2,16 +2,18 @@
 
 Needs torch with CUDA, Triton, which it brings, and transformers. Checks the numerics of the kernels
 on the device; times them against its peaks; then training and decoding of this package's Reformer,
-with its kernels and block by block, of transformers' Reformer, and of full attention by SDPA, of
-the same widths in bfloat16. Writes results.json and results.md after every case, and goes on where
-it was interrupted. `--smoke` runs everything on a CPU in tiny sizes, which says nothing of speed.
+with its kernels and block by block, of transformers' Reformer, of full attention by SDPA, and of
+Gated DeltaNet where flash-linear-attention is installed, of the same widths in bfloat16; and where
+a decoding step spends its time. Writes results.json and results.md after every case, and goes on
+where it was interrupted. `--smoke` runs everything on a CPU in tiny sizes, which says nothing of
+speed.
 """
 
 import gc
 import sys
+from contextlib import suppress
 from functools import partial
-from importlib.metadata import version
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
@@ -21,14 +23,18 @@ from scripts.benchmarks.common.runs import Planned, do_runs, source_digest
 from scripts.benchmarks.gpu.arguments import (
     GPU_SHAPE,
     KERNELS,
+    LINEAR,
     NUMERICS,
+    PROFILE,
     SMOKE_SHAPE,
     TRAINING,
     GpuBenchmarkArguments,
     GpuCase,
 )
 from scripts.benchmarks.gpu.kernels import examine, time_kernels
+from scripts.benchmarks.gpu.linear import PACKAGE, why_not
 from scripts.benchmarks.gpu.models import decode, train
+from scripts.benchmarks.gpu.profile import profile_decode
 from scripts.benchmarks.gpu.report import render
 
 
@@ -40,11 +46,33 @@ def measure(case: GpuCase, arguments: GpuBenchmarkArguments) -> dict:
             return examine(case, arguments)
         if case.section == KERNELS:
             return time_kernels(case, arguments, shape)
+        if case.section == PROFILE:
+            return profile_decode(case, arguments, shape)
         return (train if case.section == TRAINING else decode)(case, arguments, shape)
-    except (RuntimeError, ValueError) as error:  # OutOfMemoryError is the former
-        return {"error": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
+    except Exception as error:  # Triton's are of no common class
+        first_line = str(error).partition("\n")[0]
+        return {"error": f"{type(error).__name__}: {first_line[:200]}"}
     finally:
-        gc.collect()
+        if arguments.device == "cuda":
+            gc.collect()  # or the next case would begin with this one's memory
+
+
+def leave_out_missing(arguments: GpuBenchmarkArguments) -> dict[str, str]:
+    """Take away the variants that cannot run; returns their reasons."""
+    reason = why_not(torch.device(arguments.device)) if LINEAR in arguments.variants else None
+    if reason is None:
+        return {}
+    arguments.variants = [variant for variant in arguments.variants if variant != LINEAR]
+    return {LINEAR: reason}
+
+
+def versions() -> dict[str, str | None]:
+    """Of packages that bring kernels; None of those that are missing."""
+    found: dict[str, str | None] = dict.fromkeys(("triton", PACKAGE))
+    for name in found:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -59,8 +87,8 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(arguments.num_threads)
     shape = SMOKE_SHAPE if arguments.smoke else GPU_SHAPE
     machine = machine_record()
-    has_triton = find_spec("triton") is not None
-    machine["versions"]["triton"] = version("triton") if has_triton else None
+    machine["versions"] |= versions()
+    left_out = leave_out_missing(arguments)
     settings = {
         "device": arguments.device,
         "smoke": arguments.smoke,
@@ -69,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
         "source": source_digest(),
     }
     summary = f"{shape}, bfloat16 autocast, random weights; medians of {arguments.steps} steps."
-    header = {"machine": machine, "summary": summary, "settings": settings}
+    header = {"machine": machine, "summary": summary, "settings": settings, "left_out": left_out}
     planned = [
         Planned(case._asdict(), str(case), partial(measure, case, arguments))
         for case in arguments.cases()

@@ -8,7 +8,8 @@ from scripts.benchmarks.common.cores import usable_cores
 from scripts.benchmarks.common.peers import ModelShape
 
 NUMERICS, KERNELS, TRAINING, DECODING = "numerics", "kernels", "training", "decoding"
-SECTIONS = (NUMERICS, KERNELS, TRAINING, DECODING)
+PROFILE = "profile"
+SECTIONS = (NUMERICS, KERNELS, TRAINING, DECODING, PROFILE)
 
 GPU_SHAPE = ModelShape(hidden_size=512, num_attention_heads=8, feed_forward_size=2048)
 SMOKE_SHAPE = ModelShape(
@@ -21,8 +22,11 @@ VARIANTS = {
     "blockwise": "reformer_hf, block by block",
     "stock": "transformers' Reformer",
     "gpt2": "full attention (GPT-2, SDPA)",
+    "gated_deltanet": "Gated DeltaNet (flash-linear-attention)",
 }
 """Names of the variants in arguments and files, to names in tables."""
+OURS = ("auto", "blockwise")
+LINEAR = "gated_deltanet"
 
 
 class GpuCase(NamedTuple):
@@ -86,4 +90,5 @@ class GpuBenchmarkArguments:
             for length in sorted(lengths):
                 peers = () if length <= self.max_length_peers else ("stock", "gpt2")
                 cases += [GpuCase(section, v, length) for v in self.variants if v not in peers]
+        cases.append(GpuCase(PROFILE, OURS[0], max(self.contexts)))
         return [case for case in cases if case.section in self.sections]

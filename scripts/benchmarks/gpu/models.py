@@ -8,9 +8,16 @@ from statistics import median
 import torch
 
 from scripts.benchmarks.common.peers import CachedModel, ModelShape, build
-from scripts.benchmarks.gpu.arguments import GpuBenchmarkArguments, GpuCase
+from scripts.benchmarks.gpu.arguments import LINEAR, OURS, GpuBenchmarkArguments, GpuCase
+from scripts.benchmarks.gpu.linear import GatedDeltaNet
 
 PREFILL_TOKENS = 2**14
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for what the device was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def time_steps(
@@ -21,8 +28,7 @@ def time_steps(
     for number in range(warmup + steps):
         start = time.perf_counter()
         step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        synchronize(device)
         if number >= warmup:
             seconds.append(time.perf_counter() - start)
         if seconds and time.perf_counter() - begin > limit:
@@ -47,11 +53,14 @@ def new_subject(
 ) -> CachedModel:
     """A model of a variant on the device, with an empty cache."""
     torch.manual_seed(0)
-    ours = case.variant not in ("stock", "gpt2")
-    name = "band" if ours else case.variant
-    subject: CachedModel = build(name, replace(shape, max_positions=positions), PREFILL_TOKENS)
+    shape = replace(shape, max_positions=positions)
+    if case.variant == LINEAR:
+        subject: CachedModel = GatedDeltaNet(shape)
+    else:
+        name = "band" if case.variant in OURS else case.variant
+        subject = build(name, shape, PREFILL_TOKENS)
     subject.model.to(device)  # type: ignore[arg-type]
-    if ours:
+    if case.variant in OURS:
         subject.model.set_attn_implementation(case.variant)
     return subject
 
@@ -85,17 +94,25 @@ def train(case: GpuCase, arguments: GpuBenchmarkArguments, shape: ModelShape) ->
     }
 
 
-@torch.no_grad()
-def decode(case: GpuCase, arguments: GpuBenchmarkArguments, shape: ModelShape) -> dict:
-    """Milliseconds of a token after a context, and peak bytes."""
+def prefilled(
+    case: GpuCase, arguments: GpuBenchmarkArguments, shape: ModelShape
+) -> tuple[CachedModel, torch.Tensor]:
+    """A model that has read a context, and a token, (1, 1), for its steps."""
     device = torch.device(arguments.device)
     positions = case.length + 2 * (arguments.warmup + arguments.tokens)
     subject = new_subject(case, shape, positions, device)
     ids = torch.randint(1, shape.vocab_size, (1, case.length), device=device)
-    token = ids[:, :1]
+    subject.prefill(ids)
+    return subject, ids[:, :1]
+
+
+@torch.no_grad()
+def decode(case: GpuCase, arguments: GpuBenchmarkArguments, shape: ModelShape) -> dict:
+    """Milliseconds of a token after a context, and peak bytes."""
+    device = torch.device(arguments.device)
     begin_peak(device)
     with autocast(device):
-        subject.prefill(ids)
+        subject, token = prefilled(case, arguments, shape)
         limits = (arguments.warmup, arguments.tokens, arguments.max_seconds)
         seconds = time_steps(lambda: subject.forward(token), device, *limits)
     return {

@@ -3,14 +3,24 @@
 from collections.abc import Sequence
 
 from scripts.benchmarks.common.tables import length_table, table
-from scripts.benchmarks.gpu.arguments import DECODING, KERNELS, NUMERICS, TRAINING, VARIANTS
+from scripts.benchmarks.gpu.arguments import (
+    DECODING,
+    KERNELS,
+    NUMERICS,
+    PROFILE,
+    TRAINING,
+    VARIANTS,
+)
+from scripts.benchmarks.gpu.linear import PACKAGE
 
 
 def render(header: dict, runs: Sequence[dict]) -> str:
     """results.md of header and runs."""
     machine = header["machine"]
     versions = ", ".join(
-        f"{name} {machine['versions'].get(name)}" for name in ("torch", "triton", "transformers")
+        f"{name} {found}"
+        for name in ("torch", "triton", "transformers", PACKAGE)
+        if (found := machine["versions"].get(name))
     )
     device = machine["accelerator"] if header["settings"]["device"] == "cuda" else None
     lines = [
@@ -24,10 +34,16 @@ def render(header: dict, runs: Sequence[dict]) -> str:
     lines += _attention_section(done)
     lines += _length_section(done, TRAINING, "Training", "tokens_per_second", ",.0f")
     lines += _length_section(done, DECODING, "Decoding", "milliseconds_per_token", ",.2f")
-    failed = [[str(run["section"]), run["variant"], f"{run['length']:,}", run["error"]]
-              for run in runs if "error" in run]  # fmt: skip
+    lines += [line for run in done if run["section"] == PROFILE for line in _profile_section(run)]
+    failed = [["all", variant, "-", reason] for variant, reason in header["left_out"].items()]
+    failed += [[str(run["section"]), run["variant"], f"{run['length']:,}", run["error"]]
+               for run in runs if "error" in run]  # fmt: skip
     if failed:
-        lines += ["## What failed", "", *table(["section", "variant", "tokens", "error"], failed)]
+        lines += [
+            "## What failed or is missing",
+            "",
+            *table(["section", "variant", "tokens", "error"], failed),
+        ]
     return "\n".join(lines)
 
 
@@ -51,6 +67,29 @@ def _kernel_cells(run: dict) -> list[str]:
         *(run["variant"], run["implementation"], f"{run['length']:,}", f"{1000 * seconds:.3f}"),
         *(f"{run['flop'] / seconds / 1e12:.2f}", f"{run['bytes'] / seconds / 1e9:.0f}"),
         *(f"{run[key]:.1%}" if key in run else "-" for key in shares),
+    ]
+
+
+def _profile_section(run: dict) -> list[str]:
+    def rows(key: str) -> list[list[str]]:
+        whole = [sum(one[place] for one in run["parts"]) for place in (2, 3)]
+        return [
+            [name, f"{kernels:.1f}", f"{host:.3f}", f"{device:.3f}",
+             *(f"{part / all_parts:.1%}" if all_parts else "-"
+               for part, all_parts in zip((host, device), whole, strict=True))]
+            for name, kernels, host, device in run[key]
+        ]  # fmt: skip
+
+    columns = ["kernels", "ms of host", "ms of device", "of host", "of device"]
+    return [
+        f"## A decoding step after {run['length']:,} tokens, by part",
+        "",
+        f"Mean of {run['steps']} steps, with the profiler's own overhead.",
+        "",
+        *table(["part", *columns], rows("parts")),
+        f"The {len(run['operators'])} operators that take longest, without those that they call:",
+        "",
+        *table(["operator", *columns], rows("operators")),
     ]
 
 

@@ -6,22 +6,23 @@ labelled function is `other`. A gradient belongs to the stage in which autograd 
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from importlib import import_module
-from typing import Any
-from unittest.mock import patch
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from scripts.benchmarks.common.profiling import innermost, labelled, outer_names
+from scripts.benchmarks.common.profiling import (
+    OTHER,
+    STAGE,
+    innermost,
+    labelled_stages,
+    outer_names,
+)
 
-STAGE, PHASE = "stage: ", "phase: "
+PHASE = "phase: "
 NODE = "autograd::engine::evaluate_function: "
 ACCUMULATION = "torch::autograd::AccumulateGrad"
-OTHER = "other"
 PHASES = ("forward", "replay", "gradients")
 MOST_STEPS = 3  # profiled; a step has tens of thousands of events
 
@@ -52,31 +53,6 @@ LABELLED = (
 """Stages, and the functions whose time is theirs, less that of labelled functions inside."""
 
 STAGES = (*dict.fromkeys(stage for stage, _, _ in LABELLED), OTHER)
-
-
-@contextmanager
-def labelled_stages(functions: Sequence[tuple[str, str, str]] = LABELLED) -> Iterator[list[str]]:
-    """Label functions in a profile.
-
-    Args:
-        functions: stage, module, and name in it.
-
-    Yields:
-        Those that are not there, because the package has changed.
-    """
-    missing: list[str] = []
-    with ExitStack() as labels:
-        for stage, module_name, path in functions:
-            owner: Any = import_module(module_name)
-            *outer, name = path.split(".")
-            for part in outer:
-                owner = getattr(owner, part, None)
-            function = getattr(owner, name, None)
-            if function is None:
-                missing.append(f"{module_name}.{path}")
-            else:
-                labels.enter_context(patch.object(owner, name, labelled(function, STAGE + stage)))
-        yield missing
 
 
 def profile_stages(
@@ -114,7 +90,10 @@ def profile_stages(
     start = time.perf_counter()
     step()
     plain = time.perf_counter() - start
-    with labelled_stages() as missing, profile(activities=[ProfilerActivity.CPU]) as profiler:
+    with (
+        labelled_stages(LABELLED) as missing,
+        profile(activities=[ProfilerActivity.CPU]) as profiler,
+    ):
         for _ in range(steps):
             step()
     spent = share_out(profiler.events() or [])

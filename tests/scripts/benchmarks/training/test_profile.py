@@ -8,14 +8,8 @@ from reformer_hf.models import layers
 from reformer_hf.nn.feed_forward import OutputProjection
 from reformer_hf.nn.reversible import ReversibleCoupling
 from reformer_hf.ops import attention
-from scripts.benchmarks.training.profile import (
-    NODE,
-    PHASE,
-    STAGE,
-    STAGES,
-    labelled_stages,
-    share_out,
-)
+from scripts.benchmarks.common.profiling import STAGE, labelled_stages
+from scripts.benchmarks.training.profile import LABELLED, NODE, PHASE, STAGES, share_out
 from scripts.benchmarks.training.run import measure
 from tests.scripts.benchmarks.tiny import SHAPE
 from tests.scripts.benchmarks.training.tiny_runs import tiny_training_run
@@ -43,7 +37,7 @@ def test_all_stages_are_found(variant, monkeypatch):
 def test_functions_are_put_back():
     before = attention.sort_by_bucket
     own = "forward" in vars(OutputProjection)
-    with labelled_stages() as missing:
+    with labelled_stages(LABELLED) as missing:
         assert attention.sort_by_bucket is not before
         assert missing == []
     assert attention.sort_by_bucket is before
