@@ -43,6 +43,7 @@ from typing import Generic, NamedTuple, TypeVar, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch._C import _autograd
 from torch.autograd.graph import saved_tensors_hooks
 
 from reformer_hf.nn.stream_pieces import GrowingSum, accumulate, cut, cut_gathering
@@ -62,7 +63,7 @@ MODIFIED = "uses a tensor that was modified in place between forward and backwar
 
 # Whether backward will leave its graph for another one; a torch without this might.
 _keeps_graph: Callable[[], bool] = getattr(
-    torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True
+    _autograd, "_get_current_graph_task_keep_graph", lambda: True
 )
 
 T = TypeVar("T")
