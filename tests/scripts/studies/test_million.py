@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from scripts.studies import million
-from scripts.studies.million import StepArguments, main
+from scripts.studies.million import __main__ as million
+from scripts.studies.million.__main__ import main
+from scripts.studies.million.arguments import StepArguments
 from tests import processes
 
 TINY = ["--num_tokens", "400", "--num_hidden_layers", "2", "--hidden_size", "16"]

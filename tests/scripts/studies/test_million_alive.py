@@ -3,7 +3,7 @@
 import json
 from types import SimpleNamespace
 
-from scripts.studies.alive import NODE, Made, at_peak, main
+from scripts.studies.million.alive import NODE, Made, at_peak, main
 
 
 def event(name, children=(), **fields):

@@ -1,7 +1,7 @@
 """What is alive at the peak of a training step on a long row, by the code that made it.
 
-    python -m scripts.studies.alive                                # sizes of the million-token step
-    python -m scripts.studies.alive --preset crime-and-punishment
+    python -m scripts.studies.million.alive                      # sizes of the million-token step
+    python -m scripts.studies.million.alive --preset crime-and-punishment
 
 Profiles forward and backward on `--num_tokens` tokens, with parameters and their gradients left
 out. A process needs more than this: its libraries, and what the allocator does not use again. Most
@@ -27,7 +27,7 @@ from reformer_hf.training.storage import write_json
 from scripts.benchmarks.common.arguments import make_parser
 from scripts.benchmarks.common.tables import table
 from scripts.studies.library import read_ids
-from scripts.studies.million import StepArguments
+from scripts.studies.million.arguments import StepArguments
 
 PACKAGE, NODE, OPERATOR = "reformer_hf/", "autograd::engine::evaluate_function: ", "aten::"
 SHOWN = 0.02  # of a stream: smaller ones are added up
@@ -153,7 +153,7 @@ def report(arguments: AliveArguments, alive: Alive) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Measure, and write the result."""
-    parser = make_parser([AliveArguments], "studies.alive", __doc__)
+    parser = make_parser([AliveArguments], "studies.million.alive", __doc__)
     (arguments,) = parser.parse_args_into_dataclasses(argv)
     if arguments.num_threads:
         torch.set_num_threads(arguments.num_threads)
