@@ -37,6 +37,7 @@ class ReformerHFCacheLayer(CacheLayerMixin):
 
         In order of the row, of a local layer only the last ones, those that a later token can still
         see; of a layer that shares queries and keys, at unit length (times `sqrt(head_dim)`).
+        Behind a prompt that several processes read: see `Past.keys`.
         """
         return None if self.past is None else self.past.keys
 

@@ -23,7 +23,8 @@ def lay_out_shard(
 
     A cache holds one document a row, without padding.
 
-    All processes raise the same errors but those of shapes, so that none waits for another in vain.
+    All processes raise the same errors, so that none waits for another in vain, but those of shapes
+    and of a cache that only some have filled.
 
     Raises:
         ValueError: naming the argument, its value and the fix.

@@ -19,8 +19,7 @@ What holds between the parts:
 - Between forward and backward only the last step holds streams (its two outputs). Every earlier
   step gets its outputs from the next step, which rebuilds them as its own inputs when it is
   inverted and hands them over once. A stream that a step has rebuilt is overwritten by the next
-  to be rebuilt from it. So are the last two outputs, unless something else holds their memory or
-  backward retains its graph.
+  to be rebuilt from it.
 - A replay repeats its forward: same random numbers, autocast state, gradient flags and discrete
   decisions (`Decision`, `recalled_decision`). It must save the same tensors in the same order,
   which is checked.
@@ -43,7 +42,6 @@ from typing import Generic, NamedTuple, TypeVar, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch._C import _autograd
 from torch.autograd.graph import saved_tensors_hooks
 
 from reformer_hf.nn.stream_pieces import GrowingSum, accumulate, cut, cut_gathering
@@ -60,11 +58,6 @@ Lengths = int | Sequence[int]
 """Places given to a sub-layer at a time, 0 for all; the same for all terms, or one for each."""
 
 MODIFIED = "uses a tensor that was modified in place between forward and backward"
-
-# Whether backward will leave its graph for another one; a torch without this might.
-_keeps_graph: Callable[[], bool] = getattr(
-    _autograd, "_get_current_graph_task_keep_graph", lambda: True
-)
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable)
@@ -241,13 +234,14 @@ class _Ends:
     """The two outputs of the last step, held for backward or until a step follows."""
 
     def __init__(self, source: Tensor, output: Tensor) -> None:
-        self.streams: tuple[Tensor, Tensor] | None = (source.detach(), output.detach())
+        self.streams = (source.detach(), output.detach())
         self.versions = (source._version, output._version)
 
     def check_continued_by(self, target: Tensor, source: Tensor) -> None:
         """Raises ValueError unless the next step starts from these streams."""
-        ends = self.streams or ()
-        for stream, held, version in zip((target, source), ends, self.versions, strict=True):
+        for stream, held, version in zip(
+            (target, source), self.streams, self.versions, strict=True
+        ):
             # FSDP2 passes the streams on as views, hence no test of identity.
             same = stream.untyped_storage() is held.untyped_storage()
             moved = stream.device != held.device
@@ -258,23 +252,10 @@ class _Ends:
                 )
 
     def take_inputs(self) -> "_Inputs":
-        """Returns what a following step would: its target and its source.
-
-        Raises:
-            RuntimeError: where a final stream was modified, or a backward before has used it up.
-        """
-        if self.streams is None:
-            raise RuntimeError(
-                "a second backward through the layers needs retain_graph=True before"
-            )
+        """Returns what a following step would: its target and its source."""
         if tuple(stream._version for stream in self.streams) != self.versions:
             raise RuntimeError("a final stream was modified in place between forward and backward")
-        # A step may write to a stream that nobody else sees, now or in another backward.
-        own_target, own_source = (not _keeps_graph() and _is_alone(x) for x in self.streams)
-        inputs = _Inputs(*self.streams, own_target, own_source)
-        if own_target or own_source:
-            self.streams = None
-        return inputs
+        return _Inputs(*self.streams, own_target=False, own_source=False)
 
 
 class _Inputs(NamedTuple):
@@ -469,15 +450,6 @@ def _describe(tensor: Tensor, source_storage: int, source_version: int) -> tuple
     """Shape, dtype and version of a saved tensor; of views of the source, since it was given."""
     is_source = tensor.untyped_storage()._cdata == source_storage
     return tensor.shape, tensor.dtype, tensor._version - (source_version if is_source else 0)
-
-
-def _is_alone(tensor: Tensor) -> bool:
-    """Whether no other tensor, nor anything else, has the memory of this one."""
-    return _uses(tensor) == _uses(torch.empty(0))
-
-
-def _uses(tensor: Tensor) -> int:
-    return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
 
 
 def _terms(sublayer: SubLayer | Terms, piece_length: Lengths) -> list[tuple[SubLayer, int]]:

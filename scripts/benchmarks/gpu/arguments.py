@@ -90,5 +90,6 @@ class GpuBenchmarkArguments:
             for length in sorted(lengths):
                 peers = () if length <= self.max_length_peers else ("stock", "gpt2")
                 cases += [GpuCase(section, v, length) for v in self.variants if v not in peers]
-        cases.append(GpuCase(PROFILE, OURS[0], max(self.contexts)))
+        if OURS[0] in self.variants:
+            cases.append(GpuCase(PROFILE, OURS[0], max(self.contexts)))
         return [case for case in cases if case.section in self.sections]

@@ -114,10 +114,10 @@ def at_peak(roots: list[Any]) -> Alive:
 
 def allocations(events: list[Any]) -> Iterator[Any]:
     """Where memory comes and goes, in the order of the tree."""
-    waiting = list(events)
+    waiting = [*reversed(events)]
     while waiting:
         event = waiting.pop()
-        waiting += event.children
+        waiting += reversed(event.children)
         if hasattr(event.extra_fields, "alloc_size"):
             yield event
 

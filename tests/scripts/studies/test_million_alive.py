@@ -46,7 +46,7 @@ def test_a_step_is_profiled_and_recorded(tmp_path, capsys):
     result = json.loads((tmp_path / "million.json").read_text(encoding="utf-8"))
     stream = 4 * 400 * 16
     assert result["bytes"] > 4 * stream
-    assert any("nn/stream_pieces.py" in made["place"] for made in result["made"])
+    assert {"nn", "ops"} & {made["place"].partition("/")[0] for made in result["made"]}
     table = (tmp_path / "million.md").read_text(encoding="utf-8")
     assert table.strip() in capsys.readouterr().out
     assert f"| all |  | {result['bytes'] / stream:.2f} |" in table
