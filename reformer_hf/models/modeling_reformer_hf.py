@@ -301,7 +301,7 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         }
         cache = choose_cache(self.config, past_key_values, use_cache, seq_idx)
         if self.sequence_parallel is not None:
-            check_shard_pass(cache, options["output_attentions"])
+            check_shard_pass(options["output_attentions"])
             rows = (input_ids, inputs_embeds, attention_mask, position_ids, seq_idx)
             options["return_streams"] = bool(return_streams)
             with torch.set_grad_enabled(torch.is_grad_enabled() and cache is None):
@@ -375,7 +375,8 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
         A cache remembers what tokens behind this part see of all tokens up to its end.
         """
         given = (inputs_embeds, attention_mask, position_ids, seq_idx)
-        shard, position_ids = lay_out_shard(self.config, group, *given, cached=cache is not None)
+        held = None if cache is None else cache.get_seq_length()
+        shard, position_ids = lay_out_shard(self.config, group, *given, cached=held)
         new = NewTokens(position_ids, padded=False)
         if cache is None:
             seed = self._draw_hash_seed(inputs_embeds.device)  # weights may lie elsewhere

@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
-from transformers.cache_utils import Cache
 
 from reformer_hf.models.cache_reformer_hf import Remembered
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
@@ -183,25 +182,20 @@ class Sharded(NamedTuple):
             self.cached.leave()
 
 
-def check_shard_pass(cache: Cache | None, maps: MapForm | None) -> None:
+def check_shard_pass(maps: MapForm | None) -> None:
     """Refuse what a pass of a shard has none of.
 
     Args:
-        cache: that is to remember it, or None.
         maps: which attention maps are asked for.
 
     Raises:
         ValueError: naming the argument and the fix.
     """
-    wrong = {"output_attentions": maps is not None}
-    if cache is not None:
-        wrong["past_key_values that hold tokens"] = cache.get_seq_length() > 0
-    for name, found in wrong.items():
-        if found:
-            raise ValueError(
-                f"{name} in a row over several processes: call set_sequence_parallel(None) first, "
-                "and give whole rows, or what comes behind the cached tokens"
-            )
+    if maps is not None:
+        raise ValueError(
+            "output_attentions in a row over several processes: call set_sequence_parallel(None) "
+            "first, and give whole rows"
+        )
 
 
 def check_sequence_parallel(config: ReformerHFConfig) -> None:

@@ -17,21 +17,21 @@ def lay_out_shard(
     attention_mask: Tensor | None,
     position_ids: Tensor | None,
     seq_idx: Tensor | None,
-    cached: bool,
+    cached: int | None,
 ) -> tuple[Shard, Tensor]:
     """Find the documents of a shard and the positions of its tokens, (batch, seq).
 
-    A cache holds one document a row, without padding.
+    A cache holds one document a row, without padding. `cached` are the tokens that it holds before
+    this pass; None for no cache.
 
-    All processes raise the same errors, so that none waits for another in vain, but those of shapes
-    and of a cache that only some have filled.
+    All processes raise the same errors but those of shapes, so that none waits for another in vain.
 
     Raises:
         ValueError: naming the argument, its value and the fix.
     """
     given = (inputs_embeds, attention_mask, position_ids, seq_idx)
     shard, position_ids = _find_places(config, group, *given, cached)
-    if cached and shard.marks is not None:
+    if cached is not None and shard.marks is not None:
         raise ValueError(
             "use_cache=True in a row over several processes with padding in attention_mask, or "
             "with position_ids that do not go on by one: give rows of one length, one document each"
@@ -49,7 +49,7 @@ def _find_places(
     attention_mask: Tensor | None,
     position_ids: Tensor | None,
     seq_idx: Tensor | None,
-    cached: bool,
+    cached: int | None,
 ) -> tuple[Shard, Tensor]:
     """The same, whatever positions the model has."""
     given = (attention_mask, position_ids, seq_idx)
@@ -57,7 +57,9 @@ def _find_places(
     batch, seq = inputs_embeds.shape[:2]
     device, reach = inputs_embeds.device, neighbour_reach(config)
     padded = attention_mask is not None and not attention_mask.all()
-    header = [batch, padded, *(x is not None for x in given), cached, seq]
+    # Of a cache 1 if it is empty, 2 if it holds tokens.
+    state = 0 if cached is None else 1 + (cached > 0)
+    header = [batch, padded, *(x is not None for x in given), state, seq]
     headers = group.gather(torch.tensor(header, dtype=torch.int64, device=device)).tolist()
     _check_headers(headers, reach)
     offset = sum(other[-1] for other in headers[: group.index])
@@ -93,15 +95,26 @@ def neighbour_reach(config: ReformerHFConfig) -> int:
 
 
 def _check_headers(headers: list[list[int]], reach: int) -> None:
-    """Check that the parts of all processes make rows: batch, padded, which arguments, tokens."""
+    """Check that the parts of all processes make rows.
+
+    Args:
+        headers: of each process: batch, padded, which arguments are given, state of the cache,
+            tokens.
+        reach: tokens of a neighbour that layers see.
+    """
     if len({header[0] for header in headers}) > 1:
         raise ValueError(
             f"the processes of a row give {[header[0] for header in headers]} rows: give as many"
         )
     names = ("attention_mask", "position_ids", "seq_idx", "use_cache")
     for index, name in enumerate(names, start=2):
-        if len({header[index] for header in headers}) > 1:
+        if len({header[index] > 0 for header in headers}) > 1:
             raise ValueError(f"only some processes of a row give {name}: give it on all or on none")
+    if max(header[-2] for header in headers) > 1:
+        raise ValueError(
+            "past_key_values that hold tokens in a row over several processes: call "
+            "set_sequence_parallel(None) first, and give what comes behind the cached tokens"
+        )
     shortest = min(header[-1] for header in headers)
     if shortest < reach:
         raise ValueError(

@@ -259,6 +259,7 @@ def refusals() -> dict[str, str]:
     falling = torch.full_like(ids, parallel.size - parallel.rank)
     torn = torch.ones_like(ids)
     torn[:, 3] = 0
+    filled = model(input_ids=ids, use_cache=True).past_key_values
     passes = {
         "short": {"input_ids": ids[:, :2] if last else ids},
         "rows": {"input_ids": ids[:1] if last else ids},
@@ -267,6 +268,10 @@ def refusals() -> dict[str, str]:
         "torn": {"input_ids": ids, "attention_mask": torn},
         "far": {"input_ids": ids, "position_ids": torch.full_like(ids, 300 if last else 0)},
         "cache": {"input_ids": ids, "use_cache": last},
+        "filled": {
+            "input_ids": ids,
+            **({"past_key_values": filled} if last else {"use_cache": True}),
+        },
         "maps": {"input_ids": ids, "output_attentions": True},
     }
     return {name: message(partial(model, **inputs), ValueError) for name, inputs in passes.items()}

@@ -130,6 +130,7 @@ def test_rows_and_their_parts_are_two_dimensions_of_processes(run_of, name: str)
         ("torn", "padding stands between"),
         ("far", "position 300 is outside the 96 positions"),
         ("cache", "only some processes of a row give use_cache"),
+        ("filled", "past_key_values that hold tokens in a row over several processes"),
         ("maps", "output_attentions in a row over several processes"),
     ],
 )
