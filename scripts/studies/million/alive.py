@@ -64,6 +64,9 @@ class AliveArguments(StepArguments):
     output_dir: str = argument("outputs/alive", "Output folder.")
     num_tokens: int | None = argument(2**15, "Tokens of the sequence.")
     num_hidden_layers: int = argument(4, "Layers: local, LSH in turn.")
+    # Short like the row: pieces of 4,096 would be the peak here, and are nothing to a million.
+    chunk_size_feed_forward: int = argument(512, "Tokens in the feed-forward sub-layer at a time.")
+    chunk_size_lm_head: int = argument(512, "Tokens whose logits are held at a time.")
 
 
 def measure(arguments: AliveArguments) -> Alive:
