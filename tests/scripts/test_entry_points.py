@@ -14,6 +14,7 @@ ENTRY_POINTS = {
     "benchmarks.swapping.__main__",
     "benchmarks.training.__main__",
     "benchmarks.training.depth",
+    "benchmarks.training.earlier",
     "studies.bucket_flips",
     "studies.cached_difference",
     "studies.classification.__main__",

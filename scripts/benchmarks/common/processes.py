@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
@@ -32,14 +32,31 @@ def run_process(
     """
     variables = dict(os.environ if environment is None else environment)
     paths = os.pathsep.join(filter(None, [str(ROOT), variables.get("PYTHONPATH")]))
+    return run_command(["-c", CHILD, module], request, timeout, variables | {"PYTHONPATH": paths})
+
+
+def run_command(
+    words: Sequence[str], request: dict, timeout: float, environment: Mapping[str, str]
+) -> dict:
+    """Do a run in a new interpreter, whose last line is the answer in JSON.
+
+    Args:
+        words: what the interpreter is given.
+        request: what its standard input gets as JSON.
+        timeout: seconds.
+        environment: of the process.
+
+    Returns:
+        As of `run_process`.
+    """
     try:
         process = subprocess.run(
-            [sys.executable, "-c", CHILD, module],
+            [sys.executable, *words],
             input=json.dumps(request),
             capture_output=True,
             text=True,
             timeout=timeout,
-            env=variables | {"PYTHONPATH": paths},
+            env=environment,
         )
     except subprocess.TimeoutExpired:
         return {"error": f"given up after {timeout:.0f} seconds"}

@@ -1,0 +1,111 @@
+"""The comparison with an earlier commit: its package as it was, runs in turn, ratios of pairs."""
+
+import subprocess
+
+import pytest
+import torch
+
+from scripts.benchmarks.training import alone
+from scripts.benchmarks.training import earlier as benchmark
+from scripts.benchmarks.training.earlier import (
+    HERE,
+    EarlierArguments,
+    EarlierCase,
+    extract_package,
+    main,
+    render,
+)
+from tests.scripts.benchmarks.tiny import TINY, rendered_and_written, results_of, words_of
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A tree of two commits; its package has a file in the first, another text in the second."""
+    root = tmp_path / "root"
+    (root / "reformer_hf").mkdir(parents=True)
+    git = ["git", "-C", str(root), "-c", "user.name=n", "-c", "user.email=e@x"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    for text in ("old", "new"):
+        (root / "reformer_hf" / "file.py").write_text(text)
+        subprocess.run([*git, "add", "."], check=True)
+        subprocess.run([*git, "commit", "-q", "-m", text], check=True)
+    monkeypatch.setattr(benchmark, "ROOT", root)
+    return root
+
+
+def test_the_package_is_that_of_the_commit(repository, tmp_path):
+    name = extract_package("HEAD~1", tmp_path / "code")
+    assert (tmp_path / "code" / "reformer_hf" / "file.py").read_text() == "old"
+    assert len(name) >= 7
+    with pytest.raises(ValueError, match="commit=HEAD~9: git does not know it"):
+        extract_package("HEAD~9", tmp_path / "code")
+
+
+def test_a_commit_without_the_package_is_refused(repository, tmp_path):
+    git = ["git", "-C", str(repository), "-c", "user.name=n", "-c", "user.email=e@x"]
+    subprocess.run([*git, "mv", "reformer_hf", "other"], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "moved"], check=True)
+    with pytest.raises(ValueError, match="commit=HEAD has no folder reformer_hf"):
+        extract_package("HEAD", tmp_path / "code")
+
+
+def test_tiny_runs_take_turns_and_are_gone_on_with(repository, tmp_path, monkeypatch):
+    started = []
+
+    def run_here(words, request, timeout, environment):
+        started.append((environment["PYTHONPATH"], "THP_MEM_ALLOC_ENABLE" in environment))
+        assert words == ["-P", "-c", benchmark.CHILD, alone.__file__]
+        assert request["fields"]["attn_layers"] == ["local", "lsh", "local"]
+        return alone.measure(request)
+
+    monkeypatch.setattr(benchmark, "run_command", run_here)
+    threads = torch.get_num_threads()
+    sizes = {"commit": "HEAD~1", "output_dir": tmp_path / "out", "lengths": 64, "depths": 3}
+    sizes |= {"repeats": 2, "steps": 1, "warmup": 1, "num_threads": threads}
+    words = words_of(sizes | TINY)
+    assert main(words) == 0
+    earlier, here = str(tmp_path / "out" / "code"), str(repository)
+    assert started == 2 * [(earlier, False), (here, False), (here, True)]
+    assert all(run["peak_bytes"] > 0 for run in results_of(tmp_path / "out")["runs"])
+    assert main(words) == 0 and len(started) == 6
+
+
+def test_a_child_imports_nothing_but_the_package():
+    text = benchmark.ALONE.read_text(encoding="utf-8")
+    assert "scripts" not in [
+        line.split()[1].split(".")[0]
+        for line in text.splitlines()
+        if line.startswith(("import", "from"))
+    ]
+
+
+def test_ratios_are_of_pairs():
+    runs = [
+        {**EarlierCase(code, allocator, 1024, "float32", 4)._asdict(), "repeat": repeat}
+        | {"seconds_per_step": seconds, "peak_bytes": 5e8}
+        for repeat, scale in enumerate((1.0, 2.0))
+        for code, allocator, seconds in (
+            ("abc1234", "default", 2.0 * scale),
+            (HERE, "default", 1.5 * scale),
+            (HERE, "scripts", 1.0 * scale),
+        )
+    ]
+    machine = {"date": "2020-01-01", "processor": "p", "torch_threads": 1}
+    machine["versions"] = {"torch": "1", "transformers": "1"}
+    header = {"machine": machine, "summary": "", "settings": {"commit": "abc1234"}}
+    rows = [line for line in render(header, runs).splitlines() if line.startswith("| 1K")]
+    assert [row.split(" | ")[3:7] for row in rows] == [
+        ["abc1234", "glibc as it is", "3.00 (2.00 to 4.00)", ""],
+        [HERE, "glibc as it is", "2.25 (1.50 to 3.00)", "0.75 (0.75 to 0.75)"],
+        [HERE, "as the scripts set it", "1.50 (1.00 to 2.00)", "0.50 (0.50 to 0.50)"],
+    ]
+
+
+def test_wrong_arguments_are_named():
+    assert "lengths=[0]" in EarlierArguments(lengths=[0]).problem()
+    assert "depths=[]" in EarlierArguments(depths=[]).problem()
+
+
+def test_recorded_results_give_the_same_report():
+    rendered, written = rendered_and_written(render, "earlier/results")
+    assert rendered == written
