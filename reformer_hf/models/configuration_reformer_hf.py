@@ -109,6 +109,9 @@ class ReformerHFConfig(PreTrainedConfig):
         deduplicate_rounds (`bool`): count a key that several rounds show once.
         lsh_local_round (`bool`): one more round in LSH layers, in which all tokens of a document
             share a bucket, so that a query also sees its nearest tokens. `band` scope only.
+        lsh_next_values (`bool`): a query of an LSH layer takes from a key the value of the token
+            that follows it, so that it finds what followed when its like stood there before. With
+            `lsh_local_round` only.
         conv_kernel (`int`): tokens that a short depthwise convolution on the input of attention
             sees, the own one included; in bidirectional layers as many on either side. 0, the
             default, for none.
@@ -216,6 +219,7 @@ class ReformerHFConfig(PreTrainedConfig):
     share_rotations: bool | None = None
     deduplicate_rounds: bool = False
     lsh_local_round: bool = False
+    lsh_next_values: bool = False
     conv_kernel: int = 0
     use_qk_norm: bool = False
     attention_sparsity: int = 0

@@ -401,6 +401,11 @@ def _check_windows(config: Any) -> None:
         raise ValueError(
             "lsh_local_round=True with attention_scope='chunk': use the band scope, or leave it out"
         )
+    if config.lsh_next_values and not config.lsh_local_round:
+        raise ValueError(
+            "lsh_next_values=True without a local round, in which every token but the first sees "
+            "another: set lsh_local_round to True"
+        )
     window = config.attention_window("lsh", causal=False)
     if config.attention_scope == "band" and len(window.offsets) == 1:
         raise ValueError(

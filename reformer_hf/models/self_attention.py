@@ -60,6 +60,7 @@ def build_self_attention(config: ReformerHFConfig, layer_index: int) -> SelfAtte
         num_hashes=config.num_hashes,
         deduplicate_rounds=config.deduplicate_rounds,
         local_round=config.lsh_local_round,
+        next_values=config.lsh_next_values,
         layer_index=layer_index,
         chunk_lengths=config.chunk_lengths(),
         **common,

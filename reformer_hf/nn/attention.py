@@ -27,6 +27,7 @@ from reformer_hf.ops.attention import local_attention, lsh_attention
 from reformer_hf.ops.attention_map import HeadsAndMap, MapForm
 from reformer_hf.ops.chunk_ring import layout_length
 from reformer_hf.ops.chunk_scope import chunk_attention
+from reformer_hf.ops.convolution import following
 from reformer_hf.ops.hashing import (
     NumBuckets,
     hash_vectors,
@@ -35,6 +36,7 @@ from reformer_hf.ops.hashing import (
     total_buckets,
 )
 from reformer_hf.ops.rotary import Rotary, rotate_queries
+from reformer_hf.ops.sorting import places_in_document
 from reformer_hf.ops.window import Scope, Window
 
 
@@ -55,6 +57,8 @@ class LSHSelfAttention(SelfAttention):
         deduplicate_rounds: count a key that several rounds show once.
         local_round: attend in one more round, in which all tokens of a document share a bucket, so
             that a query also sees its nearest tokens.
+        next_values: take from a key the value of the token that follows it. The first token of a
+            document, which sees no other, takes nothing. With a local round only.
         dropout: of the attention probabilities, in training.
         conv_kernel: tokens that a short convolution on the input sees; 0 for no convolution.
         sparsity: modules of sparse projections; 0 for dense ones.
@@ -81,6 +85,7 @@ class LSHSelfAttention(SelfAttention):
         scope: Scope = "band",
         deduplicate_rounds: bool = False,
         local_round: bool = False,
+        next_values: bool = False,
         dropout: float = 0.0,
         conv_kernel: int = 0,
         sparsity: int = 0,
@@ -93,11 +98,12 @@ class LSHSelfAttention(SelfAttention):
         super().__init__(hidden_size, num_heads, head_dim, dropout, conv_kernel, causal, *sparse)
         self.window = Window(chunk_length, num_chunks_before, num_chunks_after, scope, causal)
         check_hashing(self.window, num_buckets, num_hashes, layer_index)
-        check_rounds(self.window, deduplicate_rounds, local_round)
+        check_rounds(self.window, deduplicate_rounds, local_round, next_values)
         self.num_buckets, self.num_hashes = num_buckets, num_hashes
         self.layer_index, self.share_rotations = layer_index, share_rotations
         self.chunk_lengths = (chunk_length, *chunk_lengths)
         self.deduplicate_rounds, self.local_round = deduplicate_rounds, local_round
+        self.next_values = next_values
         self.query_key = self.new_projection(modules_seen=3)
         self.value = self.new_projection(modules_seen=1)
 
@@ -125,6 +131,8 @@ class LSHSelfAttention(SelfAttention):
                 lambda: narrow_buckets(self.hash(query, *drawn), self.num_buckets)
             )
         turned = query if rotary is None else rotate_queries(query, rotary)
+        if self.next_values:
+            value = following(value, documents)
         options = {
             "num_buckets": total_buckets(self.num_buckets),
             "window": self.window,
@@ -140,7 +148,8 @@ class LSHSelfAttention(SelfAttention):
             attended = chunk_attention(
                 turned, value, buckets, documents, chunk_lengths=self.chunk_lengths, **options
             )
-        return join_heads(attended, output_map, value.shape[2], value)
+        joined = join_heads(attended, output_map, value.shape[2], value)
+        return self._hide_own_next(joined, documents)
 
     def new_past(
         self, hashing: Hashing = DEFAULT_HASHING, device: torch.device | str = "cpu"
@@ -167,6 +176,11 @@ class LSHSelfAttention(SelfAttention):
         """Make the past of a row's shard; see the base class."""
         assert kept is None or isinstance(kept, LSHBandPast)
         _check_shard(self.window)
+        if self.next_values:
+            raise ValueError(
+                "next_values=True in a row over several processes, which do not tell each other "
+                "what follows a key: set it to False"
+            )
         if self.deduplicate_rounds:
             raise ValueError(
                 "deduplicate_rounds=True in a row over several processes: a key that two rounds "
@@ -197,6 +211,8 @@ class LSHSelfAttention(SelfAttention):
         ).long()
         if rotary is not None:
             query = rotate_queries(query, rotary)
+        if self.next_values:
+            value = past.follow(value, new)
         attended = past.attend(
             query,
             value,
@@ -206,7 +222,8 @@ class LSHSelfAttention(SelfAttention):
             output_map=output_map is not None,
             implementation=implementation,
         )
-        return join_heads(attended, output_map, past.length)
+        joined = join_heads(attended, output_map, past.length)
+        return self._hide_own_next(joined, places=new.places)
 
     def hash(
         self,
@@ -253,6 +270,21 @@ class LSHSelfAttention(SelfAttention):
         """Bucket ids of all rounds under these rotations."""
         buckets = hash_vectors(query, rotations, self.num_buckets)
         return nn.functional.pad(buckets, (0, 0, 0, 1)) if self.local_round else buckets
+
+    def _hide_own_next(
+        self, attention: Attention, documents: Tensor | None = None, places: Tensor | None = None
+    ) -> Attention:
+        """Take what follows it from the first token of a document, which sees itself alone."""
+        if not (self.next_values and self.window.causal):
+            return attention
+        output, found = attention
+        if places is not None:
+            first = places == 0
+        elif documents is not None:
+            first = places_in_document(documents) == 0
+        else:
+            first = torch.arange(output.shape[1], device=output.device) == 0
+        return output.masked_fill(first.unsqueeze(-1), 0), found
 
     def _fits_one_chunk(self, seq: int) -> bool:
         return int(layout_length(seq, self.chunk_lengths)) <= self.chunk_lengths[0]

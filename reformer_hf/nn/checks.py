@@ -49,9 +49,18 @@ def check_rotary(rope_theta: Any, head_dim: int) -> None:
         )
 
 
-def check_rounds(window: Window, deduplicate_rounds: Any, local_round: Any) -> None:
+def check_rounds(
+    window: Window, deduplicate_rounds: Any, local_round: Any, next_values: Any
+) -> None:
     """Check what becomes of the rounds of LSH attention."""
-    require_bools(deduplicate_rounds=deduplicate_rounds, local_round=local_round)
+    require_bools(
+        deduplicate_rounds=deduplicate_rounds, local_round=local_round, next_values=next_values
+    )
+    if next_values and not local_round:
+        raise ValueError(
+            "next_values=True without a local round, in which every token but the first sees "
+            "another: set local_round to True"
+        )
     if local_round and window.scope == "chunk":
         raise ValueError("local_round=True with scope='chunk': use the band scope, or leave it out")
 

@@ -202,6 +202,8 @@ class LSHAttention(_AttentionLayer):
         deduplicate_rounds: count a key that several rounds show once.
         local_round: attend in one more round, in which all tokens share a bucket, so that a token
             also sees its nearest ones. `band` scope only.
+        next_values: take from a key the value of the token that follows it: what stood behind its
+            like. With `local_round` only.
         dropout: of the attention probabilities, in training.
         bias: of the output projection.
         conv_kernel: tokens that a short convolution on the input sees; 0 for no convolution.
@@ -237,6 +239,7 @@ class LSHAttention(_AttentionLayer):
         scope: Scope = "band",
         deduplicate_rounds: bool = False,
         local_round: bool = False,
+        next_values: bool = False,
         dropout: float = 0.0,
         bias: bool = False,
         conv_kernel: int = 0,
@@ -265,6 +268,7 @@ class LSHAttention(_AttentionLayer):
             scope=scope,
             deduplicate_rounds=deduplicate_rounds,
             local_round=local_round,
+            next_values=next_values,
             dropout=dropout,
             conv_kernel=conv_kernel,
             layer_index=layer_index,

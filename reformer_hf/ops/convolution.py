@@ -102,6 +102,32 @@ def neighbourhoods(
     return torch.stack([*_moved(inputs, before, after, documents)], dim=2).flatten(0, 1)
 
 
+def following(
+    vectors: Float[Tensor, "batch heads seq dim"], documents: Int[Tensor, "batch seq"] | None = None
+) -> Float[Tensor, "batch heads seq dim"]:
+    """Give each token the vector of the next token of its document.
+
+    Args:
+        vectors: of the tokens.
+        documents: document of each place; None for a single document. A document's tokens need not
+            stand together.
+
+    Returns:
+        Vectors of the same shape; zeros for the last token of a document.
+
+    >>> x = torch.tensor([[[[1.0], [2.0], [4.0]]]])
+    >>> following(x).flatten().tolist()
+    [2.0, 4.0, 0.0]
+    >>> following(x, torch.tensor([[0, 1, 0]])).flatten().tolist()
+    [4.0, 0.0, 0.0]
+    """
+    if documents is None:
+        return pad(vectors[:, :, 1:], (0, 0, 0, 1))
+    places = nearby_places(documents, 0, 1)[:, None, :, 1:] + 1
+    padded = pad(vectors, (0, 0, 1, 0))  # what is taken where there is no next one
+    return padded.gather(2, places.expand(vectors.shape))
+
+
 def _moved(
     inputs: Tensor, before: int, after: int, documents: Tensor | None
 ) -> Iterator[Float[Tensor, "batch seq dim"]]:

@@ -10,7 +10,8 @@ The whole of LSH attention is four steps:
 2. count in how many rounds query ``i`` may see key ``j``, by the rule of a scope
    (:func:`band_counts` or :func:`chunk_counts`);
 3. one softmax over all keys with a positive count, ``log(count)`` added to each score;
-4. the weighted sum of the values (:func:`attend` does 3 and 4).
+4. the weighted sum of the values (:func:`attend` does 3 and 4), or of those of the tokens that
+   follow the keys (:func:`attend_to_next`).
 
 Before the projections to queries, keys and values there may be a :func:`short_convolution`. These
 projections may be a :func:`multiplicative_dense` and a :func:`locally_convolutional_dense` each.
@@ -232,6 +233,51 @@ def attend(
         outputs.append(sum(p * value[j] for p, j in zip(probabilities, seen, strict=True)))
         rows.append(query.new_zeros(key.shape[0]).index_put((torch.tensor(seen),), probabilities))
     return torch.stack(outputs), torch.stack(rows)
+
+
+def attend_to_next(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    counts: Tensor,
+    documents: list[int],
+    *,
+    deduplicate: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Find what followed when something like the query stood there before.
+
+    A query attends to keys as in :func:`attend`, but what it takes from a key is the value of the
+    next token of the key's document. Its own place is never a key: what follows it is not known.
+
+    Args:
+        query: shape ``(seq, dim)``.
+        key: shape ``(seq, dim)``.
+        value: shape ``(seq, dim)``.
+        counts: shape ``(seq, seq)``; how often each query meets each key over all rounds.
+        documents: the document of each place; padding is a document of its own.
+        deduplicate: count each key once instead of ``counts`` times.
+
+    Returns:
+        The output, shape ``(seq, dim)``, 0 for a query that sees no other key; and the
+        probabilities, shape ``(seq, seq)``, of which such a query has 1 at its own place.
+
+    >>> x, counts = torch.zeros(3, 1), torch.tensor([[1, 0, 0], [1, 1, 0], [1, 1, 1]])
+    >>> value = torch.tensor([[1.0], [2.0], [4.0]])
+    >>> attend_to_next(x, x, value, counts, [0, 0, 0])[0].tolist()
+    [[0.0], [2.0], [3.0]]
+    """
+    nexts = []
+    for place, document in enumerate(documents):
+        later = [t for t in range(place + 1, len(documents)) if documents[t] == document]
+        nexts.append(value[later[0]] if later else 0 * value[place])
+    output, probabilities = attend(
+        query, key, torch.stack(nexts), counts, self_mask=True, deduplicate=deduplicate
+    )
+    rows = []
+    for place in range(len(documents)):
+        others = any(counts[place, j] > 0 for j in range(len(documents)) if j != place)
+        rows.append(output[place] if others else 0 * output[place])
+    return torch.stack(rows), probabilities
 
 
 def normalise_keys(query: Tensor) -> Tensor:

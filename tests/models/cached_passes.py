@@ -27,6 +27,13 @@ SPARSE_QKV = st.fixed_dictionaries(
 )
 
 
+LOCAL_ROUNDS = (
+    {"lsh_local_round": False},
+    {"lsh_local_round": True},
+    {"lsh_local_round": True, "lsh_next_values": True},
+)
+
+
 @st.composite
 def model_fields(draw: st.DrawFn, *kinds: str) -> dict[str, Any]:
     """Fields of a model whose layers are of these kinds."""
@@ -43,7 +50,7 @@ def model_fields(draw: st.DrawFn, *kinds: str) -> dict[str, Any]:
         "position_embedding_type": draw(st.sampled_from(["axial", "learned", "rotary", "none"])),
         "conv_kernel": draw(st.sampled_from([0, 2, 3, 4])),
         "use_qk_norm": draw(st.booleans()),  # of local and full layers
-        "lsh_local_round": draw(st.booleans()),  # of the band scope
+        **draw(st.sampled_from(LOCAL_ROUNDS)),  # of the band scope
         "ff_sparsity": draw(st.sampled_from([0, 4])),
         **draw(st.one_of(st.just({}), RECURRENT_UNITS)),
         **draw(st.one_of(st.just({}), SPARSE_QKV)),

@@ -35,10 +35,24 @@ def padded_rows() -> dict[str, Tensor]:
     return {"input_ids": random_ids(2, 19), "attention_mask": mask}
 
 
+def test_maps_of_next_values_multiply_those_of_the_tokens_behind():
+    model = tiny_lm(attn_layers=["lsh"], **ALL_OPTIONS).double()
+    attention = model.reformer.encoder.layers[0].attention.self_attention
+    found = []
+    attention.value.register_forward_hook(lambda module, inputs, v: found.append(v))
+    attention.register_forward_hook(lambda module, inputs, o: found.append(o[0]))
+    (dense,) = model(random_ids(2, 19), output_attentions=True).attentions
+    value, output = found
+    nexts = torch.cat([value[:, 1:], torch.zeros_like(value[:, :1])], dim=1)
+    heads = dense @ nexts.unflatten(-1, (2, 8)).transpose(1, 2)
+    assert_close(output[:, 1:], heads.transpose(1, 2).flatten(2)[:, 1:])
+    assert dense[:, :, 0, 0].eq(1).all() and output[:, 0].eq(0).all()
+
+
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_dense_maps_are_what_multiplies_the_values(scope, dtype):
-    options = ALL_OPTIONS if scope == "band" else {}
+    options = {**ALL_OPTIONS, "lsh_next_values": False} if scope == "band" else {}
     model = tiny_lm(attn_layers=KINDS, attention_scope=scope, **options).to(dtype)
     values, outputs = [], []
     for layer in model.reformer.encoder.layers:

@@ -40,8 +40,9 @@ scoped = st.one_of(
 
 
 def build(scope: str, fields: dict) -> ReformerHFForCausalLM:
-    local_round = scope == "band" and fields["lsh_local_round"]
-    fields = {**fields, "lsh_local_round": local_round, "attention_scope": scope}
+    if scope == "chunk":
+        fields = {**fields, "lsh_local_round": False, "lsh_next_values": False}
+    fields = {**fields, "attention_scope": scope}
     return tiny_lm(max_position_embeddings=96, **fields).double()
 
 

@@ -219,6 +219,7 @@ def test_a_file_of_version_0_1_0_means_what_it_meant(tmp_path):
     # Off where a file does not have them.
     options = ["lsh_local_round", "conv_kernel", "ngram_sizes", "rope_parameters", "ff_sparsity"]
     options += ["attention_sparsity", "lm_head_sparsity", "ff_sru_size", "use_qk_norm"]
+    options += ["lsh_next_values"]
     assert not any(getattr(config, name) for name in options)
     assert config.attention_output_projection
     missing -= {*options, "attention_output_projection"}

@@ -19,8 +19,14 @@ ROTARY_CONVOLUTION = {
     "use_qk_norm": True,
 }
 """Rotary positions, a short convolution, normalised queries and keys, for either scope."""
-ALL_OPTIONS = {**ROTARY_CONVOLUTION, "lsh_local_round": True, "ff_sparsity": 4}
-"""The same, a local round, for the band scope, and sparse feed-forward sub-layers."""
+ALL_OPTIONS = {
+    **ROTARY_CONVOLUTION,
+    "lsh_local_round": True,
+    "lsh_next_values": True,
+    "ff_sparsity": 4,
+}
+"""The same, a local round with values of next tokens, for the band scope, and sparse feed-forward
+sub-layers."""
 SPARSE_PROJECTIONS = {"attention_sparsity": 4, "attention_output_projection": False}
 """Sparse queries, keys and values, and heads side by side as output, for any layer."""
 WITH_NGRAMS = {**ALL_OPTIONS, "ngram_sizes": [2, 4], "ngram_table_size": 8}

@@ -95,14 +95,13 @@ def lsh_oracle(
                 window.num_chunks_after,
                 window.causal,
             )
-        output, probabilities = reference.attend(
-            turn(query, documents, theta),
-            turn(reference.normalise_keys(query), documents, theta),
-            values[head],
-            counts,
-            self_mask=True,
-            deduplicate=module.deduplicate_rounds,
-        )
+        key = turn(reference.normalise_keys(query), documents, theta)
+        given = (turn(query, documents, theta), key, values[head], counts)
+        once = {"deduplicate": module.deduplicate_rounds}
+        if module.next_values:
+            output, probabilities = reference.attend_to_next(*given, documents, **once)
+        else:
+            output, probabilities = reference.attend(*given, self_mask=True, **once)
         outputs.append(output)
         maps.append(probabilities)
     return torch.cat(outputs, dim=-1), torch.stack(maps)

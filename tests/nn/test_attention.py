@@ -92,7 +92,10 @@ def test_local_in_the_chunk_scope_equals_the_oracle(causal, seq):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("kind", ["lsh", "lsh, each key once", "local", "full", "full_shared_qk"])
+@pytest.mark.parametrize(
+    "kind",
+    ["lsh", "lsh, each key once", "lsh, next values", "local", "full", "full_shared_qk"],
+)
 @settings(max_examples=4)
 @given(
     seq=st.integers(1, 11),
@@ -117,7 +120,8 @@ def test_what_stands_before_attention_equals_the_oracle(
         options |= {"use_qk_norm": norm, "num_chunks_after": after}
         module = build(LocalSelfAttention, **WINDOW, **options)
     else:
-        options |= {"deduplicate_rounds": kind != "lsh", "local_round": True}
+        options |= {"deduplicate_rounds": kind.endswith("once"), "local_round": True}
+        options |= {"next_values": kind.endswith("next values")}
         module = build(LSHSelfAttention, num_chunks_after=after, **LSH, **options)
     numbers = torch.randint(0, documents, (2, seq))
     hidden = torch.randn(2, seq, DIM).double().requires_grad_()

@@ -109,6 +109,8 @@ def test_only_a_bool_normalises_queries_and_keys():
         ({"deduplicate_rounds": None}, TypeError, ("deduplicate_rounds=None", "True or False")),
         ({"local_round": 1}, TypeError, ("local_round=1", "True or False")),
         ({"local_round": True, "scope": "chunk"}, ValueError, ("local_round=True", "band scope")),
+        ({"next_values": 1}, TypeError, ("next_values=1", "True or False")),
+        ({"next_values": True}, ValueError, ("next_values=True", "set local_round to True")),
         (
             {"implementation": "flex_attention", "scope": "chunk"},
             ValueError,

@@ -30,7 +30,9 @@ def build(kind: type, **options):
 
 def options_of(kind: type, scope: str = "band") -> dict:
     """Rotary positions, a convolution, and a local round or norms where there can be any."""
-    own = {"use_qk_norm": True} if kind is LocalAttention else {"local_round": scope == "band"}
+    own = {"use_qk_norm": True}
+    if kind is LSHAttention:
+        own = dict.fromkeys(["local_round", "next_values"], scope == "band")
     return {"rope_theta": 50.0, "conv_kernel": 3, **own}
 
 

@@ -122,8 +122,8 @@ def _missing_in_stock(config: ReformerHFConfig) -> tuple[list[str], list[str]]:
         unknown.append(f"attn_layers has {', '.join(map(repr, others))}")
     if config.position_embedding_type in ("none", "rotary"):
         unknown.append(f"position_embedding_type={config.position_embedding_type!r}")
-    names = ("conv_kernel", "use_qk_norm", "lsh_local_round", "ngram_sizes", "ff_sparsity")
-    for name in (*names, "ff_sru_size", "attention_sparsity", "lm_head_sparsity"):
+    names = ("conv_kernel", "use_qk_norm", "lsh_local_round", "lsh_next_values", "ngram_sizes")
+    for name in (*names, "ff_sparsity", "ff_sru_size", "attention_sparsity", "lm_head_sparsity"):
         if getattr(config, name):
             unknown.append(f"{name}={getattr(config, name)!r}")
     if not config.attention_output_projection:

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from reformer_hf.nn.past.recent_inputs import RecentInputs, RecentStates
 from reformer_hf.nn.past.token_store import TokenStore
 from reformer_hf.ops.attend import Implementation
 from reformer_hf.ops.attention_map import HeadsAndMap
+from reformer_hf.ops.convolution import following
 from reformer_hf.ops.window import Window
 
 
@@ -46,6 +48,7 @@ class Past:
         tokens: their keys and values side by side.
         recent: their last inputs, where a short convolution sees them.
         recent_shared: the last vectors that sparse projections share.
+        last_stored: which of the stored tokens is the last real one of each row, from 1.
         states: the last states of recurrent units, side by side.
         recording: from now on, keep what :meth:`drop_last` needs.
     """
@@ -54,12 +57,13 @@ class Past:
         self.length, self.partial = 0, False
         self.tokens = TokenStore()
         self.recent, self.recent_shared = RecentInputs(), RecentInputs()
+        self.last_stored = RecentInputs()
         self.states = RecentStates()
         self.recording = False
 
     @property
     def _remembered(self) -> tuple[RecentInputs, ...]:
-        return self.recent, self.recent_shared, self.states
+        return self.recent, self.recent_shared, self.last_stored, self.states
 
     def go_on_at(self, length: int) -> None:
         """Let the next tokens stand behind so many, of which other processes have read the first.
@@ -156,6 +160,31 @@ class LSHPast(Past, ABC):
         super().__init__()
         self.rotations, self.num_buckets, self.window = rotations, num_buckets, window
         self.deduplicate_rounds = deduplicate_rounds
+
+    def follow(
+        self, value: Float[Tensor, "batch heads seq dim"], new: NewTokens
+    ) -> Float[Tensor, "batch heads seq dim"]:
+        """Give each new token the value of the next, and the last stored one that of the first.
+
+        Args:
+            value: of the new tokens.
+            new: where they stand.
+
+        Returns:
+            What :meth:`attend` is to remember of them as their values; that of a row's last token
+            is zero until the next pass.
+        """
+        last, real = self.last_stored.last, new.real
+        if last is not None:
+            first = real.long().argmax(dim=1)[:, None, None, None]
+            known = real.any(dim=1, keepdim=True) & (last > 0)
+            followed = value.gather(2, first.expand(-1, value.shape[1], 1, value.shape[3]))
+            self.tokens.overwrite_end((last - 1).clamp(min=0), followed, known)
+        start = self.tokens.length + 1
+        stored = torch.arange(start, start + value.shape[2], device=value.device)
+        stored = stored.expand(value.shape[0], -1).unsqueeze(-1)
+        self.last_stored.join(stored, 1, real if new.padded else None, self.recording)
+        return following(value, new.documents)
 
     @abstractmethod
     def attend(

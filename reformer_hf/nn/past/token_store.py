@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 LEAST_CAPACITY = 128
@@ -85,6 +85,26 @@ class TokenStore:
         rows = torch.arange(0, batch * heads * capacity, capacity, device=index.device)
         flat = index.reshape(batch * heads, -1) + rows.unsqueeze(1)
         return self.buffer.view(-1, dim).index_select(0, flat.view(-1)).view(*index.shape, dim)
+
+    def overwrite_end(
+        self,
+        index: Int[Tensor, "batch 1"],
+        tokens: Shaped[Tensor, "batch heads 1 part"],
+        where: Bool[Tensor, "batch 1"],
+    ) -> None:
+        """Replace the last numbers of one stored token of each row.
+
+        Args:
+            index: of the token.
+            tokens: the new numbers.
+            where: the rows in which they are replaced.
+        """
+        assert self.buffer is not None
+        self.buffer = writable(self.buffer)
+        rows = torch.arange(len(index), device=index.device)
+        end = self.buffer[..., self.buffer.shape[-1] - tokens.shape[-1] :]
+        kept = end[rows, :, index[:, 0]]
+        end[rows, :, index[:, 0]] = torch.where(where.unsqueeze(-1), tokens[:, :, 0].detach(), kept)
 
     def keep_last(self, count: int) -> None:
         """Forget all but the last tokens.

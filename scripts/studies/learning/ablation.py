@@ -32,6 +32,9 @@ from scripts.studies.learning.recipe import Recipe
 
 BASE = "base"
 BUDGETS = ("tokens", "minutes")
+_ALONE = {"lsh_local_round": False, "lsh_next_values": False}
+"""Hashed rounds only; next values need the local one."""
+
 _FIELDS: dict[str, dict[str, Any]] = {
     "axial positions": {"position_embedding_type": "axial"},
     "conv_kernel=0": {"conv_kernel": 0},
@@ -40,7 +43,9 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "conv_kernel=4": {"conv_kernel": 4},
     "use_qk_norm=false": {"use_qk_norm": False},
     "use_qk_norm=true": {"use_qk_norm": True},
-    "lsh_local_round=false": {"lsh_local_round": False},
+    "lsh_local_round=false": _ALONE,
+    "lsh_next_values=false": {"lsh_next_values": False},
+    "lsh_next_values=true": {"lsh_next_values": True},
     "no n-grams": {"ngram_sizes": []},
     "ngram_sizes=[2,3]": {"ngram_sizes": [2, 3]},
     "ngram_sizes=[2,3,4,5]": {"ngram_sizes": [2, 3, 4, 5]},
@@ -51,7 +56,8 @@ _FIELDS: dict[str, dict[str, Any]] = {
 
 _WITHOUT_NGRAMS = {
     "conv_kernel=0": {"conv_kernel": 0},
-    "lsh_local_round=false": {"lsh_local_round": False},
+    "lsh_local_round=false": _ALONE,
+    "lsh_next_values=true": {"lsh_next_values": True},
     "hidden_act=relu2": {"hidden_act": "relu2"},
 }
 """Rows that change a model without n-grams, which hide what other parts are worth."""
@@ -60,7 +66,7 @@ _OLD_FIELDS = {
     "position_embedding_type": "axial",
     "conv_kernel": 0,
     "use_qk_norm": False,
-    "lsh_local_round": False,
+    **_ALONE,
     "ngram_sizes": [],
     "hidden_act": "relu",
 }

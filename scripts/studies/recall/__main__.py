@@ -24,9 +24,10 @@ from scripts.benchmarks.common.arguments import make_parser
 from scripts.benchmarks.common.plot import new_figure
 from scripts.benchmarks.common.runs import Planned, do_runs, timed
 from scripts.benchmarks.common.tables import counts, describe_machine, length_table, short
-from scripts.studies.recall.run import SETTINGS, WINDOW, Learner, Stage, evaluate, train
+from scripts.studies.recall.run import NEXT, SETTINGS, WINDOW, Learner, Stage, evaluate, train
 from scripts.studies.recall.task import SYMBOLS, TASKS, Size
 
+HASHED = ("lsh", NEXT)
 UNHASHED = ("local", "full", "full_shared_qk")
 CURRICULUM = {
     "recall": [
@@ -54,10 +55,12 @@ class RecallArguments:
     """What is trained and asked."""
 
     output_dir: str = argument("outputs/recall", "Output folder; keeps the weights, too.")
-    tasks: list[str] = argument(
-        ["recall"], "Of recall and copy; the curriculum of copy is a first guess."
+    tasks: list[str] = argument(["recall"], "Of recall and copy.")
+    attention: list[str] = argument(
+        ["lsh", *UNHASHED],
+        f"Kinds of attention, of {', '.join((*HASHED, *UNHASHED))}; {NEXT} is lsh with values of "
+        "next tokens.",
     )
-    attention: list[str] = argument(["lsh", *UNHASHED], "Kinds of attention.")
     train_hashes: list[int] = argument([8, 4, 2, 1], "Rounds in training, a model each.")
     eval_hashes: list[int] = argument([1, 2, 4, 8, 16], "Rounds in evaluation.")
     distances: list[int] = argument(
@@ -85,7 +88,7 @@ class RecallArguments:
         for seed in range(self.seeds):
             for task in self.tasks:
                 for attention in self.attention:
-                    hashes = self.train_hashes if attention == "lsh" else [0]
+                    hashes = self.train_hashes if attention in HASHED else [0]
                     yield from (Learner(task, attention, count, seed) for count in hashes)
 
 
@@ -117,7 +120,8 @@ def label(run: dict) -> str:
     if not run["num_hashes"]:
         return run["attention"]
     rounds = f"{run['num_hashes']} round{'s' * (run['num_hashes'] > 1)}"
-    return f"lsh, {rounds} in training, {run['eval_hashes']} in evaluation"
+    kind = "lsh, next values" if run["attention"] == NEXT else "lsh"
+    return f"{kind}, {rounds} in training, {run['eval_hashes']} in evaluation"
 
 
 def by_line(runs: Sequence[dict], task: str) -> dict[str, dict[int, list[dict]]]:
@@ -161,7 +165,7 @@ def render(header: dict, runs: Sequence[dict]) -> str:
     busy = sum(run["cpu_seconds"] for run in filter(counts, runs)) / 60
     longest = max((run["tokens"] for run in trained), default=0)
     lines.append(
-        f"A guess is right once in {SYMBOLS} times in recall. Trainings of {longest:,} tokens at "
+        f"A guess is right once in {SYMBOLS} times. Trainings of {longest:,} tokens at "
         f"most. All parts took {minutes:.0f} minutes, in which the processor worked {busy:.1f} for "
         "them."
     )
@@ -199,7 +203,7 @@ def main(argv: list[str] | None = None) -> int:
     """Do the parts that are missing."""
     parser = make_parser([RecallArguments], "studies.recall", __doc__)
     (arguments,) = parser.parse_args_into_dataclasses(argv)
-    for name, known in (("tasks", TASKS), ("attention", ("lsh", *UNHASHED))):
+    for name, known in (("tasks", TASKS), ("attention", (*HASHED, *UNHASHED))):
         if unknown := set(getattr(arguments, name)) - set(known):
             parser.error(f"unknown {name} {sorted(unknown)}: choose from {list(known)}")
     torch.set_num_threads(arguments.num_threads)

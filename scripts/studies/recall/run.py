@@ -20,6 +20,9 @@ from scripts.studies.recall.task import IGNORED, TASKS, VOCABULARY, Rows, Size, 
 WINDOW = 64
 """Keys that a query sees in a local layer, and in each round of an LSH layer."""
 
+NEXT = "lsh_next"
+"""Kind of LSH layers that take from a key the value of the next token (`lsh_next_values`)."""
+
 SPARE_BUCKETS = 32
 """Times as many buckets as filler, spread evenly, would fill to the window. It is not spread so."""
 
@@ -74,7 +77,9 @@ class Learner(NamedTuple):
 
 def build_model(learner: Learner, num_buckets: NumBuckets) -> ReformerHFForCausalLM:
     """A model with so many buckets; its weights fit any other number of them."""
-    layers = [learner.attention] if learner.task == "recall" else ["local", learner.attention]
+    is_next = learner.attention == NEXT
+    kind = "lsh" if is_next else learner.attention
+    layers = [kind] if learner.task == "recall" else ["local", kind]
     return ReformerHFForCausalLM(
         ReformerHFConfig(
             attn_layers=layers,
@@ -90,6 +95,8 @@ def build_model(learner: Learner, num_buckets: NumBuckets) -> ReformerHFForCausa
             lsh_attn_chunk_length=WINDOW,
             num_hashes=learner.num_hashes or 1,
             num_buckets=num_buckets,  # type: ignore[arg-type]
+            lsh_local_round=is_next,
+            lsh_next_values=is_next,
             pad_token_id=None,
             eos_token_id=None,
             reversible=False,
@@ -214,7 +221,8 @@ def evaluate(learner: Learner, path: Path, size: Size, num_hashes: int, rows: in
         logits, targets = answer(model, batch, **options)
         right.append(logits.argmax(dim=-1) == targets)
         if num_hashes:
-            found.append(find_answers(batch, decisions[-1].recall(_never)))
+            buckets = decisions[-1].recall(_never)[:, :, :num_hashes]  # without the local round
+            found.append(find_answers(batch, buckets, int(learner.attention != NEXT)))
     result: dict[str, Any] = {
         "accuracy": float(torch.cat(right).double().mean()),
         "questions": sum(map(len, right)),
@@ -226,14 +234,16 @@ def evaluate(learner: Learner, path: Path, size: Size, num_hashes: int, rows: in
     return result
 
 
-def find_answers(rows: Rows, buckets: Tensor) -> Tensor:
+def find_answers(rows: Rows, buckets: Tensor, behind: int = 1) -> Tensor:
     """Say of each question whether LSH shows it the place of its answer.
 
-    That is the one behind the first place of the token that asks.
+    That is the one behind the first place of the token that asks, or that place itself.
 
     Args:
         rows: a single one.
         buckets: bucket ids of one head, (1, 1, rounds, seq).
+        behind: places from that of the token to that of its answer; 0 where the value is the next
+            token's.
 
     Returns:
         Whether the answer has the bucket of the question in a round, and whether it is in the
@@ -242,7 +252,7 @@ def find_answers(rows: Rows, buckets: Tensor) -> Tensor:
     (ids,), (targets,) = rows
     found = []
     for asking in (targets != IGNORED).nonzero().flatten().tolist():
-        place = int((ids == ids[asking]).nonzero()[0]) + 1
+        place = int((ids == ids[asking]).nonzero()[0]) + behind
         between = buckets[0, 0, :, place : asking + 1]
         mates = between == between[:, -1:]
         near = mates.sum(dim=1) - 1 <= WINDOW

@@ -103,6 +103,9 @@ def test_an_answer_is_shown_in_its_bucket_within_the_window():
     assert find_answers(rows, buckets).tolist() == [[True, True]]
     buckets[0, 0, :, 1] = 2
     assert find_answers(rows, buckets).tolist() == [[False, False]]
+    assert find_answers(rows, buckets, behind=0).tolist() == [[True, True]]
+    buckets[0, 0, :, 0] = 2
+    assert find_answers(rows, buckets, behind=0).tolist() == [[False, False]]
 
 
 def test_weights_fit_any_number_of_buckets():
@@ -115,23 +118,28 @@ def test_weights_fit_any_number_of_buckets():
 def test_lines_name_the_rounds():
     run = {"attention": "lsh", "num_hashes": 1, "eval_hashes": 8}
     assert label(run) == "lsh, 1 round in training, 8 in evaluation"
+    assert label(run | {"attention": "lsh_next"}).startswith(
+        "lsh, next values, 1 round in training"
+    )
     assert label({"attention": "local", "num_hashes": 0, "eval_hashes": 0}) == "local"
 
 
 def test_each_part_is_done_once(tmp_path, capsys):
     options = {"output_dir": tmp_path / "out", "tasks": list(TASKS), "smoke": True}
-    options["attention"] = ["lsh", "local"]
+    options["attention"] = ["lsh", "lsh_next", "local"]
     assert main(words_of(options)) == 0
     runs = results_of(tmp_path / "out")["runs"]
     kinds = [(run["task"], run["attention"], run["part"], run.get("eval_hashes")) for run in runs]
-    per_task = [("lsh", "training", None), *[("lsh", "evaluation", n) for n in (1, 2)] * 2]
+    per_task = []
+    for kind in ("lsh", "lsh_next"):
+        per_task += [(kind, "training", None), *[(kind, "evaluation", n) for n in (1, 2)] * 2]
     per_task += [("local", "training", None), *[("local", "evaluation", 0)] * 2]
     assert kinds == [(task, *one) for task in TASKS for one in per_task]
     assert {run["distance"] for run in runs if run["part"] == "evaluation"} == {128, 256}
     for run in runs:
         if run["part"] == "evaluation":
             assert 0 <= run["accuracy"] <= 0.2  # nothing is learned in four steps
-            assert ("shown" in run) == (run["attention"] == "lsh")
+            assert ("shown" in run) == (run["attention"] != "local")
     text = (tmp_path / "out" / "results.md").read_text()
     assert "| lsh, 2 rounds in training, 1 in evaluation | " in text
     assert (tmp_path / "out" / "results.png").stat().st_size
