@@ -82,6 +82,11 @@ BROKEN_RULES = [
         ["-0.1", "at least 0"],
     ),
     (
+        "lsh_next_values",
+        {"lsh_next_values": True},
+        ["True", "local round", "lsh_local_round"],
+    ),
+    (
         "lsh_local_round",
         {"lsh_local_round": True, "attention_scope": "chunk"},
         ["True", "'chunk'", "band"],
