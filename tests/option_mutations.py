@@ -142,15 +142,15 @@ OPTION_MUTATIONS = [
     Mutation(
         "next values: the first token takes what follows it",
         "reformer_hf/nn/attention.py",
-        "return output.masked_fill(first.unsqueeze(-1), 0), found",
+        "return output.masked_fill(begins.unsqueeze(-1), 0), found",
         "return output, found",
         MODULES,
     ),
     Mutation(
         "next values: the first token takes what follows it behind a cache",
-        "reformer_hf/nn/attention.py",
-        "first = places == 0",
-        "first = places < 0",
+        "reformer_hf/nn/past/base.py",
+        "return new.places == 0",
+        "return new.places < 0",
         CACHED,
     ),
     Mutation(
@@ -170,8 +170,8 @@ OPTION_MUTATIONS = [
     Mutation(
         "next values: the last cached token may be padding",
         "reformer_hf/nn/past/base.py",
-        "self.last_stored.join(stored, 1, real if new.padded else None, self.recording)",
-        "self.last_stored.join(stored, 1, None, self.recording)",
+        "self.count_stored(value, real if new.padded else None)",
+        "self.count_stored(value)",
         CACHED,
     ),
     Mutation(

@@ -74,7 +74,8 @@ def _find_places(
     if attention_mask is not None:
         real = attention_mask.bool()
     numbers = torch.zeros_like(real, dtype=torch.int64) if numbers is None else numbers
-    marks, carried = _find_marks(group, numbers, real, reach, bool(config.is_decoder))
+    looks_right = not config.is_decoder or config.lsh_next_values
+    marks, carried = _find_marks(group, numbers, real, reach, looks_right)
     if position_ids is None:
         documents = number_documents(real, numbers)
         assert documents is not None
@@ -88,6 +89,8 @@ def neighbour_reach(config: ReformerHFConfig) -> int:
     reaches = [0, config.conv_kernel - 1, *(size - 1 for size in config.ngram_sizes or ())]
     if config.attention_sparsity:
         reaches.append(config.attention_sparsity_kernel - 1)
+    if config.lsh_next_values:
+        reaches.append(1)
     if "local" in config.attn_layers:
         window = config.attention_window("local", bool(config.is_decoder))
         reaches += [window.before, window.after]
@@ -136,7 +139,7 @@ def _number_restarts(group: RowGroup, position_ids: Tensor) -> Tensor | None:
 
 
 def _find_marks(
-    group: RowGroup, numbers: Tensor, real: Tensor, reach: int, causal: bool
+    group: RowGroup, numbers: Tensor, real: Tensor, reach: int, looks_right: bool
 ) -> tuple[Marks, Tensor]:
     """Find which documents stand at the borders, and how long the one that comes in is so far.
 
@@ -167,7 +170,7 @@ def _find_marks(
     end = numbers.shape[1] - reach
     left = [group.move(x[:, end:].long(), 1) for x in (numbers, real)]
     borders = [Border(left[0], left[1].bool(), incoming, outgoing)]
-    if not causal:
+    if looks_right:
         # Documents are in order: the lowest of a part is its first one.
         back = _pass_along(found.flip(0), lows.flip(0), nothing)[::-1]
         right = [group.move(x[:, :reach].long(), -1) for x in (numbers, real)]

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from reformer_hf.nn.checks import check_hashing, check_rounds
@@ -149,7 +149,13 @@ class LSHSelfAttention(SelfAttention):
                 turned, value, buckets, documents, chunk_lengths=self.chunk_lengths, **options
             )
         joined = join_heads(attended, output_map, value.shape[2], value)
-        return self._hide_own_next(joined, documents)
+        if not (self.next_values and self.window.causal):
+            return joined
+        if documents is None:
+            begins = torch.arange(hidden_states.shape[1], device=hidden_states.device) == 0
+        else:
+            begins = places_in_document(documents) == 0
+        return _hide_own_next(joined, begins)
 
     def new_past(
         self, hashing: Hashing = DEFAULT_HASHING, device: torch.device | str = "cpu"
@@ -176,11 +182,6 @@ class LSHSelfAttention(SelfAttention):
         """Make the past of a row's shard; see the base class."""
         assert kept is None or isinstance(kept, LSHBandPast)
         _check_shard(self.window)
-        if self.next_values:
-            raise ValueError(
-                "next_values=True in a row over several processes, which do not tell each other "
-                "what follows a key: set it to False"
-            )
         if self.deduplicate_rounds:
             raise ValueError(
                 "deduplicate_rounds=True in a row over several processes: a key that two rounds "
@@ -223,7 +224,9 @@ class LSHSelfAttention(SelfAttention):
             implementation=implementation,
         )
         joined = join_heads(attended, output_map, past.length)
-        return self._hide_own_next(joined, places=new.places)
+        if not (self.next_values and self.window.causal):
+            return joined
+        return _hide_own_next(joined, past.begins(new))
 
     def hash(
         self,
@@ -270,21 +273,6 @@ class LSHSelfAttention(SelfAttention):
         """Bucket ids of all rounds under these rotations."""
         buckets = hash_vectors(query, rotations, self.num_buckets)
         return nn.functional.pad(buckets, (0, 0, 0, 1)) if self.local_round else buckets
-
-    def _hide_own_next(
-        self, attention: Attention, documents: Tensor | None = None, places: Tensor | None = None
-    ) -> Attention:
-        """Take what follows it from the first token of a document, which sees itself alone."""
-        if not (self.next_values and self.window.causal):
-            return attention
-        output, found = attention
-        if places is not None:
-            first = places == 0
-        elif documents is not None:
-            first = places_in_document(documents) == 0
-        else:
-            first = torch.arange(output.shape[1], device=output.device) == 0
-        return output.masked_fill(first.unsqueeze(-1), 0), found
 
     def _fits_one_chunk(self, seq: int) -> bool:
         return int(layout_length(seq, self.chunk_lengths)) <= self.chunk_lengths[0]
@@ -364,6 +352,12 @@ class LocalSelfAttention(DistanceSelfAttention):
     ) -> HeadsAndMap:
         """Attend within rows; see the base class."""
         return local_attention(query, key, value, documents, window=self.window, **options)
+
+
+def _hide_own_next(attention: Attention, begins: Bool[Tensor, "*#batch seq"]) -> Attention:
+    """Take what follows it from the first token of a document, which sees itself alone."""
+    output, found = attention
+    return output.masked_fill(begins.unsqueeze(-1), 0), found
 
 
 def _check_shard(window: Window) -> None:

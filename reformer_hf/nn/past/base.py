@@ -180,11 +180,35 @@ class LSHPast(Past, ABC):
             known = real.any(dim=1, keepdim=True) & (last > 0)
             followed = value.gather(2, first.expand(-1, value.shape[1], 1, value.shape[3]))
             self.tokens.overwrite_end((last - 1).clamp(min=0), followed, known)
-        start = self.tokens.length + 1
-        stored = torch.arange(start, start + value.shape[2], device=value.device)
-        stored = stored.expand(value.shape[0], -1).unsqueeze(-1)
-        self.last_stored.join(stored, 1, real if new.padded else None, self.recording)
+        self.count_stored(value, real if new.padded else None)
         return following(value, new.documents)
+
+    def count_stored(
+        self,
+        tokens: Float[Tensor, "batch heads seq dim"],
+        real: Bool[Tensor, "batch seq"] | None = None,
+    ) -> None:
+        """Note which of the tokens that are to be stored is the last real one of each row.
+
+        Args:
+            tokens: all that one pass stores.
+            real: true at real tokens; None where there is no padding.
+        """
+        start = self.tokens.length + 1
+        stored = torch.arange(start, start + tokens.shape[2], device=tokens.device)
+        stored = stored.expand(tokens.shape[0], -1).unsqueeze(-1)
+        self.last_stored.join(stored, 1, real, self.recording)
+
+    def begins(self, new: NewTokens) -> Bool[Tensor, "batch seq"]:
+        """Say which new tokens are the first of a document.
+
+        Args:
+            new: where they stand.
+
+        Returns:
+            True at these.
+        """
+        return new.places == 0
 
     @abstractmethod
     def attend(

@@ -9,7 +9,7 @@ cache they hand what has come from the left, and the shard's own tokens, to the 
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -20,7 +20,9 @@ from reformer_hf.nn.past.recent_inputs import Joined, RecentInputs, RecentStates
 from reformer_hf.nn.sequence_parallel.shard import Shard
 from reformer_hf.ops.attention import lsh_attention
 from reformer_hf.ops.attention_map import HeadsAndMap
+from reformer_hf.ops.convolution import following
 from reformer_hf.ops.recurrence import gated_recurrence
+from reformer_hf.ops.sorting import places_in_document
 from reformer_hf.ops.tails import find_tails, take_tails
 from reformer_hf.ops.window import Window
 
@@ -154,8 +156,26 @@ class LSHShardPast(LSHPast):
         kept: LSHBandPast | None = None,
     ):
         super().__init__(rotations, num_buckets, window)
-        self.shard, self.kept = shard, kept
+        self.shard, self.kept, self.follows = shard, kept, False
         self.recent, self.recent_shared = _neighbour_inputs(shard, window, kept)
+
+    def follow(
+        self, value: Float[Tensor, "batch heads seq dim"], new: NewTokens
+    ) -> Float[Tensor, "batch heads seq dim"]:
+        """Give each token the value of the next, which may be the neighbour's first one."""
+        self.follows = True
+        joined = self.shard.with_neighbours(value, 0, 1)
+        nexts = following(joined, self.shard.documents_with_neighbours(0, 1))
+        return nexts[:, :, : value.shape[2]]
+
+    def begins(self, new: NewTokens) -> Bool[Tensor, "batch seq"]:
+        """Say which tokens are the first of a document; see the base class."""
+        documents = self.shard.documents_with_neighbours(1)
+        if documents is None:
+            first = torch.zeros_like(new.places, dtype=torch.bool)
+            first[:, 0] = self.shard.group.first
+            return first
+        return places_in_document(documents)[:, 1:] == 0
 
     def attend(
         self,
@@ -174,6 +194,8 @@ class LSHShardPast(LSHPast):
         joined = (query, value, torch.cat([before_buckets, buckets, after_buckets], dim=-1))
         if self.kept is not None:
             # It attends in the same way, and the bucket behind all others is its one of padding.
+            if self.follows:
+                self.kept.count_stored(query)
             output, _ = self.kept.attend(*joined, new, **options)
             self.kept.go_on_at(self.shard.end)
         else:
