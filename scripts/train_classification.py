@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse, train, and turn what a user can mend into a message and an exit status."""
     kinds = (PretrainedModelArguments, ClassificationDataArguments, ReformerTrainingArguments)
     with readable_errors() as status:
-        recipe = partial(new_model_recipe, optimizer=CLASSIFIER_OPTIMIZER)
+        recipe = partial(new_model_recipe, optimizer=CLASSIFIER_OPTIMIZER, causal=False)
         parsed = parse_arguments(kinds, arguments, __doc__, recipe)
         train_classification(*parsed, prepare=use_run_card)
     return status.code

@@ -11,6 +11,7 @@ an embedding for it.
 
 import os
 import sys
+from functools import partial
 
 if __name__ == "__main__":  # before anything makes a tensor
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
@@ -32,7 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse, train, and turn what a user can mend into a message and an exit status."""
     kinds = (PretrainedModelArguments, MaskedDataArguments, ReformerTrainingArguments)
     with readable_errors() as status:
-        parsed = parse_arguments(kinds, arguments, __doc__, new_model_recipe)
+        recipe = partial(new_model_recipe, causal=False)
+        parsed = parse_arguments(kinds, arguments, __doc__, recipe)
         train_mlm(*parsed, prepare=use_run_card)
     return status.code
 

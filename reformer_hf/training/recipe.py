@@ -24,6 +24,9 @@ MODEL_FIELDS = {
 }
 """Of the configuration, as `config_overrides` writes them."""
 
+CAUSAL_FIELDS = {"lsh_next_values": "true"}
+"""The same, of language models that read from left to right."""
+
 BYTE_FIELDS = {"ngram_sizes": "[2,3,4,5]"}
 """The same, where tokens are bytes."""
 
@@ -54,6 +57,7 @@ def new_model_recipe(
     given: Mapping[str, Any],
     names: Collection[str],
     optimizer: Mapping[str, str] = OPTIMIZER,
+    causal: bool = True,
 ) -> dict[str, Any]:
     """Choose arguments for training a new model, and print them; for `parse_arguments`.
 
@@ -65,6 +69,7 @@ def new_model_recipe(
         given: arguments by name, of the command line or a settings file.
         names: of the arguments that the script has.
         optimizer: arguments of the optimizer and its schedule.
+        causal: whether the model is a language model that reads from left to right.
 
     Returns:
         Arguments by name; none for a checkpoint, a configuration of its own, or without training.
@@ -77,7 +82,7 @@ def new_model_recipe(
         return {}
     text = given.get("config_overrides") or ""
     fields = parse_overrides(text) if text else {}
-    ours = _model_fields(given, fields)
+    ours = _model_fields(given, fields, causal)
     overrides = {"config_overrides": ",".join([*ours, text] if text else ours)} if ours else {}
     chosen = overrides | _optimizer(given, optimizer) | _rows(given, fields)
     chosen = {name: value for name, value in chosen.items() if name in names}
@@ -86,12 +91,13 @@ def new_model_recipe(
     return chosen
 
 
-def _model_fields(given: Mapping[str, Any], fields: Mapping[str, Any]) -> list[str]:
+def _model_fields(given: Mapping[str, Any], fields: Mapping[str, Any], causal: bool) -> list[str]:
     """Fields of the configuration beside those given."""
     if fields.get("attention_scope") == "chunk":  # that of published checkpoints
         return []
     in_bytes = given.get("tokenizer_name") in (None, "bytes")
-    ours = MODEL_FIELDS | (BYTE_FIELDS if in_bytes else {})
+    takes_next = causal and fields.get("lsh_local_round", True)  # which next values need
+    ours = MODEL_FIELDS | (CAUSAL_FIELDS if takes_next else {}) | (BYTE_FIELDS if in_bytes else {})
     if any(name.startswith("axial") for name in fields):
         ours = ours | {"position_embedding_type": "axial"}
     return [f"{name}={value}" for name, value in ours.items() if name not in fields]

@@ -49,6 +49,7 @@ def test_a_new_model_gets_the_recipe_and_the_script_says_so(capsys):
         "conv_kernel": 2,
         "use_qk_norm": True,
         "lsh_local_round": True,
+        "lsh_next_values": True,
         "ngram_sizes": [2, 3, 4, 5],
     }
     assert (data.block_size, data.row_lengths) == (8192, [512, 1024, 2048, 8192])
@@ -133,6 +134,8 @@ def test_other_tokens_other_scopes_and_other_data(monkeypatch):
     assert "ngram_sizes" not in fields_of(model)
     model, *_ = parse("--config_overrides", "attention_scope=chunk")
     assert fields_of(model) == {"attention_scope": "chunk"}
+    model, *_ = parse("--config_overrides", "lsh_local_round=false")
+    assert "lsh_next_values" not in fields_of(model)
     kinds = (PretrainedModelArguments, MaskedDataArguments, ReformerTrainingArguments)
     _, data, _ = parse("--max_seq_length", "1024", kinds=kinds)
     assert (data.block_size, data.row_lengths) == (1024, [512, 1024])
@@ -146,9 +149,10 @@ def test_other_tokens_other_scopes_and_other_data(monkeypatch):
 
 def test_a_classifier_is_trained_with_adamw():
     kinds = (PretrainedModelArguments, ClassificationDataArguments, ReformerTrainingArguments)
-    complete = partial(new_model_recipe, optimizer=CLASSIFIER_OPTIMIZER)
+    complete = partial(new_model_recipe, optimizer=CLASSIFIER_OPTIMIZER, causal=False)
     model, _, training = parse_arguments(kinds, BASE, complete=complete)
     assert fields_of(model)["ngram_sizes"] == [2, 3, 4, 5]
+    assert "lsh_next_values" not in fields_of(model)
     assert (training.learning_rate, training.muon_learning_rate) == (2e-3, 0)
     assert training.lr_scheduler_type == "cosine"
 
