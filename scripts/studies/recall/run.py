@@ -90,7 +90,7 @@ def build_model(learner: Learner, num_buckets: NumBuckets) -> ReformerHFForCausa
             attention_head_size=64,
             feed_forward_size=64,
             position_embedding_type="none",
-            conv_kernel=2,
+            conv_kernel=0 if is_next else 2,  # which is to bring a key to its value
             local_attn_chunk_length=WINDOW,
             lsh_attn_chunk_length=WINDOW,
             num_hashes=learner.num_hashes or 1,
