@@ -43,8 +43,8 @@ CURRICULUM = {
 }
 SUMMARY = (
     "Random symbols, 64 in each alphabet. One layer for recall, a local layer and one more for "
-    f"copy; hidden 128, one head of 64, window {WINDOW}, no positions; a convolution over 2 tokens, "
-    "but not with values of next tokens. Trained by a curriculum on short rows, with Muon and AdamW."
+    f"copy; hidden 128, one head of 64, window {WINDOW}, no positions, and but with next values a "
+    "convolution over 2 tokens. Trained by a curriculum on short rows, with Muon and AdamW."
 )
 ASKED = {"recall": (32, 256), "copy": (32, 256)}
 """Pairs, or symbols to copy, and tokens that they are scattered over, in evaluation."""
