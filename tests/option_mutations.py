@@ -163,8 +163,8 @@ OPTION_MUTATIONS = [
     Mutation(
         "next values: padding follows a cached token",
         "reformer_hf/nn/past/base.py",
-        "known = real.any(dim=1, keepdim=True) & (last > 0)",
-        "known = last > 0",
+        "first = real.long().argmax(dim=1)[",
+        "first = (0 * real.long()).argmax(dim=1)[",
         CACHED,
     ),
     Mutation(

@@ -176,10 +176,10 @@ class LSHPast(Past, ABC):
         """
         last, real = self.last_stored.last, new.real
         if last is not None:
+            # Of a row without real tokens padding takes and gives, which nobody sees.
             first = real.long().argmax(dim=1)[:, None, None, None]
-            known = real.any(dim=1, keepdim=True) & (last > 0)
-            followed = value.gather(2, first.expand(-1, value.shape[1], 1, value.shape[3]))
-            self.tokens.overwrite_end((last - 1).clamp(min=0), followed, known)
+            nexts = value.gather(2, first.expand(-1, value.shape[1], 1, value.shape[3]))
+            self.tokens.overwrite_end((last - 1).clamp(min=0), nexts)
         self.count_stored(value, real if new.padded else None)
         return following(value, new.documents)
 

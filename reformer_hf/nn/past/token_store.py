@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 LEAST_CAPACITY = 128
@@ -87,24 +87,19 @@ class TokenStore:
         return self.buffer.view(-1, dim).index_select(0, flat.view(-1)).view(*index.shape, dim)
 
     def overwrite_end(
-        self,
-        index: Int[Tensor, "batch 1"],
-        tokens: Shaped[Tensor, "batch heads 1 part"],
-        where: Bool[Tensor, "batch 1"],
+        self, index: Int[Tensor, "batch 1"], tokens: Shaped[Tensor, "batch heads 1 part"]
     ) -> None:
         """Replace the last numbers of one stored token of each row.
 
         Args:
             index: of the token.
             tokens: the new numbers.
-            where: the rows in which they are replaced.
         """
         assert self.buffer is not None
         self.buffer = writable(self.buffer)
         rows = torch.arange(len(index), device=index.device)
-        end = self.buffer[..., self.buffer.shape[-1] - tokens.shape[-1] :]
-        kept = end[rows, :, index[:, 0]]
-        end[rows, :, index[:, 0]] = torch.where(where.unsqueeze(-1), tokens[:, :, 0].detach(), kept)
+        part = self.buffer[..., self.buffer.shape[-1] - tokens.shape[-1] :]
+        part[rows, :, index[:, 0]] = tokens[:, :, 0].detach()
 
     def keep_last(self, count: int) -> None:
         """Forget all but the last tokens.
