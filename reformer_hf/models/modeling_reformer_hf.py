@@ -258,8 +258,9 @@ class ReformerHFModel(ReformerHFPreTrainedModel):
             output_hidden_states: also return both streams before each layer, side by side, and
                 the last hidden state. All of them get gradients under `retain_grad()`, but means.
             output_attentions: also return an attention map per layer: with True a tensor of
-                (batch, heads, query, key) that multiplies the values; with "sparse" an
-                `AttentionMap`, for rows whose matrices are too large.
+                (batch, heads, query, key) that multiplies the values (with `lsh_next_values` those
+                of the tokens behind the keys); with "sparse" an `AttentionMap`, for rows whose
+                matrices are too large.
             past_key_values: `ReformerHFCache` of the tokens before. The input is then what comes
                 after them, `attention_mask` covers all or only the new tokens, and the rotations
                 are those outside training. Nothing has a gradient.

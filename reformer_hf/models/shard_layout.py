@@ -74,7 +74,7 @@ def _find_places(
     if attention_mask is not None:
         real = attention_mask.bool()
     numbers = torch.zeros_like(real, dtype=torch.int64) if numbers is None else numbers
-    looks_right = not config.is_decoder or config.lsh_next_values
+    looks_right = not config.is_decoder or _takes_next(config)
     marks, carried = _find_marks(group, numbers, real, reach, looks_right)
     if position_ids is None:
         documents = number_documents(real, numbers)
@@ -89,12 +89,17 @@ def neighbour_reach(config: ReformerHFConfig) -> int:
     reaches = [0, config.conv_kernel - 1, *(size - 1 for size in config.ngram_sizes or ())]
     if config.attention_sparsity:
         reaches.append(config.attention_sparsity_kernel - 1)
-    if config.lsh_next_values:
+    if _takes_next(config):
         reaches.append(1)
     if "local" in config.attn_layers:
         window = config.attention_window("local", bool(config.is_decoder))
         reaches += [window.before, window.after]
     return max(reaches)
+
+
+def _takes_next(config: ReformerHFConfig) -> bool:
+    """Whether a layer takes a value of the token behind a part."""
+    return config.lsh_next_values and "lsh" in config.attn_layers
 
 
 def _check_headers(headers: list[list[int]], reach: int) -> None:

@@ -149,7 +149,7 @@ class LSHSelfAttention(SelfAttention):
                 turned, value, buckets, documents, chunk_lengths=self.chunk_lengths, **options
             )
         joined = join_heads(attended, output_map, value.shape[2], value)
-        if not (self.next_values and self.window.causal):
+        if not self.next_values or self.window.after:
             return joined
         if documents is None:
             begins = torch.arange(hidden_states.shape[1], device=hidden_states.device) == 0
@@ -224,7 +224,7 @@ class LSHSelfAttention(SelfAttention):
             implementation=implementation,
         )
         joined = join_heads(attended, output_map, past.length)
-        if not (self.next_values and self.window.causal):
+        if not self.next_values or self.window.after:
             return joined
         return _hide_own_next(joined, past.begins(new))
 

@@ -17,7 +17,8 @@ class AttentionMap(NamedTuple):
     """Attention probabilities with the places of the keys that they belong to: the sparse form.
 
     Attributes:
-        probabilities: what multiplies the value of each key of the window; without dropout it sums
+        probabilities: what multiplies the value of each key of the window, or of the token behind
+            it in a layer with next values; without dropout it sums
             to 1 over rounds and window.
         key_places: place in the row of each key, -1 where the window holds none.
     """

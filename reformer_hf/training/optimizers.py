@@ -10,13 +10,9 @@ from accelerate.utils import DistributedType
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from transformers import PreTrainedModel, Trainer
-from transformers.utils import logging
 
 from reformer_hf.nn.sparse_dense import MultiplicativeDense
 from reformer_hf.nn.sparse_feed_forward import SparseFeedForward
-from reformer_hf.ops.precision import multiplies_bfloat16
-
-logger = logging.get_logger(__name__)
 
 _KIND = "algorithm"
 
@@ -106,7 +102,9 @@ def make_optimizer(
     _check_muon(model, matrices, muon_learning_rate)
     rest = set(trained) - set(matrices)
     groups = decay_groups((each for each in trained if each in rest), weight_decay)
-    muon = torch.optim.Muon(
+    from reformer_hf.training.wide_muon import WideMuon  # which an older torch cannot make
+
+    muon = WideMuon(
         _muon_groups(model, matrices, muon_learning_rate, weight_decay),
         lr=muon_learning_rate,
         momentum=muon_momentum,
@@ -195,7 +193,7 @@ def _check_muon(model: nn.Module, matrices: list[nn.Parameter], rate: float) -> 
 
 
 def check_machine(muon_learning_rate: float | None, accelerator: Accelerator) -> None:
-    """Check that Muon sees whole matrices; warn where a step of it takes long.
+    """Check that Muon sees whole matrices.
 
     Raises:
         ValueError: under DeepSpeed, Megatron-LM and FSDP 1, whose shards are no matrices.
@@ -209,11 +207,6 @@ def check_machine(muon_learning_rate: float | None, accelerator: Accelerator) ->
         raise ValueError(
             f"{given} with {kind.value}: its shards are no matrices. Use DDP or FSDP2 "
             "(fsdp_version: 2), or leave it out"
-        )
-    if accelerator.device.type == "cpu" and not multiplies_bfloat16():
-        logger.warning(
-            f"{given}: torch's Muon multiplies in bfloat16, for which this processor has no "
-            "instructions; a step may take many times as long as with AdamW"
         )
 
 

@@ -103,16 +103,17 @@ def test_local_in_the_chunk_scope_equals_the_oracle(causal, seq):
     documents=st.integers(1, 3),
     sparsity=st.sampled_from([0, 4]),
     norm=st.booleans(),
+    after=st.integers(0, 1),
 )
 def test_what_stands_before_attention_equals_the_oracle(
-    kind, causal, seq, kernel, documents, sparsity, norm
+    kind, causal, seq, kernel, documents, sparsity, norm, after
 ):
     """Sparse projections, convolution, norms, angles, local round: outputs, maps and gradients.
 
     Documents need not stand together.
     """
     options = {"causal": causal, "conv_kernel": kernel, "sparsity": sparsity}
-    options["sparsity_kernel"], after = kernel - 1, 0 if causal else 1
+    options["sparsity_kernel"], after = kernel - 1, 0 if causal else after
     if kind.startswith("full"):
         options |= {"use_qk_norm": norm, "shared_query_key": kind == "full_shared_qk"}
         module = build(FullSelfAttention, **options)

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments, get_scheduler
 
-from reformer_hf.training import make_optimizer, optimizers
+from reformer_hf.training import make_optimizer, wide_muon
 from reformer_hf.training.optimizers import MuonAdamW, check_machine, hidden_matrices, muon_rate
 from tests.models.heads import HEADS
 from tests.models.tiny import SPARSE_PROJECTIONS, WITH_SRU, random_ids, tiny_lm
@@ -128,7 +128,8 @@ def test_the_gates_of_recurrent_units_are_matrices_of_their_own():
         assert any(gate.weight is each for each in matrices) and gate.weight.shape == (3, 3)
 
 
-def test_a_step_is_that_of_the_two_optimizers_of_torch():
+def test_a_step_is_that_of_the_two_optimizers_of_torch(monkeypatch):
+    monkeypatch.setattr(wide_muon, "multiplies_bfloat16", lambda: True)
     model, other = tiny_lm(), tiny_lm()
     matrices = hidden_matrices(other)
     rest = [each for each in other.parameters() if all(each is not one for one in matrices)]
@@ -288,16 +289,6 @@ def test_shards_that_are_no_matrices_are_refused(kind):
         check_machine(off, accelerator(*kind))
     check_machine(0.02, accelerator("FSDP", 2))
     check_machine(0.02, accelerator("MULTI_CPU"))
-
-
-@pytest.mark.parametrize("fast", [True, False])
-def test_a_processor_that_is_slow_at_it_is_warned_of(fast, monkeypatch):
-    said = []
-    monkeypatch.setattr(optimizers, "multiplies_bfloat16", lambda: fast)
-    monkeypatch.setattr(optimizers.logger, "warning", said.append)
-    check_machine(None, accelerator("NO"))
-    check_machine(0.02, accelerator("NO"))
-    assert len(said) == (not fast) and all("no instructions" in each for each in said)
 
 
 def test_a_trainer_of_transformers_takes_it(tmp_path):

@@ -116,7 +116,7 @@ class Past:
 
     @property
     def values(self) -> Float[Tensor, "batch heads stored dim"]:
-        """Their values."""
+        """Their values; of a layer with next values those of the tokens behind them."""
         return self.tokens.tokens().chunk(2, dim=-1)[1]
 
     @property
@@ -174,6 +174,7 @@ class LSHPast(Past, ABC):
             What :meth:`attend` is to remember of them as their values; that of a row's last token
             is zero until the next pass.
         """
+        self.tokens.check(value)
         last, real = self.last_stored.last, new.real
         if last is not None:
             # Of a row without real tokens padding takes and gives, which nobody sees.
@@ -182,6 +183,14 @@ class LSHPast(Past, ABC):
             self.tokens.overwrite_end((last - 1).clamp(min=0), nexts)
         self.count_stored(value, real if new.padded else None)
         return following(value, new.documents)
+
+    def drop_last(self, count: int) -> None:
+        """Forget the last tokens of every row; see :meth:`Past.drop_last`."""
+        super().drop_last(count)
+        last = self.last_stored.last
+        if last is not None and count:
+            nothing = torch.zeros_like(self.values[:, :, :1])
+            self.tokens.overwrite_end((last - 1).clamp(min=0), nothing)
 
     def count_stored(
         self,

@@ -8,6 +8,7 @@ glibc's allocator as it is; this tree also as the training scripts set it.
 Writes results.json and results.md to the output folder, and goes on where it stopped.
 """
 
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -107,6 +108,7 @@ def extract_package(commit: str, folder: Path) -> str:
     archive = subprocess.run([*git, "archive", commit, "reformer_hf"], capture_output=True)
     if archive.returncode:
         raise ValueError(f"commit={commit} has no folder reformer_hf: choose a later one")
+    shutil.rmtree(folder, ignore_errors=True)  # files of another commit would stay
     with tarfile.open(fileobj=BytesIO(archive.stdout)) as files:
         files.extractall(folder, filter="data")
     return named.stdout.strip()

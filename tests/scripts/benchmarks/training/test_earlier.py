@@ -36,6 +36,9 @@ def repository(tmp_path, monkeypatch):
 def test_the_package_is_that_of_the_commit(repository, tmp_path):
     name = extract_package("HEAD~1", tmp_path / "code")
     assert (tmp_path / "code" / "reformer_hf" / "file.py").read_text() == "old"
+    (tmp_path / "code" / "reformer_hf" / "other.py").touch()
+    extract_package("HEAD~1", tmp_path / "code")
+    assert len(list((tmp_path / "code" / "reformer_hf").iterdir())) == 1
     assert len(name) >= 7
     with pytest.raises(ValueError, match="commit=HEAD~9: git does not know it"):
         extract_package("HEAD~9", tmp_path / "code")
