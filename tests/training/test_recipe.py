@@ -188,6 +188,14 @@ def test_a_configuration_of_the_papers_stays_the_papers():
     assert data.row_lengths is training.muon_learning_rate is None
 
 
+@pytest.mark.parametrize("name", ["dna", "documents", "log", "documents_classification"])
+def test_files_with_recorded_results_leave_no_field_open(name):
+    """Or the same file would train another model than the one whose results are there."""
+    given = read_settings(CONFIGS / f"{name}.yaml")
+    chosen = new_model_recipe(given, list(given), causal=name != "documents_classification")
+    assert "config_overrides" not in chosen
+
+
 @pytest.mark.parametrize("script", [train_clm, train_clm_no_trainer])
 def test_a_run_with_next_to_no_arguments(script, tmp_path, capsys):
     """The epochs decide the steps of rows that grow."""
