@@ -156,8 +156,8 @@ OPTION_MUTATIONS = [
     Mutation(
         "next values: what follows a cached token is not told it",
         "reformer_hf/nn/past/base.py",
-        "self.tokens.overwrite_end(",
-        "print(",
+        "self.tokens.overwrite_end((last - 1).clamp(min=0), nexts)",
+        "nexts.sum()",
         CACHED,
     ),
     Mutation(
@@ -165,6 +165,13 @@ OPTION_MUTATIONS = [
         "reformer_hf/nn/past/base.py",
         "first = real.long().argmax(dim=1)[",
         "first = (0 * real.long()).argmax(dim=1)[",
+        CACHED,
+    ),
+    Mutation(
+        "next values: the place of the last token stays when tokens are taken back",
+        "reformer_hf/nn/past/base.py",
+        "return self.recent, self.recent_shared, self.last_stored, self.states",
+        "return self.recent, self.recent_shared, self.states",
         CACHED,
     ),
     Mutation(
@@ -226,8 +233,8 @@ OPTION_MUTATIONS = [
     Mutation(
         "inputs keep their rows when rows are chosen",
         "reformer_hf/nn/past/base.py",
-        "return self.recent, self.recent_shared, self.states",
-        "return self.recent_shared, self.states",
+        "return self.recent, self.recent_shared, self.last_stored, self.states",
+        "return self.recent_shared, self.last_stored, self.states",
         ("tests/models/test_generation_cache.py",),
     ),
     Mutation(
@@ -275,15 +282,15 @@ OPTION_MUTATIONS = [
     Mutation(
         "what sparse projections share stays when tokens are taken back",
         "reformer_hf/nn/past/base.py",
-        "return self.recent, self.recent_shared, self.states",
-        "return self.recent, self.states",
+        "return self.recent, self.recent_shared, self.last_stored, self.states",
+        "return self.recent, self.last_stored, self.states",
         CACHED,
     ),
     Mutation(
         "what sparse projections share keeps its rows when rows are chosen",
         "reformer_hf/nn/past/base.py",
-        "return self.recent, self.recent_shared, self.states",
-        "return self.recent, self.states",
+        "return self.recent, self.recent_shared, self.last_stored, self.states",
+        "return self.recent, self.last_stored, self.states",
         ("tests/models/test_generation_cache.py",),
     ),
     Mutation(
@@ -394,8 +401,8 @@ OPTION_MUTATIONS = [
     Mutation(
         "states that are taken back stay",
         "reformer_hf/nn/past/base.py",
-        "return self.recent, self.recent_shared, self.states",
-        "return self.recent, self.recent_shared",
+        "return self.recent, self.recent_shared, self.last_stored, self.states",
+        "return self.recent, self.recent_shared, self.last_stored",
         SRU,
     ),
     Mutation(
@@ -408,8 +415,8 @@ OPTION_MUTATIONS = [
     Mutation(
         "states keep their rows when rows are chosen",
         "reformer_hf/nn/past/base.py",
-        "return self.recent, self.recent_shared, self.states",
-        "return self.recent, self.recent_shared",
+        "return self.recent, self.recent_shared, self.last_stored, self.states",
+        "return self.recent, self.recent_shared, self.last_stored",
         ("tests/models/test_cache_reformer_hf.py",),
     ),
     Mutation(

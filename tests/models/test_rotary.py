@@ -55,6 +55,7 @@ def test_without_rotary_positions_there_are_no_angles():
 def test_a_local_round_over_the_whole_row_is_full_attention(parameters):
     """Each key counted once: LSH turns, scales and convolves as full shared-QK attention does."""
     fields = {**ALL_OPTIONS, "rope_parameters": parameters, "lsh_attn_chunk_length": 32}
+    fields["lsh_next_values"] = False
     models = [
         tiny_lm(attn_layers=[kind] * 2, deduplicate_rounds=True, **fields).double()
         for kind in ("lsh", "full_shared_qk")
