@@ -165,7 +165,7 @@ OPTION_MUTATIONS = [
         "reformer_hf/nn/past/base.py",
         "first = real.long().argmax(dim=1)[",
         "first = (0 * real.long()).argmax(dim=1)[",
-        PREFILL,
+        CACHED,
     ),
     Mutation(
         "next values: the place of the last token stays when tokens are taken back",

@@ -254,3 +254,12 @@ def test_float32_errs_no_more_with_a_cache(fields, rows, passes, padding):
         rounding = spread(exact() - expected)
     assert 0 < rounding < 1e-3
     assert spread(cached - expected) <= spread(plain - expected) + rounding
+
+
+def test_tokens_behind_padding_follow_those_of_earlier_passes():
+    model = tiny_lm(attn_layers=["lsh", "local", "lsh"], **WITH_NGRAMS).double()
+    ids, mask = random_ids(2, 12), torch.ones(2, 12, dtype=torch.int64)
+    mask[0, 6:8] = 0
+    first = model(ids[:, :6], use_cache=True)
+    second = model(ids[:, 6:], attention_mask=mask[:, 6:], past_key_values=first.past_key_values)
+    assert_rows_as_alone(model, torch.cat([first.logits, second.logits], dim=1), ids, mask)
