@@ -131,13 +131,18 @@ class TokenStore:
         self.length -= count
 
     def change_rows(self, change: Callable[[Tensor], Tensor]) -> None:
-        """Replace the buffer by a function of it, such as a choice of rows.
+        """Replace the tokens by a function of them, such as a choice of rows.
 
         Args:
             change: keeps all axes but the first.
         """
         if self.buffer is not None:
-            self.buffer = change(self.buffer)
+            kept = change(self.tokens())  # without the room to grow
+            if (kept.shape[0], kept.device) == (self.buffer.shape[0], self.buffer.device):
+                self.buffer = writable(self.buffer)
+            else:
+                self.buffer = kept.new_empty(kept.shape[0], *self.buffer.shape[1:])
+            self.tokens().copy_(kept)
 
     @property
     def device(self) -> torch.device | None:
