@@ -51,6 +51,12 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "ngram_sizes=[2,3,4,5]": {"ngram_sizes": [2, 3, 4, 5]},
     "ngram_table_size=65536": {"ngram_table_size": 65_536},
     "hidden_act=relu2": {"hidden_act": "relu2"},
+    "num_hashes=1": {"num_hashes": 1},
+    "num_hashes=4": {"num_hashes": 4},
+    "num_buckets=64": {"num_buckets": 64},
+    "num_buckets=256": {"num_buckets": 256},
+    "redraw_rotations=false": {"redraw_rotations": False},
+    "hidden_dropout_prob=0.1": {"hidden_dropout_prob": 0.1},
 }
 """Rows that change the model."""
 

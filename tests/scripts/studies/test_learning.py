@@ -111,6 +111,8 @@ def test_a_recipe_needs_a_context(recipe_file):
         ("no n-grams", {"ngram_sizes": []}),
         ("ngram_sizes=[2,3]", {"ngram_sizes": [2, 3]}),
         ("hidden_act=relu2", {"hidden_act": "relu2"}),
+        ("num_buckets=64", {"num_buckets": 64}),
+        ("redraw_rotations=false", {"redraw_rotations": False}),
         ("full in place of lsh", {"attn_layers": ["local", "full"]}),
         ("full_shared_qk in place of lsh", {"attn_layers": ["local", "full_shared_qk"]}),
         ("local in place of lsh", {"attn_layers": ["local", "local"]}),
