@@ -25,6 +25,8 @@ from scripts.studies.reproduce.timed import TimedArguments, make_timed_header, p
 CLAIM = "arithmetic"
 TALK = {"layers": 12, "embeddings": 2e9, "activations": 50e9}
 """Bytes, at a million tokens of width 512 in float32."""
+_OF_ALL_HEADS = """What has no layers is, of reversible ones, above all the attention of one layer to all heads at
+a time. The steps below attend with one head at a time."""
 PLAIN, REVERSIBLE = "all activations stored", "reversible"
 FLOAT = 4  # bytes
 
@@ -134,18 +136,18 @@ def render(header: dict, runs: Sequence[dict]) -> str:
     ]
     columns = ["bytes of a token, measured", "of each LSH layer", "of what has no layers"]
     lines += ["## Layers, measured at a shorter length", "", *table(columns, rows)]
-    for step in header["steps"]:
+    lines += [_OF_ALL_HEADS, ""]
+    plain = per_token[PLAIN]
+    for index, step in enumerate(header["steps"]):
         sizes = step["arguments"]
         tokens, layers = sizes["num_tokens"], sizes["num_hidden_layers"]
         kind = "bfloat16" if sizes["bf16"] else "float32"
         lines += [f"## {tokens:,} tokens, {layers} layers, {kind}", ""]
         cells = [[name, _gigabytes(value)] for name, value in counted(step)]
-        for name, found in per_token.items():
-            if found is None:
-                continue
+        if plain and not index:  # layers of its sizes were measured
             for count in (layers, TALK["layers"]):
-                value = tokens * (found[0] * count + found[1])
-                text = f"{name}, {count} LSH layers: from the bytes above"
+                value = tokens * (plain[0] * count + plain[1])
+                text = f"{PLAIN}, {count} LSH layers: from the bytes above"
                 cells.append([text, _gigabytes(value)])
         peak = step["peak_memory_gib"]
         cells.append(["measured: the peak of the whole step", _gigabytes((peak or 0) * 2**30)])
