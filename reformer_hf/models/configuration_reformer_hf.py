@@ -58,8 +58,8 @@ class ReformerHFConfig(PreTrainedConfig):
     Args:
         attn_layers (`list[str]`): per layer `"local"`, `"lsh"`, `"full"` (exact attention with the
             weights of a local layer) or `"full_shared_qk"` (with those of an LSH layer). By
-            default local and LSH in turn, `num_hidden_layers` of them: as good as full ones early on,
-            better where the far context matters (docs/learning.md, docs/next_values.md).
+            default local and LSH in turn, `num_hidden_layers` of them: as good as full ones early
+            on, and with `lsh_next_values` better (docs/learning.md, docs/next_values.md).
         attention_scope (`"band"` or `"chunk"`): which keys a query may see. `"band"`, the default,
             is strictly causal and shows more of the exact weight (docs/reproduction.md); `"chunk"`
             is for checkpoints of transformers' Reformer.

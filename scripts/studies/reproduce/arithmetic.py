@@ -25,8 +25,8 @@ from scripts.studies.reproduce.timed import TimedArguments, make_timed_header, p
 CLAIM = "arithmetic"
 TALK = {"layers": 12, "embeddings": 2e9, "activations": 50e9}
 """Bytes, at a million tokens of width 512 in float32."""
-_OF_ALL_HEADS = """What has no layers is, of reversible ones, above all the attention of one layer to all heads at
-a time. The steps below attend with one head at a time."""
+_OF_ALL_HEADS = """What has no layers is, of reversible ones, above all the attention of one layer
+with all heads at a time. The steps below attend with one head at a time."""
 PLAIN, REVERSIBLE = "all activations stored", "reversible"
 FLOAT = 4  # bytes
 
