@@ -1,6 +1,5 @@
 """The cards in model_cards/: valid, made of measured numbers, and their code runs."""
 
-import json
 import re
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import torch
 from huggingface_hub import HfApi, ModelCard
 
 from reformer_hf import ReformerHFByteTokenizer
-from reformer_hf.hub.card import TEMPLATE, build_run_card
+from reformer_hf.hub.card import TEMPLATE
 from tests.hub.fake_validation import metadata_errors
 from tests.models.sentencepiece_files import train_sentencepiece
 from tests.models.tiny import tiny_lm
@@ -17,7 +16,6 @@ from tests.parity.published_models import TINY, build_stock, write_checkpoint
 
 ROOT = Path(__file__).parents[2]
 CARDS = sorted((ROOT / "model_cards").glob("[!RT]*.md"))
-QUICKSTART = ROOT / "scripts" / "results" / "quickstart" / "run_record.json"
 
 
 def card_of(name):
@@ -48,11 +46,15 @@ def test_the_template_is_that_of_the_package():
     assert template.read_text(encoding="utf-8") == TEMPLATE.read_text(encoding="utf-8")
 
 
-def test_the_quickstarts_card_is_made_of_its_record():
-    record = json.loads(QUICKSTART.read_text())
-    curve = "../scripts/results/quickstart/loss_curve.png"
-    card = build_run_card("Byte-level Reformer (quickstart)", record, curve=curve)
-    assert card_of("quickstart") == card.content
+def test_cards_of_runs_are_made_of_their_records(tmp_path, monkeypatch):
+    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    (tmp_path / "model_cards").mkdir()
+    monkeypatch.chdir(tmp_path)
+    run_code_of((ROOT / "model_cards" / "README.md").read_text(encoding="utf-8"))
+    made = sorted((tmp_path / "model_cards").iterdir())
+    assert [file.stem for file in made] == ["quickstart", "text_16k"]
+    for file in made:
+        assert file.read_text(encoding="utf-8") == card_of(file.stem)
 
 
 def test_the_quickstarts_code_runs(tmp_path, monkeypatch, capsys):
