@@ -61,8 +61,7 @@ class ReformerHFConfig(PreTrainedConfig):
             default local and LSH in turn, `num_hidden_layers` of them: as good as full ones early
             on, and with `lsh_next_values` better (docs/learning.md, docs/next_values.md).
         attention_scope (`"band"` or `"chunk"`): which keys a query may see. `"band"`, the default,
-            is strictly causal and shows more of the exact weight (docs/reproduction.md); `"chunk"`
-            is for checkpoints of transformers' Reformer.
+            is strictly causal; `"chunk"` is for checkpoints of transformers' Reformer.
         is_decoder (`bool`, *optional*): causal attention. A causal model's own configuration says
             so; any other model made of its checkpoint is then causal, too.
         is_encoder_decoder (`bool`): an encoder, and a decoder that reads its output; the two
@@ -101,8 +100,8 @@ class ReformerHFConfig(PreTrainedConfig):
         local_num_chunks_after, lsh_num_chunks_after (`int`, *optional*): look-ahead in chunks; by
             default none, and as many as before in bidirectional layers of the `band` scope.
         num_hashes (`int`): rounds of hashing; 2 by default. 16 in their place gained 0.09 bits per
-            byte in three times the time (docs/reproduction.md). A model may be evaluated with more
-            than it was trained with.
+            byte in three times the time (one seed, no local round: docs/reproduction.md). A model
+            may be evaluated with more than it was trained with.
         num_buckets (`int` or `list[int]`, *optional*): even number of buckets or even factors of
             it. By default `hash_length` over the window, so that a bucket fills its window there.
         hash_length (`int`, *optional*): length in tokens that `num_buckets` is chosen for; the

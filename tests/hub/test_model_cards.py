@@ -57,11 +57,12 @@ def test_cards_of_runs_are_made_of_their_records(tmp_path, monkeypatch):
         assert file.read_text(encoding="utf-8") == card_of(file.stem)
 
 
-def test_the_quickstarts_code_runs(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("name", ["quickstart", "text_16k"])
+def test_the_code_of_our_models_runs(name, tmp_path, monkeypatch, capsys):
     tiny_lm(vocab_size=258).save_pretrained(tmp_path)
     ReformerHFByteTokenizer().save_pretrained(tmp_path)
     monkeypatch.chdir(tmp_path)
-    run_code_of(card_of("quickstart"))
+    run_code_of(card_of(name))
     assert capsys.readouterr().out.strip()
 
 

@@ -131,18 +131,13 @@ class TokenStore:
         self.length -= count
 
     def change_rows(self, change: Callable[[Tensor], Tensor]) -> None:
-        """Replace the tokens by a function of them, such as a choice of rows.
+        """Replace the buffer by a function of it, such as a choice of rows.
 
         Args:
             change: keeps all axes but the first.
         """
         if self.buffer is not None:
-            kept = change(self.tokens())  # without the room to grow
-            if (kept.shape[0], kept.device) == (self.buffer.shape[0], self.buffer.device):
-                self.buffer = writable(self.buffer)
-            else:
-                self.buffer = kept.new_empty(kept.shape[0], *self.buffer.shape[1:])
-            self.tokens().copy_(kept)
+            self.buffer = change(self.buffer)
 
     @property
     def device(self) -> torch.device | None:

@@ -138,13 +138,14 @@ def render(header: dict, runs: Sequence[dict]) -> str:
     lines += ["## Layers, measured at a shorter length", "", *table(columns, rows)]
     lines += [_OF_ALL_HEADS, ""]
     plain = per_token[PLAIN]
-    for index, step in enumerate(header["steps"]):
+    measured = header["steps"][0]["arguments"]  # whose sizes the layers above have
+    for step in header["steps"]:
         sizes = step["arguments"]
         tokens, layers = sizes["num_tokens"], sizes["num_hidden_layers"]
         kind = "bfloat16" if sizes["bf16"] else "float32"
         lines += [f"## {tokens:,} tokens, {layers} layers, {kind}", ""]
         cells = [[name, _gigabytes(value)] for name, value in counted(step)]
-        if plain and not index:  # layers of its sizes were measured
+        if plain and sizes == measured:
             for count in (layers, TALK["layers"]):
                 value = tokens * (plain[0] * count + plain[1])
                 text = f"{PLAIN}, {count} LSH layers: from the bytes above"

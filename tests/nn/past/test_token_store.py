@@ -108,28 +108,3 @@ def test_nothing_stored_has_a_gradient():
     with torch.no_grad():
         tokens.zero_()
     assert store.tokens().abs().sum() > 0  # a copy
-
-
-def test_rows_are_chosen_and_repeated_with_their_room_to_grow():
-    tokens = random_tokens(5)
-    store = filled(tokens)
-    room = store.allocated_bytes
-    store.change_rows(lambda stored: stored.index_select(0, torch.tensor([1, 1])))
-    assert store.allocated_bytes == room
-    assert torch.equal(store.tokens(), tokens[[1, 1]])
-    store.append(tokens[:, :, :1])
-    store.change_rows(lambda stored: stored.flip(0))  # two rows again: in the same buffer
-    store.change_rows(lambda stored: stored)
-    expected = torch.cat([tokens[[1, 1]], tokens[:, :, :1]], dim=2).flip(0)
-    assert torch.equal(store.tokens(), expected)
-    store.change_rows(lambda stored: stored.repeat_interleave(3, dim=0))
-    assert store.allocated_bytes == 3 * room
-    assert torch.equal(store.tokens(), expected.repeat_interleave(3, dim=0))
-
-
-def test_rows_of_inference_mode_change_outside_of_it():
-    tokens = random_tokens(5)
-    with torch.inference_mode():
-        store = filled(tokens)
-    store.change_rows(lambda stored: stored.flip(0))
-    assert torch.equal(store.tokens(), tokens.flip(0))
