@@ -5,7 +5,8 @@ gives the few bytes before and behind it to small objects, which may live longer
 block is then too short for the next request of its size (sourceware.org bug 14581), so each layer
 takes new memory. With `THP_MEM_ALLOC_ENABLE=1` torch aligns blocks of 2 MiB and more to pages: what
 is cut off then is longer than what small objects ask for. It also asks the system for large pages,
-so that giving the largest blocks back at once costs little time.
+so that giving the largest blocks back at once costs little time. It does cost some, because what
+comes back has to be cleared. So shallow models, whose memory hardly grows, give less back.
 """
 
 import ctypes
@@ -19,17 +20,34 @@ import torch
 ALIGN_TO_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
 """What torch reads when it makes its first tensor; other packages make one while imported."""
 
-RETURN_LARGEST = {"MALLOC_MMAP_THRESHOLD_": str(2**23), "MALLOC_TRIM_THRESHOLD_": str(2**28)}
-"""What glibc would read at its start: bytes from which on a freed block is given back at once, and
-bytes of free memory at the end of the heap from which on those are."""
+MMAP_THRESHOLD, TRIM_THRESHOLD = "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"
+"""What glibc reads at its start: bytes from which on a freed block is given back at once, and bytes
+of free memory at the end of the heap from which on those are."""
+
+SHALLOW = 6
+"""Layers of a model that gives less back."""
 
 LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 ALIGNED = 2**21  # bytes of a tensor from which on torch aligns it to pages
 PAGE = 4096
-_OPTIONS = {"MALLOC_MMAP_THRESHOLD_": -3, "MALLOC_TRIM_THRESHOLD_": -1}  # of mallopt, in malloc.h
+_OPTIONS = {MMAP_THRESHOLD: -3, TRIM_THRESHOLD: -1}  # of mallopt, in malloc.h
 
 
-def reuse_freed_memory() -> bool:
+def thresholds(num_hidden_layers: int | None = None) -> dict[str, str]:
+    """What `reuse_freed_memory` tells glibc.
+
+    Args:
+        num_hidden_layers: of the model; None where it is not known, which is taken for deep.
+
+    Returns:
+        The settings, as the environment would have them.
+    """
+    is_shallow = num_hidden_layers is not None and num_hidden_layers <= SHALLOW
+    # 32 MiB is as far as glibc's own threshold moves with the blocks that a process frees.
+    return {MMAP_THRESHOLD: str(2**25 if is_shallow else 2**23), TRIM_THRESHOLD: str(2**28)}
+
+
+def reuse_freed_memory(num_hidden_layers: int | None = None) -> bool:
     """Have this process use freed memory again, so that its peak grows less with depth.
 
     Set `THP_MEM_ALLOC_ENABLE=1` in the environment before anything makes a tensor, as the training
@@ -37,15 +55,13 @@ def reuse_freed_memory() -> bool:
     is done where that variable is not 1, where the system's allocator is not glibc, or where
     another is preloaded. Settings of glibc that are in the environment are left as they are.
 
+    Args:
+        num_hidden_layers: of the model, if it is known; `fit_to_depth` says it later.
+
     Returns:
         Whether blocks are aligned to pages.
     """
-    asked = all(os.environ.get(name) == value for name, value in ALIGN_TO_PAGES.items())
-    if (
-        not asked
-        or platform.libc_ver()[0] != "glibc"
-        or "alloc" in os.environ.get("LD_PRELOAD", "")
-    ):
+    if not _is_asked():
         return False
     is_aligned = not any(
         torch.empty(ALIGNED, dtype=torch.uint8).data_ptr() % PAGE for _ in range(4)
@@ -54,14 +70,38 @@ def reuse_freed_memory() -> bool:
         said = "as it was, because THP_MEM_ALLOC_ENABLE=1 came after the first tensor"
     else:
         said = "large blocks are aligned to pages (THP_MEM_ALLOC_ENABLE=0: as it was)"
-        # Without large pages each page that comes back costs time.
-        if has_large_pages() and not os.environ.keys() & RETURN_LARGEST.keys():
-            for name, value in RETURN_LARGEST.items():
-                ctypes.CDLL(None).mallopt(_OPTIONS[name], int(value))
-            said += ", those of 8 MiB and more are given back at once"
+        if fit_to_depth(num_hidden_layers):
+            said += ", the largest are given back at once"
     if os.environ.get("RANK", "0") == "0":
         print(f"glibc's allocator: {said}", file=sys.stderr)
     return is_aligned
+
+
+def fit_to_depth(num_hidden_layers: int | None) -> bool:
+    """Choose from how many bytes on a freed block is given back: 8 MiB, 32 in shallow models.
+
+    Args:
+        num_hidden_layers: of the model that is trained next; None where it is not known.
+
+    Returns:
+        Whether glibc was told: it is where `reuse_freed_memory` does something, if the system has
+        large pages. Without these each page that comes back costs time.
+    """
+    settings = thresholds(num_hidden_layers)
+    if not _is_asked() or not has_large_pages() or os.environ.keys() & settings.keys():
+        return False
+    for name, value in settings.items():
+        ctypes.CDLL(None).mallopt(_OPTIONS[name], int(value))
+    return True
+
+
+def _is_asked() -> bool:
+    """Whether the environment asks for it, and glibc's own allocator is at work."""
+    return (
+        all(os.environ.get(name) == value for name, value in ALIGN_TO_PAGES.items())
+        and platform.libc_ver()[0] == "glibc"
+        and "alloc" not in os.environ.get("LD_PRELOAD", "")
+    )
 
 
 def has_large_pages() -> bool:

@@ -10,6 +10,7 @@ from transformers.utils import logging
 from reformer_hf.models.configuration_reformer_hf import OWN_NAMES, ReformerHFConfig
 from reformer_hf.models.configuration_rules import own_names, unknown_names
 from reformer_hf.models.tokenization_reformer_hf import ReformerHFByteTokenizer
+from reformer_hf.training.allocator import fit_to_depth
 from reformer_hf.training.arguments import PretrainedModelArguments
 from reformer_hf.training.row_schedule import RowSchedule
 from reformer_hf.training.settings_files import read_yaml
@@ -53,6 +54,8 @@ def build_model(
 ) -> Any:
     """Load a checkpoint, or make a model with random weights that come from torch's generator.
 
+    How much freed memory the process keeps is then chosen by its depth (`fit_to_depth`).
+
     Args:
         model_class: of this package, or an Auto class where the arguments name a checkpoint.
         arguments: which model, and what of it is trained.
@@ -88,7 +91,14 @@ def build_model(
         model.resize_token_embeddings(len(tokenizer))
     if arguments.freeze_embeddings:
         model.base_model.embeddings.requires_grad_(False)
+    fit_to_depth(_count_layers(model.config))
     return _add_adapters(model, arguments) if arguments.use_lora else model
+
+
+def _count_layers(config: Any) -> int | None:
+    """Layers of a model, of both sides together if it has two; None for what is not known."""
+    sides = (getattr(config, f"{side}_attn_layers", None) or () for side in ("encoder", "decoder"))
+    return sum(map(len, sides)) or getattr(config, "num_hidden_layers", None)
 
 
 def limit_length(tokenizer: Any, model: Any) -> None:

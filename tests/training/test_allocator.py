@@ -5,10 +5,15 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from reformer_hf import ReformerHFForCausalLM, ReformerHFForConditionalGeneration
+from reformer_hf.models.tokenization_reformer_hf import ReformerHFByteTokenizer
 from reformer_hf.training import allocator
+from reformer_hf.training.arguments import PretrainedModelArguments
+from reformer_hf.training.build import build_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.skipif(not allocator.has_large_pages(), reason="the system gives no large pages")
 def test_memory_is_flat_in_depth():
     """6 layers grow the process 1.1 times as much as 2; with glibc as it is, twice as much."""
-    theirs = {"LD_PRELOAD", *allocator.RETURN_LARGEST}
+    theirs = {"LD_PRELOAD", *allocator.thresholds()}
     kept = {name: value for name, value in os.environ.items() if name not in theirs}
     finished = subprocess.run(
         [sys.executable, "-m", "tests.training.memory_by_depth"],
@@ -41,6 +46,33 @@ def test_what_the_environment_chooses_stays(environment, monkeypatch, capsys):
         monkeypatch.setenv(name, value)
     assert not allocator.reuse_freed_memory()
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc")
+@pytest.mark.parametrize(("sides", "told"), [((6,), 2**25), ((7,), 2**23), ((3, 4), 2**23)])
+def test_a_model_that_is_built_says_its_depth(sides, told, monkeypatch):
+    """An encoder and a decoder count together."""
+    fields = ["num_hidden_layers"] if len(sides) == 1 else ["encoder_layers", "decoder_layers"]
+    model_class = ReformerHFForCausalLM
+    overrides = dict(zip(fields, sides, strict=True)) | {"hidden_size": 8, "num_attention_heads": 1}
+    if len(sides) == 2:
+        model_class = ReformerHFForConditionalGeneration
+        overrides |= {"is_encoder_decoder": True, "decoder_start_token_id": 2}
+    calls = []
+    glibc = SimpleNamespace(mallopt=lambda *option: calls.append(option))
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: glibc)
+    monkeypatch.setattr(allocator, "has_large_pages", lambda: True)
+    for name in ("LD_PRELOAD", *allocator.thresholds()):
+        monkeypatch.delenv(name, raising=False)
+    arguments = PretrainedModelArguments(
+        config_overrides=",".join(f"{name}={value}" for name, value in overrides.items())
+    )
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
+    build_model(model_class, arguments, ReformerHFByteTokenizer(), 64)
+    assert not calls
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")
+    build_model(model_class, arguments, ReformerHFByteTokenizer(), 64)
+    assert calls == [(-3, told), (-1, 2**28)]
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("train_*.py")))

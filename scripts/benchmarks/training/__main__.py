@@ -17,9 +17,9 @@ from scripts.benchmarks.common.peers import ModelShape
 from scripts.benchmarks.common.processes import exit_when_terminated, run_process
 from scripts.benchmarks.common.runs import benchmark_header, do_runs, plan_cases
 from scripts.benchmarks.training.arguments import (
-    ALLOCATORS,
     TrainingBenchmarkArguments,
     allocator_environment,
+    allocator_settings,
 )
 from scripts.benchmarks.training.plot import plot_all
 from scripts.benchmarks.training.report import TrainingCase
@@ -47,14 +47,14 @@ def run_child(case: TrainingCase, arguments: TrainingBenchmarkArguments, shape: 
     """Measure a case in a process of its own; see `run_process`."""
     request = {"case": case._asdict(), "arguments": asdict(arguments), "shape": asdict(shape)}
     module = "scripts.benchmarks.training.run"
-    environment = allocator_environment(arguments.allocator)
+    environment = allocator_environment(arguments.allocator, case.layers)
     return run_process(module, request, arguments.timeout, environment)
 
 
 def summary(arguments: TrainingBenchmarkArguments, shape: ModelShape) -> str:
     """The setting in some sentences."""
     allocator = ALLOCATOR_NOTES[arguments.allocator]
-    if variables := ALLOCATORS[arguments.allocator]:
+    if variables := allocator_settings(arguments.allocator, shape.num_hidden_layers):
         allocator += f" ({', '.join(f'{name}={value}' for name, value in variables.items())})"
     text = (
         f"{shape}, vocabulary {shape.vocab_size}, no dropout, random weights and tokens; batches "

@@ -5,7 +5,7 @@ import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from reformer_hf.training.allocator import ALIGN_TO_PAGES, RETURN_LARGEST
+from reformer_hf.training.allocator import ALIGN_TO_PAGES, thresholds
 from reformer_hf.training.arguments import argument
 from scripts.benchmarks.common.arguments import BenchmarkArguments, turned
 from scripts.benchmarks.common.memory import RETURN_LARGE
@@ -25,16 +25,22 @@ ALLOCATORS = {
         "MALLOC_TRIM_THRESHOLD_": str(2**34),
     },
     "return_large": RETURN_LARGE,
-    "scripts": ALIGN_TO_PAGES | RETURN_LARGEST,
+    "scripts": ALIGN_TO_PAGES | thresholds(),
 }
-"""What the environment of each run tells torch and glibc about memory."""
+"""What the environment of each run tells torch and glibc about memory; of a deep model."""
 
 
-def allocator_environment(allocator: str) -> Mapping[str, str]:
+def allocator_settings(allocator: str, num_hidden_layers: int) -> Mapping[str, str]:
+    """What one of `ALLOCATORS` sets for a model of so many layers."""
+    by_depth = thresholds(num_hidden_layers) if allocator == "scripts" else {}
+    return ALLOCATORS[allocator] | by_depth
+
+
+def allocator_environment(allocator: str, num_hidden_layers: int) -> Mapping[str, str]:
     """The environment of a run with one of `ALLOCATORS`."""
     ours = {name for settings in ALLOCATORS.values() for name in settings}
     kept = {name: value for name, value in os.environ.items() if name not in ours}
-    return kept | ALLOCATORS[allocator]
+    return kept | allocator_settings(allocator, num_hidden_layers)
 
 
 @dataclass

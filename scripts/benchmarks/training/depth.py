@@ -106,7 +106,7 @@ def run_child(case: DepthCase, arguments: DepthArguments, shape: ModelShape) -> 
         **{name: getattr(arguments, name) for name in names}, tokens_per_batch=case.length
     )
     request = {"case": measured._asdict(), "arguments": asdict(own), "shape": asdict(shape)}
-    environment = allocator_environment(case.allocator)
+    environment = allocator_environment(case.allocator, case.layers)
     return run_process("scripts.benchmarks.training.run", request, arguments.timeout, environment)
 
 

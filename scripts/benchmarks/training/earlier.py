@@ -135,7 +135,7 @@ def run_child(
     request = {name: getattr(arguments, name) for name in names}
     request |= {"fields": fields, "length": case.length, "dtype": case.dtype}
     code = ROOT if case.code == HERE else earlier
-    environment = {**allocator_environment(case.allocator), "PYTHONPATH": str(code)}
+    environment = {**allocator_environment(case.allocator, case.layers), "PYTHONPATH": str(code)}
     words = ["-P", "-c", CHILD, str(ALONE)]
     measured = run_command(words, request, arguments.timeout, environment)
     return measured | {"waiting": None}

@@ -150,11 +150,14 @@ class TestArguments:
     def test_the_environment_of_runs(self, monkeypatch):
         monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
         monkeypatch.setenv("COLOUR", "red")
-        as_usual = its_arguments.allocator_environment("default")
+        as_usual = its_arguments.allocator_environment("default", 4)
         assert "MALLOC_TRIM_THRESHOLD_" not in as_usual and as_usual["COLOUR"] == "red"
-        keeping = its_arguments.allocator_environment("keep_pages")
+        keeping = its_arguments.allocator_environment("keep_pages", 4)
         assert keeping["MALLOC_TRIM_THRESHOLD_"] == "17179869184"
         assert keeping["MALLOC_MMAP_THRESHOLD_"] == "8589934592" and keeping["COLOUR"] == "red"
+        shallow, deep = (its_arguments.allocator_environment("scripts", n) for n in (6, 7))
+        assert shallow["MALLOC_MMAP_THRESHOLD_"] == "33554432"
+        assert deep["MALLOC_MMAP_THRESHOLD_"] == "8388608"
 
     def test_a_missing_package_is_left_out(self, tmp_path, started, monkeypatch, capsys):
         monkeypatch.setattr(its_arguments, "lucid_is_installed", lambda: False)
