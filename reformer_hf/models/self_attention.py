@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
@@ -115,7 +116,8 @@ class ReformerHFAttention(nn.Module):
         Of some `heads`, their share of what is added; `dropout_seed` is the same for all of them.
         """
         attention = self.self_attention
-        normalised = cast_for_products(self.layer_norm(hidden_states))
+        norm = self.layer_norm if heads is not None and self._normalises_late() else None
+        normalised = hidden_states if norm else cast_for_products(self.layer_norm(hidden_states))
         options: Any = {
             "hashing": inputs.hashing,
             "output_map": inputs.output_map,
@@ -124,7 +126,8 @@ class ReformerHFAttention(nn.Module):
             "implementation": to_implementation(self.config._attn_implementation),
         }
         if inputs.remembered is None:
-            outputs, attention_map = attention(normalised, inputs.documents, heads=heads, **options)
+            options |= {"heads": heads, "norm": norm}
+            outputs, attention_map = attention(normalised, inputs.documents, **options)
         else:
             past = inputs.remembered.past(attention, inputs.hashing, normalised.device)
             new = inputs.remembered.new
@@ -144,13 +147,26 @@ class ReformerHFAttention(nn.Module):
         modules = [*self.self_attention.children(), getattr(self.output, "dense", self.output)]
         called = ShortConvolution | HeadRMSNorm
         modules = [module for module in modules if not isinstance(module, called)]
-        if not 0 < step < count or not all(map(_is_bare_linear, modules)):
+        if not 0 < step < count or not all(map(_is_bare, modules)):
             return [slice(0, count)]
         return [slice(head, min(head + step, count)) for head in range(0, count, step)]
 
+    def _normalises_late(self) -> bool:
+        """Whether groups of heads can do with no normalised copy of the stream.
 
-def _is_bare_linear(module: nn.Module) -> bool:
+        Not where a convolution reads its neighbours, nor for a second derivative, which `eager` is
+        for, nor in compiled code.
+        """
+        return (
+            self.self_attention.convolution is None
+            and to_implementation(self.config._attn_implementation) != "eager"
+            and not torch.compiler.is_compiling()
+            and _is_bare(self.layer_norm, StreamLayerNorm)
+        )
+
+
+def _is_bare(module: Any, kind: type[nn.Module] = nn.Linear) -> bool:
     hooked = module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook")
-    if type(module) is not nn.Linear or hooked or "forward" in vars(module):
+    if type(module) is not kind or hooked or "forward" in vars(module):
         return False
     return not is_traceable_wrapper_subclass(module.weight)

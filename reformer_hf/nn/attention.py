@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from reformer_hf.nn.checks import check_hashing, check_rounds
 from reformer_hf.nn.distance_attention import DistanceSelfAttention
+from reformer_hf.nn.layer_norm import StreamLayerNorm
 from reformer_hf.nn.past.base import LSHPast, NewTokens, Past
 from reformer_hf.nn.past.distance import DistancePast
 from reformer_hf.nn.past.lsh_band import LSHBandPast
@@ -116,12 +117,15 @@ class LSHSelfAttention(SelfAttention):
         output_map: MapForm | None = None,
         implementation: Implementation = "auto",
         heads: slice | None = None,
+        norm: StreamLayerNorm | None = None,
         rotary: Rotary | None = None,
     ) -> Attention:
         """Attend within rows; see the base class."""
-        self.check(hidden_states, documents, self.value)
+        self.check(hidden_states, documents, self.value, heads, norm)
         projections = (self.query_key, self.value)
-        query, value = self.project_input(projections, hidden_states, documents, heads=heads)
+        query, value = self.project_input(
+            projections, hidden_states, documents, heads=heads, norm=norm
+        )
         if self.window.scope == "chunk" and self._fits_one_chunk(hidden_states.shape[1]):
             buckets = None
         else:

@@ -129,9 +129,15 @@ def check_hidden_states(hidden_states: Any, width: int, weight: Any = None, name
         )
 
 
-def check_pass(hidden_states: Any, documents: Any, projection: Any) -> None:
-    """Check what an attention module's projections and documents are given."""
-    check_hidden_states(hidden_states, projection.in_features, getattr(projection, "weight", None))
+def check_pass(
+    hidden_states: Any, documents: Any, projection: Any, is_normalised: bool = True
+) -> None:
+    """Check what an attention module's projections and documents are given.
+
+    The dtype of a stream that is not yet normalised says nothing.
+    """
+    weight = getattr(projection, "weight", None) if is_normalised else None
+    check_hidden_states(hidden_states, projection.in_features, weight)
     if documents is not None:
         check_documents(documents, hidden_states)
 

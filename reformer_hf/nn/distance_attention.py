@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from reformer_hf.nn.head_norm import HeadRMSNorm
+from reformer_hf.nn.layer_norm import StreamLayerNorm
 from reformer_hf.nn.past.base import NewTokens, Past
 from reformer_hf.nn.past.distance import DistancePast
 from reformer_hf.nn.self_attention import (
@@ -47,11 +48,12 @@ class DistanceSelfAttention(SelfAttention):
         output_map: MapForm | None = None,
         implementation: Implementation = "auto",
         heads: slice | None = None,
+        norm: StreamLayerNorm | None = None,
         rotary: Rotary | None = None,
     ) -> Attention:
         """Attend within rows; see the base class."""
-        self.check(hidden_states, documents, self.value)
-        query, key, value = self._prepare(rotary, hidden_states, documents, heads=heads)
+        self.check(hidden_states, documents, self.value, heads, norm)
+        query, key, value = self._prepare(rotary, hidden_states, documents, heads=heads, norm=norm)
         attended = self.attend(
             query,
             key,

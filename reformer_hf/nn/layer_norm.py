@@ -37,11 +37,28 @@ class StreamLayerNorm(nn.LayerNorm):
         Returns:
             The normalised stream in the dtype of the weights.
         """
-        if input.dtype == self.weight.dtype:
-            return super().forward(input)
-        wide = torch.promote_types(input.dtype, self.weight.dtype)
-        bias = None if self.bias is None else self.bias.to(wide)
-        normalised = nn.functional.layer_norm(
-            input.to(wide), self.normalized_shape, self.weight.to(wide), bias, self.eps
-        )
-        return normalised.to(self.weight.dtype)
+        return normalise(input, self.weight, self.bias, self.eps)
+
+
+def normalise(
+    stream: Float[Tensor, "*lead dim"],
+    weight: Float[Tensor, " dim"],
+    bias: Float[Tensor, " dim"] | None,
+    eps: float,
+) -> Float[Tensor, "*lead dim"]:
+    """What :class:`StreamLayerNorm` computes.
+
+    Args:
+        stream: at least as wide as the weights.
+        weight: factors.
+        bias: addends.
+        eps: added to the variance.
+
+    Returns:
+        The normalised stream in the dtype of the weights.
+    """
+    wide = torch.promote_types(stream.dtype, weight.dtype)
+    normalised = nn.functional.layer_norm(
+        stream.to(wide), weight.shape, weight.to(wide), None if bias is None else bias.to(wide), eps
+    )
+    return normalised.to(weight.dtype)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from reformer_hf.nn.checks import check_kernel, check_pass, check_sizes
 from reformer_hf.nn.convolution import ShortConvolution
 from reformer_hf.nn.heads import merge_heads, project_heads, split_heads
+from reformer_hf.nn.layer_norm import StreamLayerNorm
 from reformer_hf.nn.past.base import NewTokens, Past
 from reformer_hf.nn.reversible import Decision
 from reformer_hf.nn.sequence_parallel.shard import Shard
@@ -98,18 +99,21 @@ class SelfAttention(nn.Module, ABC):
         output_map: MapForm | None = None,
         implementation: Implementation = "auto",
         heads: slice | None = None,
+        norm: StreamLayerNorm | None = None,
         rotary: Rotary | None = None,
     ) -> Attention:
         """Attend from all tokens of a row to each other.
 
         Args:
-            hidden_states: normalised stream.
+            hidden_states: normalised stream, or one that `norm` is to normalise.
             documents: document of each place, padding last; None for a single document.
             hashing: how to hash; nothing to kinds that attend by distance.
             output_map: also return the attention map in this form. The output is then computed
                 from a dense one, (batch, heads, seq, seq), which gradients go through.
             implementation: how to compute attention.
             heads: attend with these only.
+            norm: normalises the stream on its way into the projections, so that no normalised copy
+                of it is kept. Only with `heads`, without a convolution, and for a first derivative.
             rotary: turn queries and keys by these angles.
 
         Returns:
@@ -198,9 +202,22 @@ class SelfAttention(nn.Module, ABC):
             return self.shared_projection.new_convolution(modules_seen)
         return nn.Linear(self.hidden_size, self.num_heads * self.head_dim, bias=False)
 
-    def check(self, hidden_states: Any, documents: Any, value: nn.Module) -> None:
+    def check(
+        self,
+        hidden_states: Any,
+        documents: Any,
+        value: nn.Module,
+        heads: slice | None = None,
+        norm: nn.Module | None = None,
+    ) -> None:
         """Check what a pass is given against the projections, of which `value` is one."""
-        check_pass(hidden_states, documents, self.shared_projection or value)
+        if norm is not None and (heads is None or self.convolution is not None):
+            raise ValueError(
+                f"norm with heads={heads} and convolution={self.convolution}: give some heads of a "
+                "layer without one, or normalise hidden_states before"
+            )
+        # A stream may be wider than the weights of its norm.
+        check_pass(hidden_states, documents, self.shared_projection or value, norm is None)
 
     def project_input(
         self,
@@ -209,6 +226,7 @@ class SelfAttention(nn.Module, ABC):
         documents: Int[Tensor, "batch seq"] | None = None,
         *,
         heads: slice | None = None,
+        norm: StreamLayerNorm | None = None,
         past: Past | None = None,
         new: NewTokens | None = None,
     ) -> tuple[Float[Tensor, "batch some_heads seq head_dim"], ...]:
@@ -219,6 +237,7 @@ class SelfAttention(nn.Module, ABC):
             hidden_states: normalised stream.
             documents: document of each place; None for a single document.
             heads: of these heads only; None for all.
+            norm: normalises the stream on the way, as in :meth:`forward`.
             past: of the layer, in place of `documents`.
             new: where the tokens stand, in a pass with a past.
 
@@ -229,7 +248,7 @@ class SelfAttention(nn.Module, ABC):
         if self.convolution is not None:
             hidden_states = self.convolution(hidden_states, documents, **remembered)
         if self.shared_projection is None:
-            return project_heads(projections, hidden_states, self.num_heads, heads)
+            return project_heads(projections, hidden_states, self.num_heads, heads, norm)
         shared = self.shared_projection(hidden_states, documents, **remembered)
         rows = (*hidden_states.shape[:2], -1)
         made = [projection(shared).view(rows) for projection in projections]

@@ -84,6 +84,21 @@ def test_groups_of_heads_share_the_dropout_of_their_sum(reversible):
     assert_close(kept, 2 * whole[parts[0] != 0])
 
 
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("hooked", [False, True])
+def test_groups_of_heads_keep_no_normalised_stream(layer, hooked):
+    """Unless somebody watches the layer norm, which then is called."""
+    attention = tiny_lm(chunk_size_attention_heads=1).reformer.encoder.layers[layer].attention
+    called = []
+    if hooked:
+        attention.layer_norm.register_forward_hook(lambda *_: called.append(1))
+    stream, saved = torch.randn(2, 64, 16, requires_grad=True), []  # more than the weights
+    with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda x: x):
+        attention(stream, LayerInputs(), attention.head_groups()[0])
+    large = {x.data_ptr() for x in saved if x.numel() == stream.numel() and x.shape[-1] == 16}
+    assert (large == {stream.data_ptr()}) != hooked and bool(called) == hooked
+
+
 def test_adapters_attend_with_all_heads_at_once():
     attention = tiny_lm(chunk_size_attention_heads=1).reformer.encoder.layers[0].attention
     attention.output.dense = torch.nn.Sequential(attention.output.dense)

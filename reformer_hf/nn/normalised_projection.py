@@ -1,0 +1,91 @@
+"""Projections of a stream that is normalised a piece at a time.
+
+A linear layer keeps what it reads for the gradient of its weight: here a normalised copy of the
+stream, as large as that. This one keeps the stream itself, which is held anyway, and normalises it
+once more in backward, piece by piece.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from reformer_hf.nn.layer_norm import StreamLayerNorm, cast_for_products, normalise
+from reformer_hf.ops.derivatives import first_derivative_only, refuse_transforms
+from reformer_hf.ops.precision import autocast_off
+
+CPU_PLACES, DEVICE_PLACES = 2**12, 2**16
+"""Places of all rows that are normalised at a time."""
+
+
+def project_normalised(
+    stream: Float[Tensor, "batch seq dim"],
+    norm: StreamLayerNorm,
+    weight: Float[Tensor, "out dim"],
+) -> Float[Tensor, "batch seq out"]:
+    """Normalise, cast as autocast asks for, and multiply.
+
+    Args:
+        stream: to project.
+        norm: its weights are read, and the module is not called.
+        weight: of the projection, without a bias.
+
+    Returns:
+        What ``linear(cast_for_products(norm(stream)), weight)`` does. It can be differentiated
+        once.
+    """
+    refuse_transforms()
+    inputs = (stream, norm.weight, norm.bias, weight)
+    return _ProjectNormalised.apply(*inputs, norm.eps)  # type: ignore[return-value]
+
+
+class _ProjectNormalised(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, stream: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, eps: float
+    ) -> Tensor:
+        products = []
+        for place in _pieces(stream):
+            normalised = cast_for_products(normalise(stream[:, place], scale, shift, eps))
+            products.append(nn.functional.linear(normalised, weight))
+        ctx.save_for_backward(stream, scale, shift, weight)
+        ctx.eps, ctx.dtype = eps, products[0].dtype
+        return torch.cat(products, dim=1)
+
+    @staticmethod
+    @first_derivative_only
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        stream, *parameters = ctx.saved_tensors
+        result = torch.empty_like(stream)
+        sums = [torch.zeros_like(each, dtype=_wide(each.dtype)) for each in parameters]
+        # As in forward, whose casts are repeated below.
+        with autocast_off(stream.device.type):
+            for place in _pieces(stream):
+                leaves = [
+                    each.detach().requires_grad_() for each in (stream[:, place], *parameters)
+                ]
+                with torch.enable_grad():
+                    normalised = normalise(*leaves[:3], ctx.eps).to(ctx.dtype)
+                    product = nn.functional.linear(normalised, leaves[3].to(ctx.dtype))
+                found = torch.autograd.grad(product, leaves, grads[0][:, place])
+                result[:, place] = found[0]
+                for total, gradient in zip(sums, found[1:], strict=True):
+                    total += gradient
+        cast = [total.to(each.dtype) for total, each in zip(sums, parameters, strict=True)]
+        gradients = zip([result, *cast], ctx.needs_input_grad, strict=False)
+        return *(gradient if needed else None for gradient, needed in gradients), None
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """In which sums are taken."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _pieces(stream: Tensor) -> Iterator[slice]:
+    """Places of a row to take at a time."""
+    places = CPU_PLACES if stream.device.type == "cpu" else DEVICE_PLACES
+    step = max(1, places // stream.shape[0])
+    for start in range(0, stream.shape[1], step):
+        yield slice(start, start + step)
