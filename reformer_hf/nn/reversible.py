@@ -351,9 +351,14 @@ class _Step:
         piece = self.pieces[index]
         if self.inversion is None:
             if self.outputs is None:
-                raise RuntimeError(f"{piece.name} was differentiated within its own forward")
+                raise RuntimeError(
+                    f"{piece.name} was differentiated within its own forward, or again after a "
+                    "backward without retain_graph=True"
+                )
             # Handed on without a name, which would keep a stream alive that is copied.
             self.inversion = _Inversion(self.outputs.take_inputs(), piece.surroundings.device)
+            if not _graph_is_kept():
+                self.outputs = None  # the ends hold streams, which nobody can ask for again
         inputs = self.inversion.inputs
         addend = piece.replay(inputs.source.narrow(-2, *piece.place))
         target = inputs.target.narrow(-2, *piece.place)
@@ -457,6 +462,16 @@ def _terms(sublayer: SubLayer | Terms, piece_length: Lengths) -> list[tuple[SubL
     terms = sublayer if isinstance(sublayer, Sequence) else [sublayer]
     lengths = [piece_length] * len(terms) if isinstance(piece_length, int) else piece_length
     return list(zip(terms, lengths, strict=True))
+
+
+def _graph_is_kept() -> bool:
+    """Whether another backward may follow, by `retain_graph`, which torch has no public name for.
+
+    So it may where a slot is read outside any backward.
+    """
+    if torch._C._current_graph_task_id() == -1:
+        return True
+    return torch._C._autograd._get_current_graph_task_keep_graph()  # type: ignore[attr-defined]
 
 
 def _unpack(slot: _Slot) -> Tensor:
