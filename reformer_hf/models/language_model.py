@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 from transformers.modeling_utils import slice_logits_to_keep
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
 from reformer_hf.models.layers import mean_of_streams
 from reformer_hf.nn.sparse_dense import MultiplicativeDense
+from reformer_hf.nn.stream_pieces import cut_gathering
 from reformer_hf.ops.dropout import draw_seed
 from reformer_hf.ops.losses import chunked_cross_entropy
 
@@ -191,5 +193,8 @@ class LanguageModelMixin:
         device = states[0].device
         if isinstance(num_items, Tensor):
             num_items = num_items.to(device)
+        options: dict[str, Any] = {"num_items": num_items}
+        if isinstance(states, tuple) and self.config.reversible and not is_compiling():
+            options["cut"] = cut_gathering  # split would hold their gradients twice
         chunk_size = self.config.chunk_size_lm_head
-        return chunked_cross_entropy(states, targets.to(device), project, chunk_size, num_items)
+        return chunked_cross_entropy(states, targets.to(device), project, chunk_size, **options)

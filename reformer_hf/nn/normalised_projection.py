@@ -16,7 +16,7 @@ from reformer_hf.nn.layer_norm import StreamLayerNorm, cast_for_products, normal
 from reformer_hf.ops.derivatives import first_derivative_only, refuse_transforms
 from reformer_hf.ops.precision import autocast_off
 
-CPU_PLACES, DEVICE_PLACES = 2**12, 2**16
+CPU_PLACES, DEVICE_PLACES = 2**10, 2**16
 """Places of all rows that are normalised at a time."""
 
 
@@ -60,21 +60,23 @@ class _ProjectNormalised(torch.autograd.Function):
         stream, *parameters = ctx.saved_tensors
         result = torch.empty_like(stream)
         sums = [torch.zeros_like(each, dtype=_wide(each.dtype)) for each in parameters]
-        # As in forward, whose casts are repeated below.
+        weight = parameters[-1].to(ctx.dtype)
+        # As in forward, whose casts are repeated here.
         with autocast_off(stream.device.type):
             for place in _pieces(stream):
-                leaves = [
-                    each.detach().requires_grad_() for each in (stream[:, place], *parameters)
-                ]
+                read = (stream[:, place], *parameters[:2])
+                leaves = [each.detach().requires_grad_() for each in read]
                 with torch.enable_grad():
-                    normalised = normalise(*leaves[:3], ctx.eps).to(ctx.dtype)
-                    product = nn.functional.linear(normalised, leaves[3].to(ctx.dtype))
-                found = torch.autograd.grad(product, leaves, grads[0][:, place])
-                result[:, place] = found[0]
-                for total, gradient in zip(sums, found[1:], strict=True):
-                    total += gradient
+                    normalised = normalise(*leaves, ctx.eps).to(ctx.dtype)
+                gradient = grads[0][:, place]
+                result[:, place], *found = torch.autograd.grad(
+                    normalised, leaves, gradient @ weight
+                )
+                found.append(gradient.flatten(0, 1).T @ normalised.detach().flatten(0, 1))
+                for total, part in zip(sums, found, strict=True):
+                    total += part
         cast = [total.to(each.dtype) for total, each in zip(sums, parameters, strict=True)]
-        gradients = zip([result, *cast], ctx.needs_input_grad, strict=False)
+        gradients = zip((result, *cast), ctx.needs_input_grad[:4], strict=True)
         return *(gradient if needed else None for gradient, needed in gradients), None
 
 

@@ -1,6 +1,7 @@
 """Cross-entropy that never holds the logits of the whole sequence."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int, Num
@@ -16,6 +17,7 @@ def chunked_cross_entropy(
     chunk_size: int,
     num_items: Num[Tensor, ""] | int | None = None,
     ignore_index: int = -100,
+    cut: Callable[[Tensor, int], Iterable[Tensor]] | None = None,
 ) -> Float[Tensor, ""]:
     """Cross-entropy of projected hidden states, computed a chunk of the sequence at a time.
 
@@ -28,6 +30,8 @@ def chunked_cross_entropy(
         chunk_size: tokens of each row at a time.
         num_items: what the summed loss is divided by; None for the number of labels.
         ignore_index: label without a loss.
+        cut: makes the chunks of hidden states, of which each is used before the next is taken; None
+            for a plain split.
 
     Returns:
         The loss, float32 or wider.
@@ -48,10 +52,13 @@ def chunked_cross_entropy(
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return cross_entropy(logits, targets.flatten(), ignore_index=ignore_index, reduction="sum")
 
+    cut = cut or partial(torch.split, dim=1)
     states = (hidden_states,) if isinstance(hidden_states, Tensor) else hidden_states
     parts = [
         checkpoint(chunk_loss, *chunks, use_reentrant=False)
-        for chunks in zip(*(x.split(chunk_size, dim=1) for x in (labels, *states)), strict=True)
+        for chunks in zip(
+            labels.split(chunk_size, dim=1), *(cut(x, chunk_size) for x in states), strict=True
+        )
     ]
     total = torch.stack(parts).sum()  # type: ignore[arg-type]
     if num_items is None:
