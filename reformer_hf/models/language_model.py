@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.compiler import is_compiling
 from transformers.modeling_utils import slice_logits_to_keep
 
 from reformer_hf.models.configuration_reformer_hf import ReformerHFConfig
+from reformer_hf.models.implementations import to_implementation
 from reformer_hf.models.layers import mean_of_streams
 from reformer_hf.nn.sparse_dense import MultiplicativeDense
 from reformer_hf.nn.stream_pieces import cut_gathering
+from reformer_hf.ops.derivatives import transform_runs
 from reformer_hf.ops.dropout import draw_seed
 from reformer_hf.ops.losses import chunked_cross_entropy
 
@@ -178,6 +179,12 @@ class LanguageModelMixin:
             )
         return loss, logits if keep_all else slice_logits_to_keep(logits, logits_to_keep)
 
+    def _differentiates_once(self) -> bool:
+        """Whether nothing but an ordinary backward pass can be asked of the loss."""
+        eager = to_implementation(self.config._attn_implementation) == "eager"
+        plain = eager or torch.compiler.is_compiling() or transform_runs()
+        return self.config.reversible and not plain
+
     def _project(self, head: Callable[[Tensor], Tensor], *states: Tensor) -> Tensor:
         """Logits of the last hidden state, or of both streams."""
         return head(states[0] if len(states) == 1 else self._finish(*states))
@@ -194,7 +201,7 @@ class LanguageModelMixin:
         if isinstance(num_items, Tensor):
             num_items = num_items.to(device)
         options: dict[str, Any] = {"num_items": num_items}
-        if isinstance(states, tuple) and self.config.reversible and not is_compiling():
+        if isinstance(states, tuple) and self._differentiates_once():
             options["cut"] = cut_gathering  # split would hold their gradients twice
         chunk_size = self.config.chunk_size_lm_head
         return chunked_cross_entropy(states, targets.to(device), project, chunk_size, **options)

@@ -20,6 +20,7 @@ from reformer_hf.nn.head_norm import HeadRMSNorm
 from reformer_hf.nn.layer_norm import StreamLayerNorm, cast_for_products
 from reformer_hf.nn.self_attention import DEFAULT_HASHING, Hashing, SelfAttention
 from reformer_hf.ops.attention_map import AttentionMap, MapForm
+from reformer_hf.ops.derivatives import transform_runs
 from reformer_hf.ops.rotary import Rotary
 
 
@@ -116,8 +117,9 @@ class ReformerHFAttention(nn.Module):
         Of some `heads`, their share of what is added; `dropout_seed` is the same for all of them.
         """
         attention = self.self_attention
-        norm = self.layer_norm if heads is not None and self._normalises_late() else None
-        normalised = hidden_states if norm else cast_for_products(self.layer_norm(hidden_states))
+        late = heads is not None and inputs.remembered is None and self._normalises_late()
+        norm = self.layer_norm if late else None
+        normalised = hidden_states if late else cast_for_products(self.layer_norm(hidden_states))
         options: Any = {
             "hashing": inputs.hashing,
             "output_map": inputs.output_map,
@@ -155,18 +157,22 @@ class ReformerHFAttention(nn.Module):
         """Whether groups of heads can do with no normalised copy of the stream.
 
         Not where a convolution reads its neighbours, nor for a second derivative, which `eager` is
-        for, nor in compiled code.
+        for, nor under a transform of `torch.func`, nor in compiled code.
         """
         return (
             self.self_attention.convolution is None
             and to_implementation(self.config._attn_implementation) != "eager"
             and not torch.compiler.is_compiling()
+            and not transform_runs()
             and _is_bare(self.layer_norm, StreamLayerNorm)
         )
 
 
 def _is_bare(module: Any, kind: type[nn.Module] = nn.Linear) -> bool:
-    hooked = module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook")
-    if type(module) is not kind or hooked or "forward" in vars(module):
+    """Whether a module is what its weights say: nobody notices if it is not called."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks)
+    hooks += (module._backward_hooks, module._backward_pre_hooks)
+    changed = hasattr(module, "_hf_hook") or "forward" in vars(module)
+    if type(module) is not kind or any(hooks) or changed:
         return False
     return not is_traceable_wrapper_subclass(module.weight)

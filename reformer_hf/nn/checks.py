@@ -92,7 +92,13 @@ def check_implementation(implementation: Any, dropout: float, ring: bool) -> Non
         raise ValueError(f"implementation='flex_attention' cannot do {reason}: choose another")
 
 
-def check_hidden_states(hidden_states: Any, width: int, weight: Any = None, name: str = "") -> None:
+def check_hidden_states(
+    hidden_states: Any,
+    width: int,
+    weight: Any = None,
+    name: str = "",
+    dtype: torch.dtype | None = None,
+) -> None:
     """Demand vectors (batch, seq, width), of the dtype and on the device of the weights.
 
     Args:
@@ -101,14 +107,17 @@ def check_hidden_states(hidden_states: Any, width: int, weight: Any = None, name
         weight: that they are multiplied with. One that is no plain parameter (sharded, quantised)
             has rules of its own and is not compared.
         name: of the argument, if not `hidden_states`.
+        dtype: that they have where they meet the weights, if it is another.
     """
     name = name or "hidden_states"
     if not isinstance(hidden_states, Tensor):
         raise TypeError(f"{name} is a {type(hidden_states).__name__}: give a tensor")
-    shape, dtype, device = hidden_states.shape, hidden_states.dtype, hidden_states.device
-    if not dtype.is_floating_point:
+    shape, device = hidden_states.shape, hidden_states.device
+    dtype = dtype or hidden_states.dtype
+    if not hidden_states.dtype.is_floating_point:
         raise TypeError(
-            f"{name} has dtype {dtype}: give floating-point vectors, as of an embedding"
+            f"{name} has dtype {hidden_states.dtype}: give floating-point vectors, as of an "
+            "embedding"
         )
     if len(shape) != 3 or shape[-1] != width or 0 in shape:
         raise ValueError(
@@ -130,14 +139,17 @@ def check_hidden_states(hidden_states: Any, width: int, weight: Any = None, name
 
 
 def check_pass(
-    hidden_states: Any, documents: Any, projection: Any, is_normalised: bool = True
+    hidden_states: Any,
+    documents: Any,
+    projection: Any,
+    normalised_to: torch.dtype | None = None,
 ) -> None:
     """Check what an attention module's projections and documents are given.
 
-    The dtype of a stream that is not yet normalised says nothing.
+    A stream that is still to be normalised gets another dtype by that.
     """
-    weight = getattr(projection, "weight", None) if is_normalised else None
-    check_hidden_states(hidden_states, projection.in_features, weight)
+    weight = getattr(projection, "weight", None)
+    check_hidden_states(hidden_states, projection.in_features, weight, dtype=normalised_to)
     if documents is not None:
         check_documents(documents, hidden_states)
 

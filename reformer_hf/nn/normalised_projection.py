@@ -25,7 +25,7 @@ def project_normalised(
     norm: StreamLayerNorm,
     weight: Float[Tensor, "out dim"],
 ) -> Float[Tensor, "batch seq out"]:
-    """Normalise, cast as autocast asks for, and multiply.
+    """Normalise, cast as autocast asks for, and multiply, a piece at a time.
 
     Args:
         stream: to project.
@@ -37,7 +37,8 @@ def project_normalised(
         once.
     """
     refuse_transforms()
-    inputs = (stream, norm.weight, norm.bias, weight)
+    shift = torch.zeros_like(norm.weight) if norm.bias is None else norm.bias
+    inputs = (stream, norm.weight, shift, weight)
     return _ProjectNormalised.apply(*inputs, norm.eps)  # type: ignore[return-value]
 
 
@@ -52,7 +53,7 @@ class _ProjectNormalised(torch.autograd.Function):
             products.append(nn.functional.linear(normalised, weight))
         ctx.save_for_backward(stream, scale, shift, weight)
         ctx.eps, ctx.dtype = eps, products[0].dtype
-        return torch.cat(products, dim=1)
+        return products[0] if len(products) == 1 else torch.cat(products, dim=1)
 
     @staticmethod
     @first_derivative_only

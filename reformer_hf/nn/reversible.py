@@ -351,19 +351,17 @@ class _Step:
         piece = self.pieces[index]
         if self.inversion is None:
             if self.outputs is None:
-                raise RuntimeError(
-                    f"{piece.name} was differentiated within its own forward, or again after a "
-                    "backward without retain_graph=True"
-                )
+                raise RuntimeError(f"{piece.name} was differentiated within its own forward")
             # Handed on without a name, which would keep a stream alive that is copied.
             self.inversion = _Inversion(self.outputs.take_inputs(), piece.surroundings.device)
-            if not _graph_is_kept():
-                self.outputs = None  # the ends hold streams, which nobody can ask for again
+            if isinstance(self.outputs, _Ends) and not _graph_is_kept():
+                self.outputs = None  # two streams; what backward leaves out finds the inversion
         inputs = self.inversion.inputs
         addend = piece.replay(inputs.source.narrow(-2, *piece.place))
         target = inputs.target.narrow(-2, *piece.place)
-        accumulate(target, target, addend, factor=-1)
-        self.inversion.undone.add(index)
+        if index not in self.inversion.undone:
+            accumulate(target, target, addend, factor=-1)
+            self.inversion.undone.add(index)
 
     def take_inputs(self) -> _Inputs:
         """Hands target and source to the step before; what the replays rebuilt has been used."""
@@ -371,8 +369,11 @@ class _Step:
             if self.inversion is None or index not in self.inversion.undone:
                 self.invert(index)
         assert self.inversion is not None
-        inputs, self.inversion = self.inversion.inputs, None
+        inputs = self.inversion.inputs
         retained = any([piece.forget() for piece in self.pieces])
+        if retained and self.outputs is None:  # backward left something out
+            return inputs._replace(own_target=False, own_source=False)
+        self.inversion = None
         if any(piece.slots for piece in self.pieces) and not retained:
             self.outputs = None  # nobody can ask again
         return inputs
@@ -465,12 +466,10 @@ def _terms(sublayer: SubLayer | Terms, piece_length: Lengths) -> list[tuple[SubL
 
 
 def _graph_is_kept() -> bool:
-    """Whether another backward may follow, by `retain_graph`, which torch has no public name for.
+    """Whether the same backward may come again: `retain_graph`, for which torch has no public name.
 
     So it may where a slot is read outside any backward.
     """
-    if torch._C._current_graph_task_id() == -1:
-        return True
     return torch._C._autograd._get_current_graph_task_keep_graph()  # type: ignore[attr-defined]
 
 

@@ -113,7 +113,8 @@ class SelfAttention(nn.Module, ABC):
             implementation: how to compute attention.
             heads: attend with these only.
             norm: normalises the stream on its way into the projections, so that no normalised copy
-                of it is kept. Only with `heads`, without a convolution, and for a first derivative.
+                of it is kept. Only with `heads`, neither behind a convolution nor with sparse
+                projections, and for a first derivative.
             rotary: turn queries and keys by these angles.
 
         Returns:
@@ -211,13 +212,14 @@ class SelfAttention(nn.Module, ABC):
         norm: nn.Module | None = None,
     ) -> None:
         """Check what a pass is given against the projections, of which `value` is one."""
-        if norm is not None and (heads is None or self.convolution is not None):
+        between = self.convolution or self.shared_projection
+        if norm is not None and (heads is None or between is not None):
             raise ValueError(
-                f"norm with heads={heads} and convolution={self.convolution}: give some heads of a "
-                "layer without one, or normalise hidden_states before"
+                f"norm with heads={heads} and {between} before the heads: give some heads of a "
+                "layer without it, or normalise hidden_states before"
             )
-        # A stream may be wider than the weights of its norm.
-        check_pass(hidden_states, documents, self.shared_projection or value, norm is None)
+        normalised_to: Any = None if norm is None else norm.weight.dtype
+        check_pass(hidden_states, documents, self.shared_projection or value, normalised_to)
 
     def project_input(
         self,
@@ -234,7 +236,7 @@ class SelfAttention(nn.Module, ABC):
 
         Args:
             projections: made by :meth:`new_projection`.
-            hidden_states: normalised stream.
+            hidden_states: normalised stream, or one that `norm` is to normalise.
             documents: document of each place; None for a single document.
             heads: of these heads only; None for all.
             norm: normalises the stream on the way, as in :meth:`forward`.

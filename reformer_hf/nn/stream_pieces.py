@@ -119,24 +119,24 @@ class _Gathered:
     def __init__(self, stream: Tensor, piece_length: int) -> None:
         self.piece_length, self.count = piece_length, -(-stream.shape[-2] // piece_length)
         self.lock = threading.Lock()  # backward may come from several threads
-        self.written: set[int] = set()
-        self.gradient: Tensor | None = None
+        self.begun: dict[int, tuple[Tensor, set[int]]] = {}  # by backward, some of them broken off
 
     def place(self, stream: Tensor, part: int) -> Tensor:
         """The view of a piece."""
         start = part * self.piece_length
         return stream.narrow(-2, start, min(self.piece_length, stream.shape[-2] - start))
 
-    def write(self, shape: torch.Size, part: int, gradient: Tensor) -> Tensor | None:
-        """Takes the gradient of a piece; returns that of the stream after the last piece."""
+    def write(self, shape: torch.Size, part: int, gradient: Tensor, task: int) -> Tensor | None:
+        """Takes a piece's gradient of a backward; returns the stream's after the last piece."""
         with self.lock:
-            if self.gradient is None or part in self.written:  # a backward before was broken off
-                self.gradient, self.written = gradient.new_empty(shape), set()
-            self.place(self.gradient, part).copy_(gradient)
-            self.written.add(part)
-            if len(self.written) < self.count:
+            if task not in self.begun:
+                self.begun[task] = gradient.new_empty(shape), set()
+            whole, written = self.begun[task]
+            self.place(whole, part).copy_(gradient)
+            written.add(part)
+            if len(written) < self.count:
                 return None
-            whole, self.gradient = self.gradient, None
+            del self.begun[task]
             return whole
 
 
@@ -151,7 +151,8 @@ class _Take(torch.autograd.Function):
     @staticmethod
     @first_derivative_only
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None]:  # type: ignore[override]
-        return ctx.gathered.write(ctx.shape, ctx.part, gradient), None, None
+        task = torch._C._current_graph_task_id()
+        return ctx.gathered.write(ctx.shape, ctx.part, gradient, task), None, None
 
 
 class _Deposit(torch.autograd.Function):

@@ -30,8 +30,8 @@ def chunked_cross_entropy(
         chunk_size: tokens of each row at a time.
         num_items: what the summed loss is divided by; None for the number of labels.
         ignore_index: label without a loss.
-        cut: makes the chunks of hidden states, of which each is used before the next is taken; None
-            for a plain split.
+        cut: makes the chunks of hidden states, of which each is used before the next is taken, and
+            gets a gradient; None for a plain split.
 
     Returns:
         The loss, float32 or wider.

@@ -19,6 +19,7 @@ _HOMES = {
     "RowSchedule": "row_schedule",
     "RunRecord": "record",
     "SealedCheckpoints": "trainer",
+    "fit_to_depth": "allocator",
     "hidden_matrices": "optimizers",
     "load_language_model_data": "data.text",
     "make_optimizer": "optimizers",

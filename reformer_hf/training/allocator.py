@@ -33,6 +33,9 @@ PAGE = 4096
 _OPTIONS = {MMAP_THRESHOLD: -3, TRIM_THRESHOLD: -1}  # of mallopt, in malloc.h
 
 
+_ALIGNED: list[bool] = []  # holds something once this process was asked for it
+
+
 def thresholds(num_hidden_layers: int | None = None) -> dict[str, str]:
     """What `reuse_freed_memory` tells glibc.
 
@@ -70,6 +73,7 @@ def reuse_freed_memory(num_hidden_layers: int | None = None) -> bool:
         said = "as it was, because THP_MEM_ALLOC_ENABLE=1 came after the first tensor"
     else:
         said = "large blocks are aligned to pages (THP_MEM_ALLOC_ENABLE=0: as it was)"
+        _ALIGNED.append(True)
         if fit_to_depth(num_hidden_layers):
             said += ", the largest are given back at once"
     if os.environ.get("RANK", "0") == "0":
@@ -84,15 +88,14 @@ def fit_to_depth(num_hidden_layers: int | None) -> bool:
         num_hidden_layers: of the model that is trained next; None where it is not known.
 
     Returns:
-        Whether glibc was told: it is where `reuse_freed_memory` does something, if the system has
-        large pages. Without these each page that comes back costs time.
+        Whether glibc was told: only after `reuse_freed_memory` had blocks aligned, and if the
+        system has large pages. Without these each page that comes back costs time.
     """
     settings = thresholds(num_hidden_layers)
-    if not _is_asked() or not has_large_pages() or os.environ.keys() & settings.keys():
+    if not _ALIGNED or not has_large_pages() or os.environ.keys() & settings.keys():
         return False
-    for name, value in settings.items():
-        ctypes.CDLL(None).mallopt(_OPTIONS[name], int(value))
-    return True
+    mallopt = ctypes.CDLL(None).mallopt
+    return all([mallopt(_OPTIONS[name], int(value)) for name, value in settings.items()])
 
 
 def _is_asked() -> bool:

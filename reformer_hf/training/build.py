@@ -96,7 +96,7 @@ def build_model(
 
 
 def _count_layers(config: Any) -> int | None:
-    """Layers of a model, of both sides together if it has two; None for what is not known."""
+    """Layers of a model, of both sides if it has two: one backward goes through all of them."""
     sides = (getattr(config, f"{side}_attn_layers", None) or () for side in ("encoder", "decoder"))
     return sum(map(len, sides)) or getattr(config, "num_hidden_layers", None)
 

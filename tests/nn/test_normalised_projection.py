@@ -44,13 +44,21 @@ def test_values_and_gradients():
     assert_close(results_of(project_normalised, inputs), results_of(at_once, inputs))
 
 
+def test_a_norm_without_addends():
+    stream, norm, weight = make_inputs(torch.float64)
+    norm.bias = None
+    product = project_normalised(stream, norm, weight)
+    expected = at_once(stream, norm, weight)
+    assert_close(product, expected)
+    gradients = [torch.autograd.grad(x.sum(), (stream, norm.weight)) for x in (product, expected)]
+    assert_close(*gradients)
+
+
 @pytest.mark.parametrize("frozen", range(4))
-def test_what_is_frozen_gets_no_gradient(frozen):
+def test_gradients_where_something_is_frozen(frozen):
     stream, norm, weight = inputs = make_inputs(torch.float64)
     (stream, norm.weight, norm.bias, weight)[frozen].requires_grad_(False)
-    found = results_of(project_normalised, inputs)
-    assert len(found) == 4
-    assert_close(found, results_of(at_once, inputs))
+    assert_close(results_of(project_normalised, inputs), results_of(at_once, inputs))
 
 
 @pytest.mark.parametrize(
@@ -98,16 +106,18 @@ def test_it_has_a_first_derivative_only():
 
 
 @pytest.mark.parametrize(
-    ("heads", "conv_kernel"), [(None, 0), (slice(0, 1), 2)], ids=["all heads", "convolution"]
+    ("heads", "fields"),
+    [(None, {}), (slice(0, 1), {"conv_kernel": 2}), (slice(0, 1), {"sparsity": 2})],
+    ids=["all heads", "convolution", "sparse projections"],
 )
-def test_where_a_norm_may_not_come_late(heads, conv_kernel):
+def test_where_a_norm_may_not_come_late(heads, fields):
     attention = LocalSelfAttention(
         hidden_size=DIM,
         num_heads=2,
         head_dim=8,
         chunk_length=4,
         num_chunks_before=1,
-        conv_kernel=conv_kernel,
+        **fields,
     )
     with pytest.raises(ValueError, match="norm with heads="):
         attention(torch.randn(1, 5, DIM), heads=heads, norm=StreamLayerNorm(DIM))

@@ -53,6 +53,28 @@ def test_a_retained_graph_keeps_no_more_than_one_step(no_gc: None) -> None:
     assert found[1] == found[0]
 
 
+@pytest.mark.parametrize("retained", [False, True])
+def test_the_last_streams_are_let_go_of_once_they_are_copied(no_gc: None, retained: bool) -> None:
+    """A retained graph needs them again."""
+    alive = []
+
+    def last(source: torch.Tensor) -> torch.Tensor:
+        inner = 2 * source
+        if inner.requires_grad:
+            inner.register_hook(lambda _: alive.append([ref() is not None for ref in ends]))
+        return inner.square()  # whose backward asks for what the step saved
+
+    stream = torch.randn(2, 5, DIM, requires_grad=True)
+    coupling = ReversibleCoupling()
+    middle = coupling.couple(stream, torch.tanh, stream)
+    loss = coupling.couple(stream, last, middle).sum()
+    assert coupling._ends is not None
+    ends = [weakref.ref(end) for end in coupling._ends.streams]
+    del coupling, middle
+    loss.backward(retain_graph=retained)
+    assert alive == [[True, retained]]  # the source is read, the output was copied
+
+
 @pytest.mark.parametrize("backward", [True, False])
 def test_everything_is_freed_without_garbage_collection(no_gc: None, backward: bool) -> None:
     model = Model()

@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -205,6 +206,32 @@ def test_retained_graph_gives_the_same_gradients_again() -> None:
     last = torch.autograd.grad(loss, parameters_of(sublayers[:1]))
     torch.testing.assert_close(second, first, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(last, first[: len(last)], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (0, 2, 1)])
+def test_backwards_through_different_parts_of_a_graph(order: tuple[int, ...]) -> None:
+    """Without `retain_graph` torch frees what a backward went through, and nothing else."""
+
+    def gradients(coupling: PlainCoupling) -> list[Tensor]:
+        torch.manual_seed(0)
+        layers = [nn.Linear(DIM, DIM, dtype=torch.float64) for _ in range(3)]
+        streams = [torch.randn(2, 5, DIM, dtype=torch.float64)] * 2
+        for layer in layers:
+            streams.append(coupling.couple(streams[-2], partial(_activated, layer), streams[-1]))
+        found: dict[int, Tensor] = {}
+        for index in order:
+            loss = (streams[index + 2] ** 2).sum()
+            (found[index],) = torch.autograd.grad(loss, layers[index].weight)
+        return [found[index] for index in sorted(found)]
+
+    for mine, theirs in zip(
+        gradients(ReversibleCoupling()), gradients(PlainCoupling()), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs)
+
+
+def _activated(layer: nn.Module, source: Tensor) -> Tensor:
+    return layer(source).tanh()
 
 
 def test_a_saved_tensor_may_be_asked_for_twice() -> None:

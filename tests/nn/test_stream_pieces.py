@@ -9,6 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from reformer_hf.nn import stream_pieces
 from reformer_hf.nn.stream_pieces import GrowingSum, accumulate, cut, cut_gathering
+from reformer_hf.ops.losses import chunked_cross_entropy
 from tests.nn.reversible_toys import LiveBytes
 
 STREAM = 1000 * 8 * 4
@@ -74,13 +75,19 @@ def test_a_backward_after_one_that_was_broken_off_starts_anew():
         assert source.grad[0, :, 0].tolist() == [1, 1, 2, 2, 3, 3]
 
 
-def test_what_an_earlier_backward_left_is_not_taken_for_the_whole():
+def test_what_another_backward_wrote_is_not_taken_for_the_whole():
+    """One is broken off, or runs in another thread."""
     stream = torch.zeros(1, 3, 2)
     gathered = stream_pieces._Gathered(stream, 1)
-    for part in (2, 1, 2, 0):
-        assert gathered.write(stream.shape, part, torch.full((1, 1, 2), 1.0 + part)) is None
-    found = gathered.write(stream.shape, 1, torch.full((1, 1, 2), 2.0))
-    assert found is not None and found[0, :, 0].tolist() == [1, 2, 3]
+
+    def write(part: int, task: int) -> Tensor | None:
+        return gathered.write(stream.shape, part, torch.full((1, 1, 2), 10.0 * task + part), task)
+
+    for part, task in ((2, 1), (2, 2), (1, 1), (0, 2)):
+        assert write(part, task) is None
+    for part, task, expected in ((0, 1, [10, 11, 12]), (1, 2, [20, 21, 22])):
+        found = write(part, task)
+        assert found is not None and found[0, :, 0].tolist() == expected
 
 
 def test_backward_holds_the_gradients_of_the_streams_and_of_a_piece():
@@ -115,3 +122,18 @@ def test_a_whole_stream_is_not_made_a_view():
     stream = torch.randn(1, 4, 2, requires_grad=True)
     assert cut(stream, 0)[0] is stream
     assert next(cut_gathering(stream, 4)) is stream
+
+
+def test_a_loss_in_chunks_gathers_the_gradients_of_its_streams():
+    """A plain split holds all pieces' gradients until it joins them."""
+    labels = torch.zeros(1, 1000, dtype=torch.long)
+    peaks, gradients = [], []
+    for chosen in (None, cut_gathering):
+        stream = torch.linspace(-1, 1, 8000).view(1, 1000, 8).requires_grad_()
+        loss = chunked_cross_entropy(stream, labels, lambda piece: piece, 10, cut=chosen)
+        with LiveBytes() as live:
+            (gradient,) = torch.autograd.grad(loss, stream)
+            peaks.append(live.peak)
+        gradients.append(gradient)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
+    assert peaks[1] < 1.3 * STREAM < 1.9 * STREAM < peaks[0]

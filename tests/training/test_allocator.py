@@ -59,7 +59,7 @@ def test_a_model_that_is_built_says_its_depth(sides, told, monkeypatch):
         model_class = ReformerHFForConditionalGeneration
         overrides |= {"is_encoder_decoder": True, "decoder_start_token_id": 2}
     calls = []
-    glibc = SimpleNamespace(mallopt=lambda *option: calls.append(option))
+    glibc = SimpleNamespace(mallopt=lambda *option: not calls.append(option))
     monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: glibc)
     monkeypatch.setattr(allocator, "has_large_pages", lambda: True)
     for name in ("LD_PRELOAD", *allocator.thresholds()):
@@ -67,10 +67,10 @@ def test_a_model_that_is_built_says_its_depth(sides, told, monkeypatch):
     arguments = PretrainedModelArguments(
         config_overrides=",".join(f"{name}={value}" for name, value in overrides.items())
     )
-    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
+    monkeypatch.setattr(allocator, "_ALIGNED", aligned := [])
     build_model(model_class, arguments, ReformerHFByteTokenizer(), 64)
     assert not calls
-    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")
+    aligned.append(True)  # as `reuse_freed_memory` says
     build_model(model_class, arguments, ReformerHFByteTokenizer(), 64)
     assert calls == [(-3, told), (-1, 2**28)]
 
