@@ -66,9 +66,9 @@ class _ProjectNormalised(torch.autograd.Function):
         with autocast_off(stream.device.type):
             for place in _pieces(stream):
                 read = (stream[:, place], *parameters[:2])
-                leaves = [each.detach().requires_grad_() for each in read]
+                piece, scale, shift = leaves = [each.detach().requires_grad_() for each in read]
                 with torch.enable_grad():
-                    normalised = normalise(*leaves, ctx.eps).to(ctx.dtype)
+                    normalised = normalise(piece, scale, shift, ctx.eps).to(ctx.dtype)
                 gradient = grads[0][:, place]
                 result[:, place], *found = torch.autograd.grad(
                     normalised, leaves, gradient @ weight

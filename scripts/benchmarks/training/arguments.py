@@ -30,7 +30,7 @@ ALLOCATORS = {
 """What the environment of each run tells torch and glibc about memory; of a deep model."""
 
 
-def allocator_settings(allocator: str, num_hidden_layers: int) -> Mapping[str, str]:
+def allocator_settings(allocator: str, num_hidden_layers: int) -> dict[str, str]:
     """What one of `ALLOCATORS` sets for a model of so many layers."""
     by_depth = thresholds(num_hidden_layers) if allocator == "scripts" else {}
     return ALLOCATORS[allocator] | by_depth
