@@ -58,6 +58,7 @@ Lengths = int | Sequence[int]
 """Places given to a sub-layer at a time, 0 for all; the same for all terms, or one for each."""
 
 MODIFIED = "uses a tensor that was modified in place between forward and backward"
+CHANGED_END = "a final stream was modified in place between forward and backward"
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable)
@@ -254,7 +255,7 @@ class _Ends:
     def take_inputs(self) -> "_Inputs":
         """Returns what a following step would: its target and its source."""
         if tuple(stream._version for stream in self.streams) != self.versions:
-            raise RuntimeError("a final stream was modified in place between forward and backward")
+            raise RuntimeError(CHANGED_END)
         return _Inputs(*self.streams, own_target=False, own_source=False)
 
 
@@ -354,9 +355,9 @@ class _Step:
                 raise RuntimeError(f"{piece.name} was differentiated within its own forward")
             # Handed on without a name, which would keep a stream alive that is copied.
             self.inversion = _Inversion(self.outputs.take_inputs(), piece.surroundings.device)
-            if isinstance(self.outputs, _Ends) and not _graph_is_kept():
-                self.outputs = None  # two streams; what backward leaves out finds the inversion
-        inputs = self.inversion.inputs
+            if _is_spent(self.outputs):
+                self.outputs = None  # what backward leaves out finds the inversion
+        inputs = self.inversion.unchanged_inputs()
         addend = piece.replay(inputs.source.narrow(-2, *piece.place))
         target = inputs.target.narrow(-2, *piece.place)
         if index not in self.inversion.undone:
@@ -369,7 +370,7 @@ class _Step:
             if self.inversion is None or index not in self.inversion.undone:
                 self.invert(index)
         assert self.inversion is not None
-        inputs = self.inversion.inputs
+        inputs = self.inversion.unchanged_inputs()
         retained = any([piece.forget() for piece in self.pieces])
         if retained and self.outputs is None:  # backward left something out
             return inputs._replace(own_target=False, own_source=False)
@@ -387,7 +388,14 @@ class _Inversion:
         source, output = outputs.target.to(device), outputs.source.to(device)
         target = output if outputs.own_source else output.clone()
         self.inputs = _Inputs(target, source, True, outputs.own_target)
+        self.version = source._version  # of what may be the user's
         self.undone: set[int] = set()  # pieces that are subtracted again
+
+    def unchanged_inputs(self) -> _Inputs:
+        """The inputs, as far as they are rebuilt."""
+        if self.inputs.source._version != self.version:
+            raise RuntimeError(CHANGED_END)
+        return self.inputs
 
 
 class _Piece:
@@ -463,6 +471,13 @@ def _terms(sublayer: SubLayer | Terms, piece_length: Lengths) -> list[tuple[SubL
     terms = sublayer if isinstance(sublayer, Sequence) else [sublayer]
     lengths = [piece_length] * len(terms) if isinstance(piece_length, int) else piece_length
     return list(zip(terms, lengths, strict=True))
+
+
+def _is_spent(outputs: _Step | _Ends) -> bool:
+    """Whether who gave a step its outputs has none left, or may let them go: the ends hold two."""
+    if isinstance(outputs, _Ends):
+        return not _graph_is_kept()
+    return outputs.outputs is None and outputs.inversion is None
 
 
 def _graph_is_kept() -> bool:

@@ -129,7 +129,8 @@ class _Gathered:
     def write(self, shape: torch.Size, part: int, gradient: Tensor, task: int) -> Tensor | None:
         """Takes a piece's gradient of a backward; returns the stream's after the last piece."""
         with self.lock:
-            if task not in self.begun:
+            # Without a task, as where a node is called by hand, the last may have been broken off.
+            if task not in self.begun or part in self.begun[task][1]:
                 self.begun[task] = gradient.new_empty(shape), set()
             whole, written = self.begun[task]
             self.place(whole, part).copy_(gradient)

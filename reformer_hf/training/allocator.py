@@ -92,7 +92,8 @@ def fit_to_depth(num_hidden_layers: int | None) -> bool:
         system has large pages. Without these each page that comes back costs time.
     """
     settings = thresholds(num_hidden_layers)
-    if not _ALIGNED or not has_large_pages() or os.environ.keys() & settings.keys():
+    tuned = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    if not _ALIGNED or not has_large_pages() or tuned or os.environ.keys() & settings.keys():
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return all([mallopt(_OPTIONS[name], int(value)) for name, value in settings.items()])

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -208,16 +209,20 @@ def test_retained_graph_gives_the_same_gradients_again() -> None:
     torch.testing.assert_close(last, first[: len(last)], rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (0, 2, 1)])
-def test_backwards_through_different_parts_of_a_graph(order: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("last", ["saves", "saves nothing"])
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_backwards_through_different_parts_of_a_graph(order: tuple[int, ...], last: str) -> None:
     """Without `retain_graph` torch frees what a backward went through, and nothing else."""
 
     def gradients(coupling: PlainCoupling) -> list[Tensor]:
         torch.manual_seed(0)
         layers = [nn.Linear(DIM, DIM, dtype=torch.float64) for _ in range(3)]
         streams = [torch.randn(2, 5, DIM, dtype=torch.float64)] * 2
-        for layer in layers:
-            streams.append(coupling.couple(streams[-2], partial(_activated, layer), streams[-1]))
+        runs: list[Callable] = [partial(_activated, layer) for layer in layers]
+        if last == "saves nothing":
+            runs.append(lambda source: source.roll(1, -2))
+        for run in runs:
+            streams.append(coupling.couple(streams[-2], run, streams[-1]))
         found: dict[int, Tensor] = {}
         for index in order:
             loss = (streams[index + 2] ** 2).sum()
@@ -228,6 +233,18 @@ def test_backwards_through_different_parts_of_a_graph(order: tuple[int, ...]) ->
         gradients(ReversibleCoupling()), gradients(PlainCoupling()), strict=True
     ):
         torch.testing.assert_close(mine, theirs)
+
+
+def test_a_final_stream_that_changes_between_two_backwards_is_noticed() -> None:
+    layers = [nn.Linear(DIM, DIM) for _ in range(2)]
+    start, coupling = torch.randn(2, 5, DIM), ReversibleCoupling()
+    source = coupling.couple(start, partial(_activated, layers[0]), start)
+    output = coupling.couple(start, partial(_activated, layers[1]), source)
+    torch.autograd.grad(source.square().sum(), layers[0].weight)
+    with torch.no_grad():
+        source.mul_(2)
+    with pytest.raises(RuntimeError, match="a final stream was modified in place"):
+        torch.autograd.grad(output.square().sum(), layers[1].weight)
 
 
 def _activated(layer: nn.Module, source: Tensor) -> Tensor:
