@@ -218,7 +218,7 @@ def test_backwards_through_different_parts_of_a_graph(order: tuple[int, ...], la
         torch.manual_seed(0)
         layers = [nn.Linear(DIM, DIM, dtype=torch.float64) for _ in range(3)]
         streams = [torch.randn(2, 5, DIM, dtype=torch.float64)] * 2
-        runs: list[Callable] = [partial(_activated, layer) for layer in layers]
+        runs: list[Callable[[Tensor], Tensor]] = [partial(_activated, layer) for layer in layers]
         if last == "saves nothing":
             runs.append(lambda source: source.roll(1, -2))
         for run in runs:
