@@ -62,7 +62,7 @@ def test_a_model_that_is_built_says_its_depth(sides, told, monkeypatch):
     glibc = SimpleNamespace(mallopt=lambda *option: not calls.append(option))
     monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: glibc)
     monkeypatch.setattr(allocator, "has_large_pages", lambda: True)
-    for name in ("LD_PRELOAD", *allocator.thresholds()):
+    for name in ("LD_PRELOAD", "GLIBC_TUNABLES", *allocator.thresholds()):
         monkeypatch.delenv(name, raising=False)
     arguments = PretrainedModelArguments(
         config_overrides=",".join(f"{name}={value}" for name, value in overrides.items())
@@ -73,6 +73,8 @@ def test_a_model_that_is_built_says_its_depth(sides, told, monkeypatch):
     aligned.append(True)  # as `reuse_freed_memory` says
     build_model(model_class, arguments, ReformerHFByteTokenizer(), 64)
     assert calls == [(-3, told), (-1, 2**28)]
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=1048576")
+    assert not allocator.fit_to_depth(6) and len(calls) == 2
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("train_*.py")))
