@@ -47,13 +47,18 @@ class _ProjectNormalised(torch.autograd.Function):
     def forward(
         ctx: Any, stream: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, eps: float
     ) -> Tensor:
-        products = []
+        result = None
         for place in _pieces(stream):
             normalised = cast_for_products(normalise(stream[:, place], scale, shift, eps))
-            products.append(nn.functional.linear(normalised, weight))
+            product = nn.functional.linear(normalised, weight)
+            # One tensor from the start: small pieces, once joined, would leave holes in the heap.
+            if result is None:  # the first product says in which dtype
+                result = product.new_empty(*stream.shape[:2], product.shape[-1])
+            result[:, place] = product
+        assert result is not None
         ctx.save_for_backward(stream, scale, shift, weight)
-        ctx.eps, ctx.dtype = eps, products[0].dtype
-        return products[0] if len(products) == 1 else torch.cat(products, dim=1)
+        ctx.eps, ctx.dtype = eps, result.dtype
+        return result
 
     @staticmethod
     @first_derivative_only
