@@ -8,6 +8,7 @@ from reformer_hf.nn import normalised_projection
 from reformer_hf.nn.attention import LocalSelfAttention
 from reformer_hf.nn.layer_norm import StreamLayerNorm, cast_for_products
 from reformer_hf.nn.normalised_projection import project_normalised
+from tests.nn.reversible_toys import LiveBytes
 
 BATCH, TOKENS, DIM, OUT = 2, 11, 16, 6
 
@@ -96,6 +97,17 @@ def test_nothing_new_is_kept():
         project_normalised(stream, norm, weight)
     large = [x for x in saved if x.numel() >= stream.numel()]
     assert [x.data_ptr() for x in large] == [stream.data_ptr()]
+
+
+def test_products_are_not_held_twice(monkeypatch):
+    """Pieces that are joined at the end are, and glibc does not take back what they had."""
+    monkeypatch.setattr(normalised_projection, "CPU_PLACES", 64)
+    stream, norm, _ = make_inputs(torch.float32)
+    weight = torch.randn(8 * DIM, DIM)
+    stream = stream.repeat(1, 100, 1)
+    with LiveBytes() as live:
+        product = project_normalised(stream, norm, weight)
+    assert live.peak < 1.5 * product.nbytes
 
 
 def test_it_has_a_first_derivative_only():
