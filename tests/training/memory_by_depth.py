@@ -1,4 +1,7 @@
-"""Prints the bytes by which training steps grow a process, with 2 layers and then with 6."""
+"""Prints the bytes by which training steps grow a process, with 2 layers and then with 6.
+
+    python -m tests.training.memory_by_depth 24    # with the thresholds of models of 24 layers
+"""
 
 import sys
 import types
@@ -21,7 +24,7 @@ def main() -> None:
     from reformer_hf.training.allocator import reuse_freed_memory
     from reformer_hf.training.memory import peak_memory_bytes, resident_bytes
 
-    reuse_freed_memory()
+    reuse_freed_memory(int(sys.argv[1]))
     torch.manual_seed(0)
     before = resident_bytes() or 0
     for layers in DEPTHS:

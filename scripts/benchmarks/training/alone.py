@@ -4,42 +4,43 @@
 """
 
 import resource
-import statistics
 import time
+from collections.abc import Callable
 
 import torch
 
 import reformer_hf
 
 
-def measure(request: dict) -> dict:
-    """Build a model of random weights and time steps of forward and backward.
+def make_step(request: dict) -> Callable[[], dict]:
+    """Build a model of random weights.
 
     Args:
-        request: `fields` of the configuration, `length` in tokens, `dtype`, `steps`, `warmup` and
-            `num_threads`.
+        request: `fields` of the configuration, `length` in tokens, `dtype` and `num_threads`.
 
     Returns:
-        Median seconds of a step, those of the processor, and the peak of resident memory in bytes.
+        What does a step, forward and backward, and returns its `seconds`, those of the processor,
+        and the peak of resident memory so far in bytes.
     """
     torch.set_num_threads(request["num_threads"])
     torch.manual_seed(0)
     config = reformer_hf.ReformerHFConfig(**request["fields"])
     model = reformer_hf.ReformerHFForCausalLM(config).train()
     ids = torch.randint(1, config.vocab_size, (1, request["length"]))
-    steps: list[tuple[float, float]] = []
-    for _ in range(request["warmup"] + request["steps"]):
+
+    def step() -> dict:
         wall, busy = time.perf_counter(), time.process_time()
         with torch.autocast("cpu", torch.bfloat16, enabled=request["dtype"] == "bfloat16"):
             loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
-        steps.append((time.perf_counter() - wall, time.process_time() - busy))
+        wall, busy = time.perf_counter() - wall, time.process_time() - busy
         model.zero_grad(set_to_none=True)
-    if not loss.isfinite():
-        raise RuntimeError(f"the loss is {loss.item()}")
-    counted = list(zip(*steps[request["warmup"] :], strict=True))
-    return {
-        "seconds_per_step": round(statistics.median(counted[0]), 6),
-        "cpu_seconds_per_step": round(statistics.median(counted[1]), 6),
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    }
+        if not loss.isfinite():
+            raise RuntimeError(f"the loss is {loss.item()}")
+        return {
+            "seconds": round(wall, 6),
+            "cpu_seconds": round(busy, 6),
+            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        }
+
+    return step

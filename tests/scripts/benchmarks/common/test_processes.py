@@ -1,8 +1,10 @@
 """Runs in processes of their own, and how they end."""
 
+import os
+
 import pytest
 
-from scripts.benchmarks.common.processes import run_process
+from scripts.benchmarks.common.processes import answering, run_process
 
 
 @pytest.mark.parametrize(
@@ -28,3 +30,27 @@ def test_request_environment_and_result(tmp_path, monkeypatch):
     )
     environment = {"COLOUR": "red"}
     assert run_process("one_run", {"a": 1}, 60, environment) == {"asked": {"a": 1}, "seen": "red"}
+
+
+ECHO = "import sys\nfor line in sys.stdin: print(line, end='', flush=True)"
+
+
+def test_a_process_answers_line_by_line():
+    with answering(["-c", ECHO], os.environ, 60) as echo:
+        assert [echo.ask(question) for question in ("a", {"b": [1]})] == ["a", {"b": [1]}]
+    assert echo.process.returncode is not None
+
+
+@pytest.mark.parametrize(
+    ("code", "timeout", "message"),
+    [
+        ("raise ValueError('wrong')", 60, "ValueError: wrong"),
+        ("import os; os.kill(os.getpid(), 9)", 60, "killed by signal 9"),
+        ("import time; time.sleep(600)", 0.5, "given up after 0 seconds"),
+    ],
+)
+def test_a_process_without_an_answer_says_why(code, timeout, message):
+    with answering(["-c", code], os.environ, timeout) as child:
+        for _ in range(2):  # once dead, the pipe is broken
+            with pytest.raises(ChildProcessError, match=message):
+                child.ask("step")

@@ -1,10 +1,12 @@
 """The comparison with an earlier commit: its package as it was, runs in turn, ratios of pairs."""
 
+import os
 import subprocess
 
 import pytest
 import torch
 
+from scripts.benchmarks.common.processes import answering
 from scripts.benchmarks.training import alone
 from scripts.benchmarks.training import earlier as benchmark
 from scripts.benchmarks.training.earlier import (
@@ -52,25 +54,64 @@ def test_a_commit_without_the_package_is_refused(repository, tmp_path):
         extract_package("HEAD", tmp_path / "code")
 
 
-def test_tiny_runs_take_turns_and_are_gone_on_with(repository, tmp_path, monkeypatch):
-    started = []
+class Here:
+    """Stands for a process, and answers in this one."""
 
-    def run_here(words, request, timeout, environment):
-        started.append((environment["PYTHONPATH"], "THP_MEM_ALLOC_ENABLE" in environment))
+    def __init__(self, words, environment, timeout):
         assert words == ["-P", "-c", benchmark.CHILD, alone.__file__]
-        assert request["fields"]["attn_layers"] == ["local", "lsh", "local"]
-        return alone.measure(request)
+        self.name = environment["PYTHONPATH"], "THP_MEM_ALLOC_ENABLE" in environment
+        self.step = None
 
-    monkeypatch.setattr(benchmark, "run_command", run_here)
+    def ask(self, question):
+        if self.step is None:
+            assert question["fields"]["attn_layers"] == ["local", "lsh", "local"]
+            self.step = alone.make_step(question)
+            return "ready"
+        taken.append(self.name)
+        return self.step()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+taken: list[tuple[str, bool]] = []
+
+
+def test_tiny_runs_take_turns_and_are_gone_on_with(repository, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "answering", Here)
+    taken.clear()
     threads = torch.get_num_threads()
     sizes = {"commit": "HEAD~1", "output_dir": tmp_path / "out", "lengths": 64, "depths": 3}
-    sizes |= {"repeats": 2, "steps": 1, "warmup": 1, "num_threads": threads}
+    sizes |= {"repeats": 2, "steps": 3, "warmup": 1, "num_threads": threads}
     words = words_of(sizes | TINY)
     assert main(words) == 0
     earlier, here = str(tmp_path / "out" / "code"), str(repository)
-    assert started == 2 * [(earlier, False), (here, False), (here, True)]
-    assert all(run["peak_bytes"] > 0 for run in results_of(tmp_path / "out")["runs"])
-    assert main(words) == 0 and len(started) == 6
+    turn = [(earlier, False), (here, False), (here, True)]
+    assert taken == 2 * (2 * (turn + turn[::-1]))
+    for run in results_of(tmp_path / "out")["runs"]:
+        assert [len(code["seconds"]) for code in run["codes"]] == [3, 3, 3]  # without the warmup
+        assert all(code["peak_bytes"] > 0 for code in run["codes"])
+    assert main(words) == 0 and len(taken) == 24
+
+
+def test_a_child_steps_when_it_is_asked(tmp_path):
+    """And what the package prints is no answer."""
+    file = tmp_path / "alone.py"
+    file.write_text("def make_step(request):\n    print('hello')\n    return lambda: request\n")
+    with answering(["-P", "-c", benchmark.CHILD, str(file)], os.environ, 60) as child:
+        assert child.ask({"length": 5}) == "ready"
+        assert child.ask("step") == child.ask("step") == {"length": 5}
+
+
+def test_a_child_that_fails_is_an_error(repository, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(benchmark, "CHILD", "raise ValueError('no step')")
+    monkeypatch.setattr(benchmark, "allocator_environment", lambda *_: dict(os.environ))
+    sizes = {"commit": "HEAD~1", "output_dir": tmp_path / "out", "lengths": 64, "repeats": 1}
+    assert main(words_of(sizes | TINY)) == 1
+    assert "ValueError: no step" in capsys.readouterr().out
 
 
 def test_a_child_imports_nothing_but_the_package():
@@ -82,25 +123,24 @@ def test_a_child_imports_nothing_but_the_package():
     ]
 
 
-def test_ratios_are_of_pairs():
-    runs = [
-        {**EarlierCase(code, allocator, 1024, "float32", 4)._asdict(), "repeat": repeat}
-        | {"seconds_per_step": seconds, "peak_bytes": 5e8}
-        for repeat, scale in enumerate((1.0, 2.0))
-        for code, allocator, seconds in (
-            ("abc1234", "default", 2.0 * scale),
-            (HERE, "default", 1.5 * scale),
-            (HERE, "scripts", 1.0 * scale),
-        )
-    ]
+def test_ratios_are_of_turns():
+    """The second run was three times as slow, and one of its turns was disturbed."""
+    runs = []
+    for repeat, scale in enumerate(([1.0, 1.0, 1.0], [3.0, 3.0, 60.0])):
+        codes = [
+            {"seconds": [factor * seconds for factor in scale], "peak_bytes": 5e8}
+            for seconds in (2.0, 1.5, 1.0 + repeat)
+        ]
+        case = EarlierCase(1024, "float32", 4)._asdict()
+        runs.append({**case, "repeat": repeat, "codes": codes})
     machine = {"date": "2020-01-01", "processor": "p", "torch_threads": 1}
     machine["versions"] = {"torch": "1", "transformers": "1"}
     header = {"machine": machine, "summary": "", "settings": {"commit": "abc1234"}}
     rows = [line for line in render(header, runs).splitlines() if line.startswith("| 1K")]
     assert [row.split(" | ")[3:7] for row in rows] == [
-        ["abc1234", "glibc as it is", "3.00 (2.00 to 4.00)", ""],
-        [HERE, "glibc as it is", "2.25 (1.50 to 3.00)", "0.75 (0.75 to 0.75)"],
-        [HERE, "as the scripts set it", "1.50 (1.00 to 2.00)", "0.50 (0.50 to 0.50)"],
+        ["abc1234", "glibc as it is", "4.00 (2.00 to 6.00)", ""],
+        [HERE, "glibc as it is", "3.00 (1.50 to 4.50)", "0.75 (0.75 to 0.75)"],
+        [HERE, "as the scripts set it", "3.50 (1.00 to 6.00)", "0.75 (0.50 to 1.00)"],
     ]
 
 
