@@ -5,8 +5,9 @@ gives the few bytes before and behind it to small objects, which may live longer
 block is then too short for the next request of its size (sourceware.org bug 14581), so each layer
 takes new memory. With `THP_MEM_ALLOC_ENABLE=1` torch aligns blocks of 2 MiB and more to pages: what
 is cut off then is longer than what small objects ask for. It also asks the system for large pages,
-so that giving the largest blocks back at once costs little time. It does cost some, because what
-comes back has to be cleared. So shallow models, whose memory hardly grows, give less back.
+so that giving the largest blocks back at once costs less time. It does cost some, because what
+comes back has to be cleared. So shallow models, whose memory grows little, leave glibc's thresholds
+as they are.
 """
 
 import ctypes
@@ -24,8 +25,11 @@ MMAP_THRESHOLD, TRIM_THRESHOLD = "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOL
 """What glibc reads at its start: bytes from which on a freed block is given back at once, and bytes
 of free memory at the end of the heap from which on those are."""
 
+THRESHOLDS = {MMAP_THRESHOLD: str(2**23), TRIM_THRESHOLD: str(2**28)}
+"""What deep models set."""
+
 SHALLOW = 6
-"""Layers of a model that gives less back."""
+"""Layers up to which a model gives nothing more back than glibc does by itself."""
 
 LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 ALIGNED = 2**21  # bytes of a tensor from which on torch aligns it to pages
@@ -36,18 +40,16 @@ _OPTIONS = {MMAP_THRESHOLD: -3, TRIM_THRESHOLD: -1}  # of mallopt, in malloc.h
 _ALIGNED: list[bool] = []  # holds something once this process was asked for it
 
 
-def thresholds(num_hidden_layers: int | None = None) -> dict[str, str]:
-    """What `reuse_freed_memory` tells glibc.
+def thresholds(num_hidden_layers: int) -> dict[str, str]:
+    """What `fit_to_depth` tells glibc.
 
     Args:
-        num_hidden_layers: of the model; None where it is not known, which is taken for deep.
+        num_hidden_layers: of the model.
 
     Returns:
-        The settings, as the environment would have them.
+        The settings, as the environment would have them: none of a shallow model.
     """
-    is_shallow = num_hidden_layers is not None and num_hidden_layers <= SHALLOW
-    # 32 MiB is as far as glibc's own threshold moves with the blocks that a process frees.
-    return {MMAP_THRESHOLD: str(2**25 if is_shallow else 2**23), TRIM_THRESHOLD: str(2**28)}
+    return THRESHOLDS if num_hidden_layers > SHALLOW else {}
 
 
 def reuse_freed_memory(num_hidden_layers: int | None = None) -> bool:
@@ -72,20 +74,23 @@ def reuse_freed_memory(num_hidden_layers: int | None = None) -> bool:
     if not is_aligned:
         said = "as it was, because THP_MEM_ALLOC_ENABLE=1 came after the first tensor"
     else:
-        said = "large blocks are aligned to pages (THP_MEM_ALLOC_ENABLE=0: as it was)"
+        said = (
+            "large blocks are aligned to pages, and models of more than "
+            f"{SHALLOW} layers give the largest back at once (THP_MEM_ALLOC_ENABLE=0: as it was)"
+        )
         _ALIGNED.append(True)
-        if fit_to_depth(num_hidden_layers):
-            said += ", the largest are given back at once"
+        if num_hidden_layers is not None:
+            fit_to_depth(num_hidden_layers)
     if os.environ.get("RANK", "0") == "0":
         print(f"glibc's allocator: {said}", file=sys.stderr)
     return is_aligned
 
 
-def fit_to_depth(num_hidden_layers: int | None) -> bool:
-    """Choose from how many bytes on a freed block is given back: 8 MiB, 32 in shallow models.
+def fit_to_depth(num_hidden_layers: int) -> bool:
+    """Let a deep model give blocks of 8 MiB and more back at once.
 
     Args:
-        num_hidden_layers: of the model that is trained next; None where it is not known.
+        num_hidden_layers: of the model that is trained next.
 
     Returns:
         Whether glibc was told: only after `reuse_freed_memory` had blocks aligned, and if the
@@ -93,7 +98,8 @@ def fit_to_depth(num_hidden_layers: int | None) -> bool:
     """
     settings = thresholds(num_hidden_layers)
     tuned = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
-    if not _ALIGNED or not has_large_pages() or tuned or os.environ.keys() & settings.keys():
+    chosen = tuned or bool(os.environ.keys() & settings.keys())
+    if not settings or not _ALIGNED or chosen or not has_large_pages():
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return all([mallopt(_OPTIONS[name], int(value)) for name, value in settings.items()])

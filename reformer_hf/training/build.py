@@ -54,7 +54,7 @@ def build_model(
 ) -> Any:
     """Load a checkpoint, or make a model with random weights that come from torch's generator.
 
-    How much freed memory the process keeps is then chosen by its depth (`fit_to_depth`).
+    How much freed memory the process keeps is chosen by its depth (`fit_to_depth`).
 
     Args:
         model_class: of this package, or an Auto class where the arguments name a checkpoint.
@@ -95,10 +95,10 @@ def build_model(
     return _add_adapters(model, arguments) if arguments.use_lora else model
 
 
-def _count_layers(config: Any) -> int | None:
+def _count_layers(config: Any) -> int:
     """Layers of a model, of both sides if it has two: one backward goes through all of them."""
     sides = (getattr(config, f"{side}_attn_layers", None) or () for side in ("encoder", "decoder"))
-    return sum(map(len, sides)) or getattr(config, "num_hidden_layers", None)
+    return sum(map(len, sides)) or config.num_hidden_layers
 
 
 def limit_length(tokenizer: Any, model: Any) -> None:

@@ -1,6 +1,6 @@
 """Prints the bytes by which training steps grow a process, with 2 layers and then with 6.
 
-    python -m tests.training.memory_by_depth 24    # with the thresholds of models of 24 layers
+python -m tests.training.memory_by_depth 24    # with the thresholds of models of 24 layers
 """
 
 import sys

@@ -5,7 +5,7 @@ import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from reformer_hf.training.allocator import ALIGN_TO_PAGES, thresholds
+from reformer_hf.training.allocator import ALIGN_TO_PAGES, THRESHOLDS, thresholds
 from reformer_hf.training.arguments import argument
 from scripts.benchmarks.common.arguments import BenchmarkArguments, turned
 from scripts.benchmarks.common.memory import RETURN_LARGE
@@ -25,15 +25,16 @@ ALLOCATORS = {
         "MALLOC_TRIM_THRESHOLD_": str(2**34),
     },
     "return_large": RETURN_LARGE,
-    "scripts": ALIGN_TO_PAGES | thresholds(),
+    "scripts": ALIGN_TO_PAGES | THRESHOLDS,
 }
 """What the environment of each run tells torch and glibc about memory; of a deep model."""
 
 
 def allocator_settings(allocator: str, num_hidden_layers: int) -> dict[str, str]:
     """What one of `ALLOCATORS` sets for a model of so many layers."""
-    by_depth = thresholds(num_hidden_layers) if allocator == "scripts" else {}
-    return ALLOCATORS[allocator] | by_depth
+    if allocator == "scripts":
+        return ALIGN_TO_PAGES | thresholds(num_hidden_layers)
+    return ALLOCATORS[allocator]
 
 
 def allocator_environment(allocator: str, num_hidden_layers: int) -> Mapping[str, str]:
