@@ -117,7 +117,9 @@ def test_the_tables():
     assert "## The same for information: `chunk`" not in lines
 
 
-@pytest.mark.parametrize("name", ["results", "return_large"])
+@pytest.mark.parametrize(
+    "name", ["results", "return_large", "allocator_default", "allocator_keep_pages"]
+)
 def test_recorded_results_give_the_same_report(name):
     rendered, written = rendered_and_written(render, f"training/{name}")
     assert rendered == written
