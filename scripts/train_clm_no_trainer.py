@@ -43,6 +43,7 @@ from reformer_hf.hub.card import write_run_card
 from reformer_hf.hub.upload import push_folder
 from reformer_hf.models.modeling_reformer_hf import ReformerHFForCausalLM
 from reformer_hf.training.allocator import reuse_freed_memory
+from reformer_hf.training.argument_checks import warn_of_slow_bfloat16
 from reformer_hf.training.arguments import (
     DataTrainingArguments,
     LoopArguments,
@@ -215,12 +216,14 @@ def train_clm_no_trainer(
 
 def make_accelerator(arguments: LoopArguments) -> Accelerator:
     """Set up the processes; accumulation is the loop's own, which weights tokens."""
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision=arguments.mixed_precision,
         log_with=arguments.report_to if arguments.with_tracking else None,
         project_dir=arguments.output_dir,
         dataloader_config=DataLoaderConfiguration(dispatch_batches=False),
     )
+    warn_of_slow_bfloat16(accelerator.device.type, accelerator.mixed_precision == "bf16")
+    return accelerator
 
 
 def prepare_run(

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from transformers.utils import logging
 
+from reformer_hf.ops.precision import multiplies_bfloat16
 from reformer_hf.training.settings_files import read_yaml
 
 logger = logging.get_logger(__name__)
@@ -251,6 +252,20 @@ def check_use(arguments: Any) -> None:
     ):
         for message in unused(arguments, why, *names) if is_off else ():
             logger.warning(message)
+
+
+def warn_of_slow_bfloat16(device_type: str, is_bf16: bool) -> None:
+    """Warn of products in bfloat16 on a processor that has no instructions for them.
+
+    Args:
+        device_type: of the device that trains, such as `cpu`.
+        is_bf16: whether training is autocast to bfloat16.
+    """
+    if is_bf16 and device_type == "cpu" and not multiplies_bfloat16():
+        logger.warning(
+            "bf16: this processor has no bfloat16 instructions, so a step may take many times as "
+            "long as in float32; leave it out if memory allows"
+        )
 
 
 def choose_best(arguments: Any) -> None:

@@ -23,6 +23,7 @@ from reformer_hf.training.argument_checks import (
     refuse_negative,
     refuse_unused,
     require_positive,
+    warn_of_slow_bfloat16,
 )
 from reformer_hf.training.row_schedule import check_row_lengths
 from reformer_hf.training.storage import passing_folder
@@ -279,6 +280,7 @@ class ReformerTrainingArguments(TrainingArguments):
         check_use(self)
         choose_best(self)
         super().__post_init__()
+        warn_of_slow_bfloat16(self.device.type, self.bf16)
         move_token(self)
 
 

@@ -164,6 +164,18 @@ def test_what_the_trainer_would_leave_out_is_said(monkeypatch, fields, name, val
     assert said == [f"{name}={value!r} has no effect {why}"]
 
 
+@pytest.mark.parametrize("has_instructions", [True, False])
+def test_slow_bfloat16_is_said(monkeypatch, has_instructions):
+    said = []
+    monkeypatch.setattr(argument_checks.logger, "warning", said.append)
+    monkeypatch.setattr(argument_checks, "multiplies_bfloat16", lambda: has_instructions)
+    ReformerTrainingArguments(use_cpu=True)
+    argument_checks.warn_of_slow_bfloat16("cuda", True)
+    assert said == []
+    ReformerTrainingArguments(use_cpu=True, bf16=True)
+    assert ["no bfloat16 instructions" in each for each in said] == [True] * (not has_instructions)
+
+
 def test_where_it_has_an_effect_it_is_taken():
     PretrainedModelArguments(use_lora=True, lora_r=4, lora_target_modules=["query"])
     PretrainedModelArguments(lora_r=8)  # the default

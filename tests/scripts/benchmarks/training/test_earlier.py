@@ -149,6 +149,7 @@ def test_wrong_arguments_are_named():
     assert "depths=[]" in EarlierArguments(depths=[]).problem()
 
 
-def test_recorded_results_give_the_same_report():
-    rendered, written = rendered_and_written(render, "earlier/results")
+@pytest.mark.parametrize("folder", ["earlier", "earlier_bf16"])
+def test_recorded_results_give_the_same_report(folder):
+    rendered, written = rendered_and_written(render, f"{folder}/results")
     assert rendered == written
