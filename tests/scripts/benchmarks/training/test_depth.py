@@ -1,5 +1,6 @@
 """The benchmark of memory against depth: tiny runs, and the ratio that its table has."""
 
+import pytest
 import torch
 from PIL import Image
 
@@ -68,6 +69,7 @@ def test_without_glibc_there_is_no_other_allocator(monkeypatch):
     assert DepthArguments(allocators=["default"]).problem() is None
 
 
-def test_recorded_results_give_the_same_report():
-    rendered, written = rendered_and_written(render, "depth/results")
+@pytest.mark.parametrize("folder", ["depth", "depth_before"])
+def test_recorded_results_give_the_same_report(folder):
+    rendered, written = rendered_and_written(render, f"{folder}/results")
     assert rendered == written
