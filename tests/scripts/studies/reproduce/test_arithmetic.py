@@ -44,7 +44,10 @@ def test_layers_are_measured_once(tmp_path, monkeypatch, capsys):
         return costs.answer(request) | {"memory_bytes": size}
 
     monkeypatch.setattr(timed, "run_process", run_here)
-    options = {"output_dir": tmp_path, "smoke": True}
+    step = json.loads((RESULTS / "million" / "result.json").read_text(encoding="utf-8"))
+    recorded = tmp_path / "step.json"
+    recorded.write_text(json.dumps(step | {"peak_memory_gib": 10.0}), encoding="utf-8")
+    options = {"output_dir": tmp_path, "smoke": True, "million": recorded}
     assert run(words_of(options)) == 0
     folder = tmp_path / "smoke" / "arithmetic"
     runs = results_of(folder)["runs"]
@@ -52,7 +55,7 @@ def test_layers_are_measured_once(tmp_path, monkeypatch, capsys):
     assert [(one["variant"], one["layers"]) for one in runs] == cases
     text = (folder / "results.md").read_text()
     assert f"| {PLAIN} | 100 | 0 |" in text and f"| {REVERSIBLE} | 0 | 100 |" in text
-    assert "13.9 GB" in text  # the recorded peak of 12.94 GiB
+    assert "the peak of the whole step | 10.7 GB" in text
     assert run(words_of(options)) == 0
     assert results_of(folder)["runs"] == runs
     with pytest.raises(SystemExit):
