@@ -47,15 +47,18 @@ class _ProjectNormalised(torch.autograd.Function):
     def forward(
         ctx: Any, stream: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, eps: float
     ) -> Tensor:
-        result = None
-        for place in _pieces(stream):
+        def project(place: slice) -> Tensor:
             normalised = cast_for_products(normalise(stream[:, place], scale, shift, eps))
-            product = nn.functional.linear(normalised, weight)
+            return nn.functional.linear(normalised, weight)
+
+        place, *others = _pieces(stream)
+        result = piece = project(place)  # which says in which dtype products are
+        if others:
             # One tensor from the start: small pieces, once joined, would leave holes in the heap.
-            if result is None:  # the first product says in which dtype
-                result = product.new_empty(*stream.shape[:2], product.shape[-1])
-            result[:, place] = product
-        assert result is not None
+            result = piece.new_empty(*stream.shape[:2], piece.shape[-1])
+            result[:, place] = piece
+        for place in others:
+            result[:, place] = project(place)
         ctx.save_for_backward(stream, scale, shift, weight)
         ctx.eps, ctx.dtype = eps, result.dtype
         return result

@@ -74,10 +74,10 @@ def reuse_freed_memory(num_hidden_layers: int | None = None) -> bool:
     if not is_aligned:
         said = "as it was, because THP_MEM_ALLOC_ENABLE=1 came after the first tensor"
     else:
-        said = (
-            "large blocks are aligned to pages, and models of more than "
-            f"{SHALLOW} layers give the largest back at once (THP_MEM_ALLOC_ENABLE=0: as it was)"
-        )
+        said = "large blocks are aligned to pages"
+        if _may_be_told():
+            said += f", and models of more than {SHALLOW} layers give the largest back at once"
+        said += " (THP_MEM_ALLOC_ENABLE=0: as it was)"
         _ALIGNED.append(True)
         if num_hidden_layers is not None:
             fit_to_depth(num_hidden_layers)
@@ -89,6 +89,8 @@ def reuse_freed_memory(num_hidden_layers: int | None = None) -> bool:
 def fit_to_depth(num_hidden_layers: int) -> bool:
     """Let a deep model give blocks of 8 MiB and more back at once.
 
+    It holds until the process ends, also for a shallow model that comes after.
+
     Args:
         num_hidden_layers: of the model that is trained next.
 
@@ -97,12 +99,16 @@ def fit_to_depth(num_hidden_layers: int) -> bool:
         system has large pages. Without these each page that comes back costs time.
     """
     settings = thresholds(num_hidden_layers)
-    tuned = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
-    chosen = tuned or bool(os.environ.keys() & settings.keys())
-    if not settings or not _ALIGNED or chosen or not has_large_pages():
+    if not settings or not _ALIGNED or not _may_be_told():
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return all([mallopt(_OPTIONS[name], int(value)) for name, value in settings.items()])
+
+
+def _may_be_told() -> bool:
+    """Whether the system has large pages, and the environment leaves the thresholds open."""
+    tuned = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    return has_large_pages() and not tuned and not os.environ.keys() & THRESHOLDS.keys()
 
 
 def _is_asked() -> bool:

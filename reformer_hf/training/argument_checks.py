@@ -1,6 +1,7 @@
 """Checks of arguments: what is out of range, does not fit together, or would have no effect."""
 
 import os
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -255,13 +256,14 @@ def check_use(arguments: Any) -> None:
 
 
 def warn_of_slow_bfloat16(device_type: str, is_bf16: bool) -> None:
-    """Warn of products in bfloat16 on a processor that has no instructions for them.
+    """Warn of products in bfloat16 on an x86 processor that has no instructions for them.
 
     Args:
         device_type: of the device that trains, such as `cpu`.
         is_bf16: whether training is autocast to bfloat16.
     """
-    if is_bf16 and device_type == "cpu" and not multiplies_bfloat16():
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64")  # torch knows no others'
+    if is_bf16 and device_type == "cpu" and is_x86 and not multiplies_bfloat16():
         logger.warning(
             "bf16: this processor has no bfloat16 instructions, so a step may take many times as "
             "long as in float32; leave it out if memory allows"

@@ -99,9 +99,10 @@ def test_nothing_new_is_kept():
     assert [x.data_ptr() for x in large] == [stream.data_ptr()]
 
 
-def test_products_are_not_held_twice(monkeypatch):
+@pytest.mark.parametrize("places", [64, 10**6])
+def test_products_are_not_held_twice(places, monkeypatch):
     """Pieces that are joined at the end are, and glibc does not take back what they had."""
-    monkeypatch.setattr(normalised_projection, "CPU_PLACES", 64)
+    monkeypatch.setattr(normalised_projection, "CPU_PLACES", places)
     stream, norm, _ = make_inputs(torch.float32)
     weight = torch.randn(8 * DIM, DIM)
     stream = stream.repeat(1, 100, 1)

@@ -169,6 +169,7 @@ def test_slow_bfloat16_is_said(monkeypatch, has_instructions):
     said = []
     monkeypatch.setattr(argument_checks.logger, "warning", said.append)
     monkeypatch.setattr(argument_checks, "multiplies_bfloat16", lambda: has_instructions)
+    monkeypatch.setattr(argument_checks.platform, "machine", lambda: "x86_64")
     ReformerTrainingArguments(use_cpu=True)
     argument_checks.warn_of_slow_bfloat16("cuda", True)
     assert said == []

@@ -69,7 +69,13 @@ class Answering:
             ChildProcessError: if there is none; it says why.
         """
         assert self.process.stdin is not None and self.process.stdout is not None
-        timer = threading.Timer(self.timeout, self.process.kill)
+        late: list[bool] = []
+
+        def give_up() -> None:
+            late.append(True)  # first: the answer ends with the process
+            self.process.kill()
+
+        timer = threading.Timer(self.timeout, give_up)
         timer.start()
         try:
             print(json.dumps(question), file=self.process.stdin, flush=True)
@@ -77,14 +83,13 @@ class Answering:
         except BrokenPipeError:
             answer = ""
         finally:
-            is_late = timer.finished.is_set()
             timer.cancel()
         if answer:
             return json.loads(answer)
         status = self.process.wait()
         self.errors.seek(0)
         ended = how_it_ended(status, self.errors.read())
-        raise ChildProcessError(given_up(self.timeout) if is_late else ended)
+        raise ChildProcessError(given_up(self.timeout) if late else ended)
 
 
 @contextmanager

@@ -60,6 +60,7 @@ class EarlierArguments(BenchmarkArguments):
     repeats: int = argument(3, "Runs of each case, with new processes.")
     steps: int = argument(8, "Timed steps of each process of a run.")
     warmup: int = argument(1, "Steps before them.")
+    timeout: float = argument(1800.0, "Seconds that a step may take.")
     # Other processes disturb all of a run's alike; the range of its ratios says how quiet it was.
     max_waiting: float = field(default=0.0, init=False)
     attempts: int = field(default=1, init=False)

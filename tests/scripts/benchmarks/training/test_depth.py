@@ -69,7 +69,7 @@ def test_without_glibc_there_is_no_other_allocator(monkeypatch):
     assert DepthArguments(allocators=["default"]).problem() is None
 
 
-@pytest.mark.parametrize("folder", ["depth", "depth_before"])
+@pytest.mark.parametrize("folder", ["depth", "depth_before", "depth_8_12", "depth_times"])
 def test_recorded_results_give_the_same_report(folder):
     rendered, written = rendered_and_written(render, f"{folder}/results")
     assert rendered == written
