@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -414,3 +415,15 @@ def test_the_model_is_saved_before_it_is_scored(train, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         train("run")
     assert AutoTokenizer.from_pretrained(tmp_path / "run").model_max_length == 64
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_the_loop_says_that_bfloat16_is_slow(precision, monkeypatch, tmp_path):
+    asked = []
+    made = SimpleNamespace(device=torch.device("cpu"), mixed_precision=precision)
+    monkeypatch.setattr(train_clm_no_trainer, "Accelerator", lambda **_: made)
+    monkeypatch.setattr(
+        train_clm_no_trainer, "warn_of_slow_bfloat16", lambda *given: asked.append(given)
+    )
+    assert train_clm_no_trainer.make_accelerator(LoopArguments(output_dir=str(tmp_path))) is made
+    assert asked == [("cpu", precision == "bf16")]
